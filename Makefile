@@ -1,0 +1,25 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test readme clean
+
+demo: $(READY) # the main job; `make demo ARGS="--data cifar10"` passes arguments on
+	$(BIN)/elastic-nets demo $(ARGS)
+
+test: $(READY) # two processes of one thread each; `make test ARGS="-k readme"` picks tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --maxschedchunk 1 $(ARGS)
+
+readme: $(READY) # README.md from nbs/index.ipynb
+	$(BIN)/python scripts/readme.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(READY): pyproject.toml settings.ini setup.py
+	@echo "Installing into $(VENV): some minutes and 6 GB, once"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -e ".[dev]"
+	@touch $@

@@ -1,0 +1,4 @@
+"Every public name of the library: `from elastic_nets.all import *`"
+from .channels import *
+from .models import *
+from .data import *

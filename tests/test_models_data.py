@@ -1,0 +1,198 @@
+"The reference networks and the data sets, as a fastai user meets them"
+import copy, pickle, random
+import numpy as np, pytest, torch
+from fastai.distributed import DistributedDL
+from fastai.vision.all import (Callback, CancelFitException, ClassificationInterpretation, DiceMulti, Learner, MixUp, ProgressCallback, SGD, accuracy,
+                               default_split, load_learner, resnet18, to_detach, vision_learner)
+from PIL import Image
+from torch import nn
+from elastic_nets import data
+from elastic_nets.data import cifar_dls, digits_dls, imagefolder_dls, shapes_dls
+from elastic_nets.models import mobilenet_cifar, resnet_cifar, vgg_cifar, vit
+
+nets = {'resnet': lambda **kw: resnet_cifar(14, width=8, **kw), 'vgg': lambda **kw: vgg_cifar(11, width=8, **kw),
+        'mobilenet1': lambda **kw: mobilenet_cifar(1, width=.25, **kw), 'mobilenet2': lambda **kw: mobilenet_cifar(2, width=.25, **kw),
+        'vit': lambda **kw: vit(dim=48, depth=2, drop_path=.1, **kw)}
+
+def quiet(*args, **kwargs):
+    learn = Learner(*args, **kwargs)
+    return learn.remove_cb(ProgressCallback)
+
+class StopAfter(Callback):
+    "End the fit after `n` training batches"
+    def __init__(self, n): self.n = n
+    def after_batch(self):
+        if self.training and self.iter+1 >= self.n: raise CancelFitException
+
+def write(f, rng, w=32, h=32):
+    f.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, (h,w,3), dtype=np.uint8)).save(f)
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+    "train and val of two classes, not square"
+    root,rng = tmp_path_factory.mktemp('folders'),np.random.default_rng(0)
+    for split,n in ('train',8), ('val',4):
+        for c in 'ab':
+            for i in range(n): write(root/split/c/f'{split}{c}{i}.png', rng, w=48, h=36)
+    return root
+
+@pytest.mark.parametrize('name', nets)
+def test_every_parameter_learns(name):
+    "One step moves every parameter; copies and pickles compute the same; fastai's default splitter finds two groups"
+    torch.manual_seed(0)
+    model,dls = nets[name](n_in=1),digits_dls(size=32, bs=32, device='cpu')
+    before = copy.deepcopy(model)
+    learn = quiet(dls, model, opt_func=SGD, lr=.1)
+    with learn.no_logging(): learn.fit(1, cbs=[StopAfter(2)], wd=0)
+    still = [n for (n,p),q in zip(model.named_parameters(), before.parameters()) if torch.equal(p, q)]
+    assert still == [] and all(p.isfinite().all() for p in model.parameters())
+    x = dls.valid.one_batch()[0]
+    model.eval()
+    for other in copy.deepcopy(model), pickle.loads(pickle.dumps(model)): assert torch.equal(other(x), model(x))
+    groups = default_split(model)
+    assert all(len(g) for g in groups) and sum(len(g) for g in groups) == len(list(model.parameters()))
+
+def test_vit_attention_width_is_its_own():
+    "The residual stream of a ViT can be cut without touching the heads"
+    m = vit(dim=48, depth=1, heads=3)
+    b = m.blocks[0]
+    b.norm1 = b.norm2 = nn.LayerNorm(20)
+    for l in (b.attn.q, b.attn.k, b.attn.v): l.weight = nn.Parameter(l.weight[:,:20].detach())
+    b.attn.proj.weight,b.attn.proj.bias = nn.Parameter(b.attn.proj.weight[:20].detach()),nn.Parameter(b.attn.proj.bias[:20].detach())
+    b.mlp = nn.Sequential(nn.Linear(20, 30), nn.GELU(), nn.Linear(30, 20))
+    assert b(torch.randn(2,5,20)).shape == (2,5,20)
+
+def test_a_batch_is_one_index():
+    "No Python per picture: the data set is asked once for each batch"
+    dls = digits_dls(device='cpu')
+    calls,get = [],data.MemoryData.__getitem__
+    class Counted(data.MemoryData):
+        def __getitem__(self, i): calls.append(i); return get(self, i)
+    dls.train.dataset.__class__ = Counted
+    assert len(list(dls.train)) == len(calls) == 1078//64
+
+def test_training_order():
+    "Every epoch shows each training picture at most once, in another order; whole batches only"
+    dls = digits_dls(bs=100, device='cpu')
+    dls.train.dataset.y = type(dls.train.dataset.y)(torch.arange(1078))
+    a,b = [torch.cat([y for _,y in dls.train]) for _ in range(2)]
+    assert len(a) == len(set(a.tolist())) == 1000 and not torch.equal(a, b)
+    assert [len(y) for _,y in dls.valid] == [100,100,100,59]
+
+def test_predictions_come_in_order():
+    "get_preds keeps the order of the test pictures, also from a shuffled loader, and sees what a loop by hand sees"
+    dls = digits_dls(device='cpu')
+    learn = quiet(dls, nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    preds,targs = learn.get_preds(dl=dls.test)
+    shuffled,_ = learn.get_preds(dl=dls.test.new(shuffle=True))
+    by_index,_ = learn.get_preds(ds_idx=2)
+    x = dls.test_ds.x.float()/255
+    norm = dls.after_batch.fs[-1]
+    with torch.no_grad(): byhand = learn.model(torch.Tensor((x-norm.mean)/norm.std)).softmax(1)
+    for p in preds, by_index: assert torch.allclose(p, byhand, atol=1e-5)
+    assert torch.allclose(shuffled.sort(0)[0], byhand.sort(0)[0], atol=1e-5)
+    assert torch.equal(targs, dls.test_ds.y)
+
+@pytest.mark.filterwarnings('ignore')
+def test_fastai_user():
+    "MixUp, mixed precision, results, confusion matrix and export on digits in three channels"
+    dls = digits_dls(n_in=3, size=32, device='cpu')
+    learn = vision_learner(dls, resnet18, pretrained=False, metrics=accuracy).remove_cb(ProgressCallback).to_fp16()
+    assert len([t for t in dls.after_batch.fs if type(t).__name__=='Normalize']) == 1
+    with learn.no_logging(): learn.fit(1, cbs=[MixUp(), StopAfter(2)])
+    learn = learn.to_fp32()
+    learn.show_results(max_n=2)
+    interp = ClassificationInterpretation.from_learner(learn, dl=dls.test)
+    assert interp.confusion_matrix().sum() == 360
+    interp.plot_top_losses(2)
+
+def test_segmentation():
+    "Masks train with the data set's loss and count in metrics"
+    dls = shapes_dls(n=40, size=16, bs=8, device='cpu')
+    learn = quiet(dls, nn.Conv2d(3, 4, 3, padding=1), metrics=DiceMulti())
+    with learn.no_logging(): learn.fit(1)
+    loss,dice = learn.validate(dl=dls.test)
+    x,y = next(iter(dls.test))
+    with torch.no_grad(): assert learn.loss_func(learn.model(x), y).isfinite() and loss > 0 and 0 <= dice <= 1
+    learn.show_results(max_n=2)
+
+@pytest.mark.filterwarnings('ignore')
+def test_export_folders(folders, tmp_path):
+    "A learner on folders goes to a file and back, and predicts from a path"
+    dls = imagefolder_dls(folders, size=24, bs=4, num_workers=0, device='cpu')
+    learn = quiet(dls, nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 2)), path=tmp_path)
+    learn.export()
+    f = dls.test.items[0]
+    p = load_learner(tmp_path/'export.pkl').predict(f)[2]
+    assert torch.allclose(p, learn.get_preds(dl=dls.test)[0][0], atol=1e-5)
+
+def test_folder_pictures(folders):
+    "Validation sees the undistorted middle of a picture, normalised"
+    dls = imagefolder_dls(folders, size=36, bs=4, num_workers=0, device='cpu')
+    got = dls.decode((dls.valid.one_batch()[0],))[0][0]
+    with Image.open(dls.valid.items[0]) as im: want = np.asarray(im)[:,6:42]
+    assert np.abs(got.permute(1,2,0).numpy() - want).max() <= 1
+    workers = imagefolder_dls(folders, size=36, bs=4, num_workers=1, device='cpu').valid.one_batch()[0]
+    assert torch.equal(workers, dls.valid.one_batch()[0])
+
+def test_halves_of_val(folders):
+    "The seed alone decides which half of `val` is for testing"
+    a,b,c = [set(imagefolder_dls(folders, bs=4, num_workers=0, seed=s).test.items) for s in (1,1,2)]
+    assert a == b and a != c
+
+def test_distributed():
+    "Two processes share an epoch of a memory loader"
+    class OneProcess(DistributedDL):
+        def _broadcast(self, t, rank): return t
+        def _to_detach(self, b, cpu=True, gather=True): return to_detach(b, cpu, gather)
+    seen = []
+    for rank in range(2):
+        dl = digits_dls(device='cpu').valid
+        dl.dataset.y = type(dl.dataset.y)(torch.arange(359))
+        seen += torch.cat([y for _,y in OneProcess(dl, rank=rank, world_size=2)]).tolist()
+    assert sorted(seen) == sorted([*range(359), seen[-1]])
+
+@pytest.fixture(scope='module')
+def cifar100(tmp_path_factory):
+    "A small CIFAR-100 in fastai's layout, where the class folders stand in folders of superclasses"
+    root,rng = tmp_path_factory.mktemp('cifar100'),np.random.default_rng(0)
+    for c in range(100):
+        for split,n in ('train',3), ('test',1):
+            for i in range(n): write(root/split/f's{c//5}'/f'c{c:02}'/f'{i}.png', rng)
+    return root
+
+def test_cifar100(cifar100):
+    dls = cifar_dls(100, bs=32, path=cifar100, valid_pct=1/3, device='cpu')
+    assert dls.c == 100 and [len(d.dataset) for d in dls] == [200,100,100]
+    assert dls.valid_ds.y.bincount().tolist() == [1]*100 and dls.train.one_batch()[0].shape == (32,3,32,32)
+    assert not dls.valid_ds.split_idx == 0 and torch.equal(dls.valid.one_batch()[0], dls.valid.one_batch()[0])
+    dls.train.dataset.x[:] = torch.arange(32).byte()
+    assert len(set(x[0,0,0].item() for x in dls.train.one_batch()[0])) > 1 # shifted: the first pixel differs from picture to picture
+
+def test_cifar_cannot_be_written(cifar100, monkeypatch):
+    "A read-only folder costs time, not the run, and leaves no file behind"
+    def full(*args, **kwargs): raise OSError(30, 'Read-only file system')
+    (cifar100/'elastic_nets.npz').unlink(missing_ok=True)
+    monkeypatch.setattr(data.np, 'savez', full)
+    with pytest.warns(UserWarning, match='decoded at every start'): dls = cifar_dls(100, bs=32, path=cifar100)
+    assert len(dls.test_ds) == 100 and [f.name for f in cifar100.iterdir() if f.is_file()] == []
+
+def test_cifar_offline(monkeypatch):
+    "Without data and network the error says which folder to fill"
+    def offline(url): raise OSError('Network is unreachable')
+    monkeypatch.setattr(data, 'untar_data', offline)
+    with pytest.raises(FileNotFoundError, match=r'cifar10/train/CLASS.*`path`'): cifar_dls()
+    with pytest.raises(FileNotFoundError, match='CIFAR-100'): cifar_dls(100)
+    with pytest.raises(FileNotFoundError, match='/nowhere/train is not there'): cifar_dls(path='/nowhere')
+
+def test_seed_and_global_state():
+    "Loaders of the same seed shuffle alike, whatever was drawn before; the user's generators are left alone"
+    firsts = []
+    for s in (1,2):
+        random.seed(s); torch.manual_seed(s)
+        state = random.getstate(),torch.get_rng_state()
+        dl = shapes_dls(n=50, size=16, bs=8, device='cpu').train
+        assert random.getstate() == state[0] and torch.equal(torch.get_rng_state(), state[1])
+        firsts.append(dl.one_batch()[0])
+    assert torch.equal(*firsts)
