@@ -374,7 +374,7 @@ class ChannelGroup:
     readers:tuple # Layers that read them
     why:str='' # Why they are frozen; empty where they are elastic
 
-# %% ../nbs/00_channels.ipynb #b0bf54fb
+# %% ../nbs/00_channels.ipynb #6c69ef72
 @dataclass
 class Axis:
     "For each index of one dimension: its group (-1: none) and its rank in it"
@@ -383,9 +383,10 @@ class Axis:
 
     def __post_init__(self): # A plain axis holds the units of one group in order, `per` indices each: any prefix of it is a slice
         n = int(self.rank.max())+1 if len(self.rank) else 0
-        self.per = len(self.rank)//n if n and torch.equal(self.rank, torch.arange(n).repeat_interleave(len(self.rank)//n)) and len(self.group.unique())==1 else 0
+        plain = n and torch.equal(self.rank, torch.arange(n).repeat_interleave(len(self.rank)//n)) and len(self.group.unique())==1
+        self.per, self.one = (len(self.rank)//n, int(self.group[0])) if plain else (0, None)
 
-# %% ../nbs/00_channels.ipynb #b22b5eff
+# %% ../nbs/00_channels.ipynb #b169e1ef
 @dataclass
 class ChannelGraph:
     "Which group and rank every index of every tensor of a network belongs to"
@@ -398,6 +399,8 @@ class ChannelGraph:
     positions:dict=field(default_factory=dict) # Layer -> positions it is applied at, for one sample
     sizes:dict=field(default_factory=dict) # Weight whose kernel can be cropped -> its spatial shape
     aux:bool=False # Whether it was traced with branches that only run in training
+
+    def __post_init__(self): self.names = list(self.groups)
 
     @property
     def elastic(self): # The groups that can be cut
@@ -415,13 +418,13 @@ def index(self:ChannelGraph,
     if name in crop: idx = idx[:2] + tuple(slice((n-crop[name])//2, (n+crop[name])//2) for n in self.sizes[name])
     return idx
 
-# %% ../nbs/00_channels.ipynb #3a9ebae6
+# %% ../nbs/00_channels.ipynb #42018261
 @patch
 def _index(self:ChannelGraph, ax, keep):
     "Where the kept part of one axis lies"
     if ax is None: return slice(None)
-    names = self._names = self.__dict__.get('_names') or list(self.groups)
-    if ax.per and not isinstance(k := keep.get(n := names[ax.group[0]]), torch.Tensor):
+    names = self.names
+    if ax.per and not isinstance(k := keep.get(n := names[ax.one]), torch.Tensor):
         return slice(None) if k is None or k==self.groups[n].size else slice(0, k//self.groups[n].unit*ax.per)
     ok = torch.ones(len(ax.group), dtype=torch.bool)
     for i in ax.group.unique().tolist():

@@ -26,7 +26,7 @@ from sklearn.datasets import load_digits
 from torch.nn import functional as F
 from zipfile import BadZipFile
 
-# %% ../nbs/05_data.ipynb #16c4d3c8
+# %% ../nbs/05_data.ipynb #d5a6d892
 class MemoryData:
     "Pictures and their classes or masks as two tensors; `ds[i]` works for one index and for a batch of them"
     n_inp = 1
@@ -46,24 +46,32 @@ class MemoryData:
     def loss_func(self): return CrossEntropyLossFlat(axis=1 if isinstance(self.y, TensorMask) else -1)
     def __len__(self): return len(self.x)
     def __getitem__(self, i): return (self.x[i],) if self.y is None else (self.x[i],self.y[i])
-    def unlabelled(self, x): return MemoryData(x, None, self.vocab, split_idx=1)
-    def new_empty(self): return self.unlabelled(self.x[:0])
+    def new_empty(self): return MemoryData(self.x[:0], None, self.vocab, split_idx=1)
+    @property
+    def items(self): return [self[i] for i in range(len(self))]
 
     def decode(self, o, full=True):
         x,*y = o
         for m in y: m.codes = self.vocab
         return (x, *[m if m.ndim else Category(self.vocab[int(m)]) for m in y])
 
-# %% ../nbs/05_data.ipynb #1492fe1f
+# %% ../nbs/05_data.ipynb #01fb23a0
 class MemoryDL(TfmdDL):
     "Loader of a `MemoryData`: a batch is one index operation"
     def create_batches(self, samps):
         return (self.dataset[torch.tensor(i)] for i in chunked(samps, self.bs, self.drop_last))
 
     def new(self, dataset=None, cls=None, **kwargs):
-        if dataset is not None and not isinstance(dataset, MemoryData):
-            dataset = self.dataset.unlabelled(torch.stack([torch.as_tensor(o) for o in dataset]))
+        if dataset is not None and not isinstance(dataset, MemoryData): dataset = self._data(dataset)
         return super().new(dataset, cls, **kwargs)
+
+    def _data(self, items):
+        "`MemoryData` of other pictures, or of (picture, target) pairs"
+        x,*y = [torch.stack([torch.as_tensor(o) for o in os]) for os in zip(*[o if isinstance(o, tuple) else (o,) for o in items])]
+        c = self.dataset.x.shape[1]
+        if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] != c:
+            raise ValueError(f'pictures must be uint8 of shape ({c}, height, width), got {x.dtype} of shape {tuple(x.shape[1:])}')
+        return MemoryData(x, y[0] if y else None, self.dataset.vocab, split_idx=1)
 
 # %% ../nbs/05_data.ipynb #67430afa
 class SplitLoaders(DataLoaders):

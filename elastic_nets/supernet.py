@@ -6,8 +6,8 @@
 __all__ = ['ElasticConv2d', 'ElasticLinear', 'ElasticBatchNorm', 'elastic_class', 'make_space', 'Supernet', 'l1_importance',
            'calibrate_bn']
 
-# %% ../nbs/02_supernet.ipynb #990a04a7
-import copy, functools, random
+# %% ../nbs/02_supernet.ipynb #ed55b0c0
+import copy, functools
 import torch
 from contextlib import contextmanager
 from torch import nn
@@ -182,7 +182,7 @@ class Supernet:
         self.space.costs.update(macs=self.macs, params=self.n_params)
         self._elastic()
 
-# %% ../nbs/02_supernet.ipynb #4091fa03
+# %% ../nbs/02_supernet.ipynb #e38a1cb3
 @patch
 def _elastic(self:Supernet):
     "Change the class of every layer that a subnet may cut or skip"
@@ -190,6 +190,7 @@ def _elastic(self:Supernet):
     for n,m in self.model.named_modules():
         cuts = any(f'{n}.{t}' if n else t in self.graph.axes for t in own_tensors(m))
         if n in blocks or cuts or isinstance(m, nn.modules.batchnorm._NormBase): m.__class__ = elastic_class(type(m))
+    self.layers = {n:m for n,m in self.model.named_modules() if getattr(m, '_is_elastic', False)}
 
 # %% ../nbs/02_supernet.ipynb #8df48cce
 @patch
@@ -244,13 +245,12 @@ def n_params(self:Supernet,
     gone = tuple(b+'.' for b in drop)
     return sum(torch.Size(_shape(p, self.graph.index(n, keep, crop))).numel() for n,p in self.model.named_parameters() if not n.startswith(gone))
 
-# %% ../nbs/02_supernet.ipynb #3c9a1974
+# %% ../nbs/02_supernet.ipynb #3a8f4ab2
 @patch
 def _plan(self:Supernet, subnet):
     "The cut of every layer for `subnet`"
     (keep, crop, drop), plan, stats = self._keep(subnet), {}, self.stats.get(subnet, {})
-    for n,m in self.model.named_modules():
-        if not getattr(m, '_is_elastic', False): continue
+    for n,m in self.layers.items():
         if n in drop: plan[n] = _DROP; continue
         idx = {t:self.graph.index(f'{n}.{t}' if n else t, keep, crop) for t in own_tensors(m)}
         idx = {t:i for t,i in idx.items() if not whole(i)}
@@ -261,7 +261,7 @@ def _plan(self:Supernet, subnet):
         plan[n] = _Cut(idx, attrs, stats.get(n, {}) if bn else None)
     return plan
 
-# %% ../nbs/02_supernet.ipynb #4fae45d0
+# %% ../nbs/02_supernet.ipynb #233098af
 @patch
 def set_active(self:Supernet,
     subnet:Subnet=None, # Of `self.space`; None: the full network
@@ -270,8 +270,7 @@ def set_active(self:Supernet,
     subnet = subnet or self.space.max
     self.space.check(subnet)
     plan = {} if subnet==self.space.max else self._plan(subnet)
-    for n,m in self.model.named_modules():
-        if getattr(m, '_is_elastic', False): m._cut = plan.get(n)
+    for n,m in self.layers.items(): m._cut = plan.get(n)
     self.subnet = subnet
 
 # %% ../nbs/02_supernet.ipynb #422cbbb3
