@@ -21,5 +21,5 @@ clean:
 $(READY): pyproject.toml settings.ini setup.py
 	@echo "Installing into $(VENV): some minutes and 6 GB, once"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -e ".[dev]"
+	$(BIN)/pip install -qq -e ".[dev]"
 	@touch $@

@@ -99,6 +99,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'elastic_nets.channels._where': ('channels.html#_where', 'elastic_nets/channels.py'),
                                        'elastic_nets.channels.channel_rule': ('channels.html#channel_rule', 'elastic_nets/channels.py'),
                                        'elastic_nets.channels.check_channels': ('channels.html#check_channels', 'elastic_nets/channels.py'),
+                                       'elastic_nets.channels.copy_model': ('channels.html#copy_model', 'elastic_nets/channels.py'),
                                        'elastic_nets.channels.cut_channels': ('channels.html#cut_channels', 'elastic_nets/channels.py'),
                                        'elastic_nets.channels.find_runs': ('channels.html#find_runs', 'elastic_nets/channels.py'),
                                        'elastic_nets.channels.hand_groups': ('channels.html#hand_groups', 'elastic_nets/channels.py'),

@@ -11,7 +11,7 @@ from torch import nn, zeros
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
-# %% ../nbs/04_models.ipynb #6886b144
+# %% ../nbs/04_models.ipynb #a9498e4a
 def _conv_bn(
     ni:int, # Input channels
     nf:int, # Output channels
@@ -22,7 +22,8 @@ def _conv_bn(
 ) -> nn.Sequential:
     "Convolution without bias, batch normalisation, activation"
     conv = nn.Conv2d(ni, nf, k, stride, padding=k//2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(nf), *([act(inplace=True)] if act else []))
+    layers = OrderedDict(conv=conv, bn=nn.BatchNorm2d(nf))
+    return nn.Sequential(layers | (OrderedDict(act=act(inplace=True)) if act else {}))
 
 # %% ../nbs/04_models.ipynb #c241e894
 def _init_he(model:nn.Module) -> nn.Module:
@@ -99,7 +100,7 @@ def _round8(c:float) -> int:
     r = max(8, int(c+4)//8*8)
     return r if r >= .9*c else r+8
 
-# %% ../nbs/04_models.ipynb #4b4fc39b
+# %% ../nbs/04_models.ipynb #b2502d58
 class InvertedResidual(nn.Module):
     "Expand by 1x1, filter depthwise, project by 1x1 without activation; adds its input where shapes allow (Sandler et al. 2018)"
     def __init__(self,
@@ -110,8 +111,10 @@ class InvertedResidual(nn.Module):
     ):
         super().__init__()
         nh = ni*expand
-        first = [_conv_bn(ni, nh, k=1, act=nn.ReLU6)] if expand>1 else []
-        self.convs = nn.Sequential(*first, _conv_bn(nh, nh, stride=stride, groups=nh, act=nn.ReLU6), _conv_bn(nh, nf, k=1, act=None))
+        self.convs = nn.Sequential(OrderedDict(
+            **dict(expand=_conv_bn(ni, nh, k=1, act=nn.ReLU6)) if expand>1 else {},
+            depthwise=_conv_bn(nh, nh, stride=stride, groups=nh, act=nn.ReLU6),
+            project=_conv_bn(nh, nf, k=1, act=None)))
         self.res = ni==nf and stride==1
 
     def forward(self, x): return x + self.convs(x) if self.res else self.convs(x)
@@ -120,14 +123,14 @@ class InvertedResidual(nn.Module):
 _mobilenet_v1 = (64,1,1), (128,2,1), (256,2,2), (512,6,2), (1024,2,2)
 _mobilenet_v2 = (1,16,1,1), (6,24,2,1), (6,32,3,2), (6,64,4,2), (6,96,3,1), (6,160,3,2), (6,320,1,1)
 
-# %% ../nbs/04_models.ipynb #c9a62fb4
+# %% ../nbs/04_models.ipynb #11e5e967
 def _separable(
     ni:int, # Input channels
     nf:int, # Output channels
     stride:int=1, # Of the depthwise convolution
 ) -> nn.Sequential:
     "Depthwise, then pointwise convolution (Howard et al. 2017)"
-    return nn.Sequential(_conv_bn(ni, ni, stride=stride, groups=ni), _conv_bn(ni, nf, k=1))
+    return nn.Sequential(OrderedDict(depthwise=_conv_bn(ni, ni, stride=stride, groups=ni), pointwise=_conv_bn(ni, nf, k=1)))
 
 # %% ../nbs/04_models.ipynb #d916f223
 def _stages(

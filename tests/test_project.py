@@ -20,7 +20,7 @@ class Notebook:
         self.cells = json.loads(path.read_text(encoding='utf-8'))['cells']
         self.code = [''.join(c['source']) for c in self.cells if c['cell_type'] == 'code']
         self.module = next((m[1] for s in self.code if (m := re.search(r'^#\|\s*default_exp:?\s+(\S+)', s, re.M))), None)
-        self.number = int(m[0]) if (m := re.match(r'\d+', path.name)) else None
+        self.number = int(m[0]) if path.parent == root/'nbs' and (m := re.match(r'\d+', path.name)) else None
 
     def __repr__(self): return self.name
 

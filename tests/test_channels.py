@@ -1,0 +1,99 @@
+"Channels, subnets and the handle where they meet real models: groups by hand, exports, and errors that help"
+import copy, pickle, random
+import pytest, torch
+from torch import nn
+from fastai.callback.schedule import *
+from fastai.learner import Learner, load_learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.metrics import accuracy
+from torchvision.models import resnet18
+from elastic_nets.channels import Axis, NotElasticError, channel_rule, check_channels, trace_channels
+from elastic_nets.data import digits_dls
+from elastic_nets.models import resnet_cifar
+from elastic_nets.subnets import Subnet
+from elastic_nets.supernet import Supernet
+
+@pytest.fixture(scope='module')
+def learn():
+    learn = Learner(digits_dls(), resnet_cifar(20, n_in=1), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+    learn.to_supernet(depths=(0.,.5,1.), kernels=(1,3))
+    return learn
+
+def test_unet_by_hand():
+    "fastai's DynamicUnet does not trace; the insides of its encoder's blocks can be written down"
+    from fastai.vision.learner import create_unet_model
+    m, xb = create_unet_model(resnet18, 3, (64,64), pretrained=False).eval(), torch.randn(2,3,64,64)
+    with pytest.raises(NotElasticError, match='cannot trace DynamicUnet.*groups='): Supernet(m, xb)
+    groups = {f'{s}.{b}': [f'layers.0.{s}.{b}.{l}' for l in ('conv1','bn1','conv2')] for s in (4,5,6,7) for b in (0,1)}
+    want = m(xb)
+    sn = Supernet(m, xb, groups=groups)
+    assert len(sn.space.width)==8 and torch.equal(m(xb), want)
+    small = sn.extract(sn.space.min).eval()
+    with sn.active(sn.space.min): torch.testing.assert_close(m(xb), small(xb), rtol=1e-3, atol=1e-4)
+    assert small.get_submodule('layers.0.7.0.conv1').out_channels==128
+
+def test_wrong_groups_by_hand_are_found():
+    groups = {'a': ['layer1.0.conv1', 'layer1.0.conv2']} # forgot the batch norm
+    with pytest.raises(NotElasticError, match='layer1.0'): trace_channels(resnet18(), torch.randn(2,3,64,64), groups=groups)
+
+def test_export_and_load(learn, tmp_path):
+    "A subnet leaves as an ordinary learner, and the elastic learner itself survives export"
+    sn, xb = learn.supernet, learn.dls.valid.one_batch()[0]
+    sub = sn.space.sample(random.Random(0))
+    small = learn.subnet(sub)
+    small.path = tmp_path
+    small.export('small.pkl')
+    back = load_learner(tmp_path/'small.pkl')
+    torch.testing.assert_close(back.model.eval()(xb), small.model.eval()(xb))
+    assert not any('elastic_nets.supernet' in type(m).__module__ for m in back.model.modules())
+    both = pickle.loads(pickle.dumps(sn))
+    with both.active(sub), sn.active(sub): torch.testing.assert_close(both.model.eval()(xb), learn.model.eval()(xb))
+    assert both.space.constrain(macs=(0, 1e9)).sample(random.Random(0)) in sn.space
+
+def test_user_rule():
+    "A module that torch.fx cannot follow becomes a leaf with a rule of the user's"
+    class Odd(nn.Module):
+        def forward(self, x): return x*2 if x.sum()>0 else x*2
+    net = lambda: nn.Sequential(nn.Conv2d(3,8,3), Odd(), nn.Flatten(), nn.Linear(8*36, 2))
+    xb = torch.randn(2,3,8,8)
+    with pytest.raises(NotElasticError, match='channel_rule'): trace_channels(net(), xb)
+    channel_rule(Odd)(lambda labeller, module, name, x: x)
+    assert list(trace_channels(net(), xb).elastic)==['0']
+
+def test_subclass_with_own_forward_is_unknown():
+    class Doubled(nn.Conv2d):
+        def forward(self, x): return torch.cat([super().forward(x)]*2, 1)
+    class Named(nn.Conv2d): pass
+    net = lambda c, n: nn.Sequential(c(3,8,3), nn.ReLU(), nn.Conv2d(n,4,3), nn.Flatten(), nn.Linear(4*16,2))
+    assert list(trace_channels(net(Named, 8), torch.randn(2,3,8,8)).elastic)==['0','2']
+    assert '0' not in trace_channels(net(Doubled, 16), torch.randn(2,3,8,8)).elastic
+
+@pytest.mark.parametrize('args, match', [
+    (dict(widths=(0.,1.)), r'\(0, 1\], got 0'), (dict(widths=(.5,1.5)), r'\(0, 1\], got 1.5'), (dict(widths=(.01,)), 'widths: 0.01 of the 16 channels .* rounds to none'),
+    (dict(widths={'nope':(4,)}), "'nope' is not there"), (dict(depths={'nope':(1,)}), "depths: 'nope' is not there"), (dict(depths=(2.,)), r'\[0, 1\], got 2'),
+    (dict(depths={'layer1':(9,)}), "9 is not possible for 'layer1'; whole numbers from 0 to 3"), (dict(kernels=(5,)), 'no convolution has a kernel of'),
+    (dict(kernels={'stem.conv':(2,)}), "kernels"), (dict(widths=None), 'nothing to choose')])
+def test_bad_choices(args, match):
+    m = resnet_cifar(20, n_in=1)
+    before = [type(l) for l in m.modules()]
+    with pytest.raises((ValueError, NotElasticError), match=match): Supernet(m, torch.randn(2,1,8,8), **args)
+    assert [type(l) for l in m.modules()]==before, 'a refused model must stay as it was'
+
+def test_bad_input(learn):
+    sn = learn.supernet
+    with pytest.raises(ValueError, match=r'does not run on `xb` of shape .*1, 3, 8, 8'): Supernet(resnet_cifar(20, n_in=1), torch.randn(2,3,8,8))
+    other = Supernet(resnet_cifar(20, n_in=1, width=8), torch.randn(2,1,8,8)).space.max
+    with pytest.raises(ValueError, match='not allowed|missing'): sn.set_active(other)
+    with pytest.raises(ValueError, match='cut short'): Subnet.from_json(sn.space.max.to_json()[:40])
+    with pytest.raises(ValueError, match='version 2'): Subnet.from_json(sn.space.max.to_json().replace('"version": 1','"version": 2'))
+    with pytest.raises(ValueError, match='to_supernet'): Learner(learn.dls, nn.Linear(2,2), loss_func=CrossEntropyLossFlat()).subnet(other)
+    assert sn.subnet==sn.space.max
+
+def test_active_is_undone_after_an_exception(learn):
+    sn = learn.supernet
+    with pytest.raises(ZeroDivisionError):
+        with sn.active(sn.space.min): 1/0
+    assert sn.subnet==sn.space.max and all(m._cut is None for m in sn.layers.values())
+    m = sn.layers[next(n for n in sn.layers if n.endswith('conv') or 'conv' in n)]
+    with sn.active(sn.space.min), pytest.raises(RuntimeError): m(torch.randn(1,99,8,8))
+    assert 'weight' not in vars(m)
