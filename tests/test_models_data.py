@@ -30,11 +30,11 @@ def write(f, rng, w=32, h=32):
 
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
-    "train and val of two classes, not square"
+    "train of two classes, square, and val, wider"
     root,rng = tmp_path_factory.mktemp('folders'),np.random.default_rng(0)
     for split,n in ('train',8), ('val',4):
         for c in 'ab':
-            for i in range(n): write(root/split/c/f'{split}{c}{i}.png', rng, w=48, h=36)
+            for i in range(n): write(root/split/c/f'{split}{c}{i}.png', rng, w=36 if split=='train' else 48, h=36)
     return root
 
 @pytest.mark.parametrize('name', nets)
@@ -128,11 +128,16 @@ def test_export_folders(folders, tmp_path):
     assert torch.allclose(p, learn.get_preds(dl=dls.test)[0][0], atol=1e-5)
 
 def test_folder_pictures(folders):
-    "Validation sees the undistorted middle of a picture, normalised"
+    "Training sees parts of pictures, enlarged; validation the undistorted middle, normalised"
     dls = imagefolder_dls(folders, size=36, bs=4, num_workers=0, device='cpu')
     got = dls.decode((dls.valid.one_batch()[0],))[0][0]
     with Image.open(dls.valid.items[0]) as im: want = np.asarray(im)[:,6:42]
     assert np.abs(got.permute(1,2,0).numpy() - want).max() <= 1
+    def pixels(f):
+        with Image.open(f) as im: return np.asarray(im)
+    got = [np.asarray(dls.train_ds[i][0]) for i in range(16)]
+    want = [pixels(f) for f in dls.train.items]
+    assert sum((g==w).all() or (g==w[:,::-1]).all() for g,w in zip(got, want)) < 8 and {g.shape for g in got} == {(36,36,3)}
     workers = imagefolder_dls(folders, size=36, bs=4, num_workers=1, device='cpu').valid.one_batch()[0]
     assert torch.equal(workers, dls.valid.one_batch()[0])
 

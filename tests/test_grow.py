@@ -1,0 +1,269 @@
+"Growing keeps what was learned, and any fastai fit goes on as if nothing had happened"
+import copy
+from functools import partial
+import pytest, torch
+from fastai.vision.all import (Adam, Callback, CancelFitException, ChannelsLast, Learner, OptimWrapper, ProgressCallback, SGD, default_split,
+                               ranger, resnet18, vision_learner)
+from torch import nn
+from torchvision.models import DenseNet, SqueezeNet
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from elastic_nets.channels import trace_channels
+from elastic_nets.data import digits_dls
+from elastic_nets.growing import GrowWidth
+from elastic_nets.models import mobilenet_cifar, resnet_cifar, vit
+from elastic_nets.supernet import calibrate_bn
+from elastic_nets.widen import grow_width, init_orthogonal, init_random, start_narrow
+
+class Odd(nn.Module):
+    "Transposed and grouped convolutions, group norm with one and with several groups, PReLU, a shared layer, flattened maps"
+    def __init__(self):
+        super().__init__()
+        self.down,self.gn,self.act = nn.Conv2d(3, 8, 3, 2, 1),nn.GroupNorm(4, 8),nn.PReLU(8)
+        self.grouped,self.up,self.same = nn.Conv2d(8, 8, 3, padding=1, groups=4),nn.ConvTranspose2d(8, 12, 2, 2),nn.Conv2d(12, 12, 1)
+        self.scale,self.head = nn.Parameter(torch.ones(1, 12, 1, 1)),nn.Linear(12*16, 5)
+    def forward(self, x):
+        x = self.up(self.grouped(self.act(self.gn(self.down(x)))))
+        x = x + self.scale*self.same(torch.relu(self.same(x)))
+        return self.head(nn.functional.adaptive_avg_pool2d(x, 4).flatten(1))
+
+nets = {'resnet': lambda: resnet_cifar(8, width=8), 'mobilenet2': lambda: mobilenet_cifar(2, width=.25), 'vit': lambda: vit(img=16, dim=24, depth=2, heads=2), 'odd': Odd,
+        'densenet': lambda: DenseNet(8, (2,2), 16, 2, num_classes=10), 'squeezenet': lambda: SqueezeNet('1_1', 10),
+        'convnext': lambda: ConvNeXt([CNBlockConfig(16, 24, 2), CNBlockConfig(24, None, 1)], num_classes=10)}
+
+def fresh(name, seed=0):
+    "A network without zeros and ones that hide mistakes, in float64 and eval mode, a batch for it, and its graph"
+    torch.manual_seed(seed)
+    m = nets[name]().double().eval()
+    for p in [*m.parameters(), *m.buffers()]:
+        if p.is_floating_point() and p.ndim<2: p.data = .5+torch.rand_like(p)
+    x = torch.randn(2, 3, *((64,64) if name in ('densenet','squeezenet') else (16,16)), dtype=torch.float64)
+    return m, x, trace_channels(m, x, check=False)
+
+def at(graph, name, keep, shape):
+    "Where a tensor with `keep` channels lies in the whole one, of `shape`"
+    idx = graph.index(name, keep)
+    return torch.meshgrid(*[torch.arange(n)[i] for n,i in zip(shape, [*idx, *[slice(None)]*(len(shape)-len(idx))])], indexing='ij')
+
+@pytest.mark.parametrize('init', [init_orthogonal, init_random], ids=lambda f: f.__name__)
+@pytest.mark.parametrize('name', nets)
+def test_grown_net_holds_the_small_one(name, init):
+    "In two steps to the whole width: old values at their places bit for bit; where nobody reads the new channels, the small net's output"
+    m, x, graph = fresh(name)
+    whole, text = {n:p.shape for n,p in m.state_dict().items()}, str(m)
+    keep = start_narrow(m, graph, .5)
+    assert keep and sum(p.numel() for p in m.parameters()) < .6*sum(torch.Size(s).numel() for n,s in whole.items())
+    small, y, params = copy.deepcopy(m.state_dict()), m(x), list(m.parameters())
+    to = keep
+    for w in (.75, 1.): to = grow_width(m, graph, to, w, init)
+    assert {n:p.shape for n,p in m.state_dict().items()} == whole and str(m) == text
+    assert all(p is q for p,q in zip(m.parameters(), params))
+    for n,p in m.state_dict().items():
+        if p.ndim: assert torch.equal(p[at(graph, n, keep, p.shape)], small[n]), n
+    assert (m(x)-y).abs().max() > 1e-3
+    with torch.no_grad():
+        for n,d in graph.reads.items():
+            w = m.get_parameter(n).movedim(d, 0)
+            gone = torch.ones(len(w), dtype=torch.bool)
+            gone[graph.index(n, keep)[d]] = False
+            w[gone] = 0
+    if not graph.norms: torch.testing.assert_close(m(x), y)
+    nets[name]().load_state_dict(m.state_dict())
+
+def test_orthogonal_in_the_grown_net():
+    "Eqs. 2 and 5 hold in every convolution that has room for it"
+    m, x, graph = fresh('resnet')
+    keep = start_narrow(m, graph, .5)
+    small = copy.deepcopy(m.state_dict())
+    grow_width(m, graph, keep, .75)
+    seen = 0
+    for n,p in m.state_dict().items():
+        if p.ndim!=4: continue
+        w, (o,i) = small[n], small[n].shape[:2]
+        for old,new in ((w.flatten(1), p[o:,:i].flatten(1)), (w.transpose(0,1).flatten(1), p[:o,i:].transpose(0,1).flatten(1))):
+            if not len(new) or len(old)+len(new)>old.shape[1]: continue
+            assert (old@new.T).abs().max() < 1e-5 and (new@new.T).fill_diagonal_(0).abs().max() < 1e-5
+            torch.testing.assert_close(new.norm(dim=1), old.norm(dim=1).mean().expand(len(new)))
+            seen += 1
+    assert seen > 8
+
+def test_wrong_channels_are_an_error():
+    m, x, graph = fresh('resnet')
+    keep = start_narrow(m, graph, .5)
+    with pytest.raises(ValueError, match='channels'): grow_width(m, graph, {n:2 for n in keep}, 1.)
+    with pytest.raises(ValueError, match='only adds'): grow_width(m, graph, keep, .25)
+    with pytest.raises(ValueError, match='channels'): start_narrow(m, graph, .5)
+    with pytest.raises(ValueError, match='width'): grow_width(m, graph, keep, 1.5)
+    with pytest.warns(UserWarning, match='nothing grew'): grow_width(m, graph, keep, .5)
+
+optimizers = {'sgd': partial(SGD, mom=.9), 'adam': Adam, 'ranger': ranger, 'adamw': partial(OptimWrapper, opt=torch.optim.AdamW)}
+
+@pytest.mark.parametrize('name', [*optimizers, 'torch'])
+def test_optimizer_state_grows(name):
+    "Every averaged gradient keeps its old part, is zero in the new one, and the next step moves every entry of every parameter"
+    m, x, graph = fresh('resnet')
+    m.train()
+    keep = start_narrow(m, graph, .5)
+    ps = list(m.parameters())
+    opt = torch.optim.SGD(ps, .1, momentum=.9) if name=='torch' else optimizers[name](ps, lr=.1)
+    def step():
+        nn.functional.cross_entropy(m(x), torch.tensor([0,1])).backward()
+        opt.step()
+        opt.zero_grad()
+    for _ in range(4): step()
+    state = lambda: getattr(opt, 'opt', opt).state
+    if name=='adam': opt.state = dict(opt.state) # as after learn.load
+    before = {n: {k:copy.copy(v) for k,v in state()[p].items()} for n,p in m.named_parameters()}
+    shapes = {n:p.shape for n,p in m.named_parameters()}
+    grow_width(m, graph, keep, 1., opt=opt)
+    for n,p in m.named_parameters():
+        for k,v in state()[p].items():
+            old = before[n][k]
+            if not isinstance(v, torch.Tensor) or old.shape!=shapes[n]: assert v == old; continue
+            i = at(graph, n, keep, p.shape)
+            assert v.shape==p.shape and torch.equal(v[i], old) and old.any()
+            v[i] = 0
+            assert not v.any()
+            v[i] = old
+    was = [p.detach().clone() for p in ps]
+    for _ in range(2): step()
+    assert all((p!=q).all() if p.ndim>1 else not torch.equal(p, q) for p,q in zip(ps, was))
+
+@pytest.fixture(scope='module')
+def data(): return partial(digits_dls, bs=128, device='cpu')
+
+def learner(dls, model=None, **kw):
+    torch.manual_seed(0)
+    return Learner(dls, model or net(), **kw).remove_cb(ProgressCallback)
+
+def net(): return resnet_cifar(8, width=8, n_in=1)
+
+def quietly(learn, fit='fit', *args, **kw):
+    with learn.no_logging(): getattr(learn, fit)(*args, **kw)
+    return learn
+
+class Watch(Callback):
+    "What every training batch held, the width it met, and the parameters after it"
+    order,run_valid = 100,False
+    def before_fit(self): self.ys, self.sizes, self.first, self.moved, self.last_format = [], [], list(self.learn.model.parameters()), set(), []
+    def before_batch(self):
+        self.ys.append(self.y.tolist())
+        self.sizes.append(self.learn.model[0][0].out_channels)
+        self.was = [p.detach().clone() for p in self.first]
+        self.last_format.append(all(p.is_contiguous(memory_format=torch.channels_last) for p in self.first if p.ndim==4 and p.shape[1]>1))
+    def after_step(self): self.moved |= {(tuple(p.shape), i) for i,(p,q) in enumerate(zip(self.first, self.was)) if not torch.equal(p, q)}
+
+@pytest.mark.parametrize('fit', ['fit', 'fit_one_cycle'])
+@pytest.mark.parametrize('opt', ['sgd', 'adam', 'adamw'])
+def test_fit_goes_on(data, fit, opt):
+    "The same batches and learning rates as without growth; every parameter is trained at every size and at the end it is the user's network"
+    dense, grown = [learner(data(), opt_func=optimizers[opt]) for _ in range(2)]
+    a, b, cb = Watch(), Watch(), GrowWidth(start=.5, stages=3)
+    quietly(dense, fit, 4, .01, cbs=a)
+    quietly(grown, fit, 4, .01, cbs=[b, cb])
+    n = 4*len(grown.dls.train)
+    starts = [0, round(n/3), round(2*n/3)]
+    assert grown.recorder.lrs == dense.recorder.lrs and len(grown.recorder.lrs)==n
+    assert b.ys == a.ys, 'growing must not change the order of the data'
+    assert b.sizes == [4]*starts[1] + [6]*(starts[2]-starts[1]) + [8]*(n-starts[2])
+    assert all(p is q for p,q in zip(grown.model.parameters(), b.first)) and [p for g in grown.opt.param_lists for p in g] == b.first
+    assert len(b.moved) == 3*len(b.first)-2 # the stem reads pictures and the head writes classes; only the head's bias has one size
+    assert {k:p.shape for k,p in grown.model.state_dict().items()} == {k:p.shape for k,p in net().state_dict().items()}
+    assert [(r['step'], r['width']) for r in cb.rows] == list(zip(starts, (.5,.75,1.))) and all(r['seconds']>0 for r in cb.rows)
+    assert cb.rows[0]['macs'] < cb.rows[1]['macs'] < cb.rows[2]['macs']
+    assert grown.recorder.losses[-1] < grown.recorder.losses[0]
+
+class Spy(Callback):
+    "Do the batch norms have the statistics of the network as it is validated?"
+    order = 50
+    def before_fit(self): self.exact = []
+    def before_validate(self):
+        m = calibrate_bn(copy.deepcopy(self.learn.model), self.dls.train)
+        self.exact.append(all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for (n,a),b in zip(self.learn.model.named_buffers(), m.buffers()) if 'running' in n))
+
+def test_validation_after_growth_has_fresh_statistics(data):
+    spy = Spy()
+    quietly(learner(data()), 'fit', 6, .01, cbs=[GrowWidth(stages=3), spy])
+    assert spy.exact == [False, False, True, False, True, False]
+
+def test_channels_last(data):
+    "Weights stay channels_last at every width"
+    w = Watch()
+    learn = quietly(learner(data(), cbs=ChannelsLast()), 'fit', 3, .01, cbs=[GrowWidth(), w])
+    assert all(w.last_format) and {4,6,8} == set(w.sizes)
+    assert not all(p.is_contiguous() for p in learn.model.parameters())
+
+def test_random_init_and_callables(data):
+    "`init` reaches every weight"
+    seen = []
+    def init(w, o, i): return seen.append(w.dtype) or torch.full((o, i, *w.shape[2:]), 7., dtype=w.dtype)
+    learn = quietly(learner(data()), 'fit', 2, 0., cbs=GrowWidth(stages=2, init=init), wd=0.)
+    assert len(seen) == len([p for p in net().parameters() if p.ndim>1]) and set(seen) == {torch.float64}
+    assert (learn.model.stem[0].weight[4:] == 7).all() and (learn.model.stem[0].weight[:4] != 7).all()
+
+def unchanged(learn, match, n=3, **kw):
+    "A fit with `GrowWidth(**kw)` raises, and nothing has been changed"
+    before = copy.deepcopy(learn.model.state_dict())
+    with pytest.raises(ValueError, match=match): quietly(learn, 'fit', n, cbs=GrowWidth(**kw))
+    assert all(torch.equal(p, before[n]) for n,p in learn.model.state_dict().items())
+
+def test_errors_before_training(data):
+    for kw,match in ((dict(start=0), 'start'), (dict(start=1.), 'start'), (dict(stages=1), 'stages'), (dict(stages=2.5), 'stages'), (dict(init='best'), 'orthogonal')):
+        with pytest.raises(ValueError, match=match): GrowWidth(**kw)
+    learn = learner(data())
+    unchanged(learn, '4 stages do not fit into 3 epoch', stages=4)
+    unchanged(learn, 'round to the same', start=.97)
+    learn.to_supernet()
+    unchanged(learn, 'supernet')
+    learn = learner(data())
+    learn.distributed_trainer = Callback() # what `distrib_ctx` adds
+    unchanged(learn, 'one process')
+
+def test_trained_model_is_not_cut(data):
+    "Batch norms, the optimizer, frozen layers and vision_learner's flag tell that there are weights to lose"
+    learn = quietly(learner(data()), 'fit', 1)
+    unchanged(learn, 'statistics|steps')
+    other = learner(data(), copy.deepcopy(learn.model)) # weights from somewhere else
+    unchanged(other, 'statistics')
+    flat = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+    unchanged(quietly(learner(data(), flat()), 'fit', 1), 'steps')
+    v = vision_learner(data(), resnet18, pretrained=False, n_in=1, normalize=False)
+    v.pretrained = True # what `vision_learner(pretrained=True)` leaves
+    unchanged(v.remove_cb(ProgressCallback), 'pretrained')
+    frozen = learner(data(), splitter=default_split)
+    frozen.freeze()
+    frozen.model[0][1].train_bn = False
+    unchanged(frozen, 'frozen')
+    quietly(learn, 'fit', 2, cbs=GrowWidth(stages=2, discard_pretrained=True)) # the optimizer still knew the whole shapes
+    net().load_state_dict(learn.model.state_dict())
+
+def test_lr_find_does_not_grow(data):
+    "... neither while it runs, nor does it make a fresh model look trained"
+    learn = learner(data(), cbs=GrowWidth(stages=2))
+    with learn.no_logging(): learn.lr_find(show_plot=False, num_it=20)
+    assert learn.grow_width.rows == [] and learn.model.stem[0].out_channels == 8
+    quietly(learn, 'fit', 2)
+    assert len(learn.grow_width.rows) == 2
+
+class Stop(Callback):
+    def after_epoch(self): raise CancelFitException
+
+def test_early_end_can_be_finished(data):
+    learn, cb = learner(data()), GrowWidth()
+    with pytest.warns(UserWarning, match='width 0.5'): quietly(learn, 'fit', 3, cbs=[cb, Stop()])
+    assert learn.model.stem[0].out_channels == 4
+    grow_width(learn.model, cb.graph, cb.keep, 1., opt=learn.opt)
+    net().load_state_dict(learn.model.state_dict())
+    quietly(learn, 'fit', 1)
+
+def test_start_epoch(data):
+    "Skipped epochs count: the fit starts at the width that its first batch would have had"
+    cb, w = GrowWidth(), Watch()
+    learn = quietly(learner(data()), 'fit', 6, start_epoch=2, cbs=[cb, w])
+    n = len(learn.dls.train)
+    assert w.sizes == [6]*2*n + [8]*2*n and [r['step'] for r in cb.rows] == [0, 2*n, 4*n]
+
+def test_nothing_to_grow(data):
+    "A network without elastic channels trains as it is, with a warning"
+    learn = learner(data(), nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    with pytest.warns(UserWarning, match='no channel'): quietly(learn, 'fit', 3, cbs=GrowWidth())
+    assert learn.model[1].in_features == 64

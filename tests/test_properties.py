@@ -1,0 +1,123 @@
+"What must hold of every supernet, on every model of the zoo and over random subnets"
+import copy, dataclasses, os, pickle, random, sys
+from contextlib import contextmanager
+from pathlib import Path
+import pytest, torch
+from torch import nn
+from elastic_nets.channels import NotElasticError, check_channels, put, take
+from elastic_nets.supernet import Supernet
+sys.path.insert(0, str(Path(__file__).parent))
+from zoo import all_macs, count_macs, coverage_row, outputs, table, write_row, zoo
+
+class Net:
+    "A model of the zoo as it was, and as a supernet"
+    def __init__(self, case):
+        self.case, self.xb, self.plain = case, case.xb(), case.model()
+        self.model = copy.deepcopy(self.plain)
+        self.sn = Supernet(self.model, self.xb, depths=(0.,.5,1.), kernels=case.kernels)
+        rng = random.Random(case.name)
+        self.subs = [self.sn.space.sample(rng) for _ in range(2)]
+
+    @contextmanager
+    def double(self, *models):
+        "In float64, so that only errors are larger than rounding"
+        ms, x = (self.model, *models), self.xb
+        self.xb = x.double()
+        for m in ms: m.double()
+        try: yield self.xb
+        finally:
+            self.xb = x
+            for m in ms: m.float().eval().zero_grad()
+
+@pytest.fixture(scope='module', params=[pytest.param(c, id=n, marks=pytest.mark.xdist_group(n)) for n,c in zoo.items()])
+def net(request): return Net(request.param)
+
+def run(model, xb, train=False):
+    torch.manual_seed(0)
+    return outputs(model.train(train), xb)
+
+def equal(xs, ys): return len(xs)==len(ys) and all(map(torch.equal, xs, ys))
+
+def close(x, y, tol=1e-7): return x.shape==y.shape and bool((x-y).abs().max()<=tol*y.abs().max()) and bool(y.isfinite().all())
+
+def all_close(xs, ys): return len(xs)==len(ys)>0 and all(map(close, xs, ys))
+
+@torch.no_grad()
+def test_full_is_the_original(net):
+    with net.sn.active(net.subs[0]): assert not equal(run(net.model, net.xb), run(net.plain, net.xb))
+    assert equal(run(net.model, net.xb), run(net.plain, net.xb))
+    old, new = copy.deepcopy(net.plain), copy.deepcopy(net.model)
+    assert equal(run(new, net.xb, True), run(old, net.xb, True))
+    assert equal([*new.buffers()], [*old.buffers()])
+
+@torch.no_grad()
+def test_active_is_extracted(net):
+    for s in net.subs:
+        small = net.sn.extract(s)
+        with net.double(small) as xb, net.sn.active(s): assert all_close(run(net.model, xb), run(small, xb))
+        assert {type(m) for m in small.modules()} <= {type(m) for m in net.plain.modules()} | {nn.Identity}
+        assert sum(p.numel() for p in small.parameters()) == net.sn.n_params(s) < net.sn.n_params(net.sn.space.max)
+
+def test_wrong_index_fails_the_check(net):
+    g, rng = net.sn.graph, random.Random(net.case.name)
+    free = [i for i,x in enumerate(g.groups.values()) if not x.why]
+    n,d,i = rng.choice([(n,d,i) for n,axs in g.axes.items() for d,ax in enumerate(axs) if ax is not None for i in free if (ax.group==i).any()])
+    ax, units = g.axes[n][d], [x.size//x.unit for x in g.groups.values()][i]
+    shifted = dataclasses.replace(ax, rank=torch.where(ax.group==i, (ax.rank+1)%units, ax.rank))
+    wrong = dataclasses.replace(g, axes={**g.axes, n: tuple(shifted if k==d else a for k,a in enumerate(g.axes[n]))})
+    check_channels(net.plain, g, net.xb)
+    with pytest.raises(NotElasticError): check_channels(net.plain, wrong, net.xb)
+
+def test_gradients_reach_the_active_part_only(net):
+    s = net.subs[0]
+    small, dropped = net.sn.extract(s), tuple(b+'.' for b in net.sn._keep(s)[2])
+    buffers = copy.deepcopy(dict(net.model.named_buffers()))
+    with net.double(small) as xb, net.sn.active(s):
+        for m in (net.model, small): sum(o.square().mean() for o in run(m, xb, True)).backward()
+        grads = {n:p.grad for n,p in small.named_parameters()}
+        top = max(g.abs().max() for g in grads.values() if g is not None)
+        for n,p in net.model.named_parameters():
+            if n.startswith(dropped) or grads[n] is None: assert p.grad is None or not p.grad.any(), n
+            else:
+                i = net.sn.graph.index(n, *net.sn._keep(s)[:2])
+                inside = take(p.grad, i)
+                assert (inside-grads[n]).abs().max() <= 1e-7*top, n
+                if inside.numel()<p.numel(): assert not put(p.grad.clone(), i, 0.).any(), n
+    assert top>0
+    assert all(torch.equal(b, buffers[n]) for n,b in net.model.named_buffers())
+
+@torch.no_grad()
+def test_copies_survive(net):
+    s, sn = net.subs[1], net.sn
+    assert list(net.model.state_dict())==list(net.plain.state_dict())
+    with sn.active(s):
+        want = run(net.model, net.xb)
+        for c in (copy.deepcopy(sn), pickle.loads(pickle.dumps(sn))):
+            assert c.model is not net.model and c.space==sn.space and c.subnet==s
+            assert equal(run(c.model, net.xb), want)
+            c.set_active(None)
+            next(c.model.parameters()).zero_()
+        assert equal(run(net.model, net.xb), want)
+        new = net.case.model(seed=1)
+        new.load_state_dict(net.model.state_dict())
+        assert equal(run(new, net.xb), run(net.plain, net.xb))
+
+@torch.no_grad()
+def test_sorting_changes_no_output(net):
+    sn = copy.deepcopy(net.sn)
+    sn.sort_channels()
+    assert not equal([*sn.model.parameters()], [*net.model.parameters()])
+    with net.double(sn.model) as xb: assert all_close(run(sn.model, xb), run(net.model, xb))
+    assert not equal(*[[m.get_parameter(n) for n in net.sn.graph.reads] for m in (sn.model, net.model)])
+
+def test_macs_are_counted(net):
+    for s in (*net.subs, net.sn.space.min): assert net.sn.layer_macs(s)==count_macs(net.sn.extract(s), net.xb[:1])
+
+def test_smallest_has_half_the_macs(net):
+    small, full = [all_macs(net.sn.extract(s), net.xb[:1]) for s in (net.sn.space.min, net.sn.space.max)]
+    assert small <= full/2
+
+def test_coverage_table(net):
+    row = coverage_row(net.case, net.sn)
+    if os.environ.get('COVERAGE')=='write': write_row(row)
+    assert row in table.read_text(encoding='utf-8').splitlines(), 'run make coverage'
