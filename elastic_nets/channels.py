@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['NotElasticError', 'channel_rule', 'ChannelGraph', 'check_channels', 'trace_channels']
 
-# %% ../nbs/00_channels.ipynb #8dd7cb9d
-import copy, operator
-import torch, torch.nn.functional as F
+# %% ../nbs/00_channels.ipynb #d94c05e8
+import copy
+import torch
 from dataclasses import dataclass, field, replace
 from functools import partial
 from torch import nn, fx

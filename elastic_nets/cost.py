@@ -150,6 +150,11 @@ def _hook_for(meter):
         if isinstance(m, _LAYERS) and not is_compiling() and (c := ref()) is not None: c._count(m, args, kwargs, out)
     return _f
 
+# %% ../nbs/03_cost.ipynb #dd9281f8
+def _compiled(model):
+    "Is `model` compiled as a whole?"
+    return hasattr(m := get_model(model), '_orig_mod') or m._compiled_call_impl is not None
+
 # %% ../nbs/03_cost.ipynb #c95a34ed
 class CostMeter(Callback):
     "Record what training costs, over all fits it takes part in; see `row`. Ends in `learn.cost`"
@@ -184,11 +189,11 @@ def _tick(self:CostMeter, phase, wait=False):
     if self._phase: self.total[self._phase] += now-self._last
     self._phase, self._last = phase, now
 
-# %% ../nbs/03_cost.ipynb #bdb7a18b
+# %% ../nbs/03_cost.ipynb #b8ff5874
 @patch
 def _start(self:CostMeter):
     "Training goes on: clock and hook"
-    if self._handle is None:
+    if self._handle is None and not _compiled(self.learn.model):
         self._handle = register_module_forward_hook(_hook_for(self), with_kwargs=True)
         weakref.finalize(self, self._handle.remove)
     self._tick('seconds')
@@ -207,14 +212,14 @@ def _count(self:CostMeter, *call):
     if self.learn is None: self._stop() # an interrupted fit has let go of this callback
     elif self._phase=='seconds': self.total['macs'] += _train_macs(*call)
 
-# %% ../nbs/03_cost.ipynb #8681d96f
+# %% ../nbs/03_cost.ipynb #ed720816
 @patch
 def after_pred(self:CostMeter):
     "Count the samples; and the MACs, where the model is compiled"
     if not self.learn.training: return
     xb, m = self.learn.xb, get_model(self.learn.model)
     self.total['samples'] += find_bs(xb)
-    if not hasattr(m, '_orig_mod') and m._compiled_call_impl is None: return
+    if not _compiled(m): return
     key = n_params(m), *[x.shape[1:] for x in tree_leaves(xb)]
     if key not in self._known: self._known[key] = macs(m, xb)
     self.total['macs'] = self._before + 3*find_bs(xb)*self._known[key]

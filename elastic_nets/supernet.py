@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ElasticConv2d', 'ElasticLinear', 'ElasticBatchNorm', 'Supernet', 'calibrate_bn']
 
-# %% ../nbs/02_supernet.ipynb #95630682
-import copy, functools
+# %% ../nbs/02_supernet.ipynb #415bd6d5
+import functools
 import torch
 from contextlib import contextmanager
 from torch import nn

@@ -110,7 +110,7 @@ def _pad_state(
     for k,t in state.items():
         if isinstance(t, torch.Tensor) and t.shape==shape: state[k] = put(_zeros(t, p.shape), at, t)
 
-# %% ../nbs/20_widen.ipynb #7df55713
+# %% ../nbs/20_widen.ipynb #dda66042
 _NORMS = nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm
 
 def _new_values(
@@ -127,7 +127,7 @@ def _new_values(
     if norm or name=='bias': return x.fill_(float(norm and name in ('weight','running_var')))
     w = p.double().cpu()
     if reads is not None:
-        order = [torch.cat([a, torch.tensor([i for i in range(n) if i not in set(a.tolist())], dtype=torch.long)]) for a,n in zip(at[:2], shape)]
+        order = [torch.cat([a, (a.bincount(minlength=n)==0).nonzero()[:,0]]) for a,n in zip(at[:2], shape)] # old channels first, as `init` sees them
         turn = (lambda x: x.transpose(0,1)) if reads==0 else (lambda x: x) # a transposed convolution has its inputs first
         return put(x, order, turn(init(turn(w), shape[1-reads], shape[reads])).to(x))
     if isinstance(m, nn.modules.conv._ConvNd): return x.copy_(init_random(w, *shape[:2]))

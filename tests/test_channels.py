@@ -1,13 +1,12 @@
 "Channels, subnets and the handle where they meet real models: groups by hand, exports, and errors that help"
-import copy, pickle, random
+import pickle, random
 import pytest, torch
 from torch import nn
-from fastai.callback.schedule import *
 from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from torchvision.models import resnet18
-from elastic_nets.channels import Axis, NotElasticError, channel_rule, check_channels, trace_channels
+from elastic_nets.channels import NotElasticError, channel_rule, trace_channels
 from elastic_nets.data import digits_dls
 from elastic_nets.models import resnet_cifar
 from elastic_nets.subnets import Subnet

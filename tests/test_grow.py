@@ -15,10 +15,10 @@ from elastic_nets.supernet import calibrate_bn
 from elastic_nets.widen import grow_width, init_orthogonal, init_random, start_narrow
 
 class Odd(nn.Module):
-    "Transposed and grouped convolutions, group norm with one and with several groups, PReLU, a shared layer, flattened maps"
-    def __init__(self):
+    "Transposed and grouped convolutions, group norm, PReLU, a shared layer, flattened maps"
+    def __init__(self, groups=4):
         super().__init__()
-        self.down,self.gn,self.act = nn.Conv2d(3, 8, 3, 2, 1),nn.GroupNorm(4, 8),nn.PReLU(8)
+        self.down,self.gn,self.act = nn.Conv2d(3, 8, 3, 2, 1),nn.GroupNorm(groups, 8),nn.PReLU(8)
         self.grouped,self.up,self.same = nn.Conv2d(8, 8, 3, padding=1, groups=4),nn.ConvTranspose2d(8, 12, 2, 2),nn.Conv2d(12, 12, 1)
         self.scale,self.head = nn.Parameter(torch.ones(1, 12, 1, 1)),nn.Linear(12*16, 5)
     def forward(self, x):
@@ -26,7 +26,7 @@ class Odd(nn.Module):
         x = x + self.scale*self.same(torch.relu(self.same(x)))
         return self.head(nn.functional.adaptive_avg_pool2d(x, 4).flatten(1))
 
-nets = {'resnet': lambda: resnet_cifar(8, width=8), 'mobilenet2': lambda: mobilenet_cifar(2, width=.25), 'vit': lambda: vit(img=16, dim=24, depth=2, heads=2), 'odd': Odd,
+nets = {'resnet': lambda: resnet_cifar(8, width=8), 'mobilenet2': lambda: mobilenet_cifar(2, width=.25), 'vit': lambda: vit(img=16, dim=24, depth=2, heads=2), 'odd': Odd, 'odd1': lambda: Odd(1),
         'densenet': lambda: DenseNet(8, (2,2), 16, 2, num_classes=10), 'squeezenet': lambda: SqueezeNet('1_1', 10),
         'convnext': lambda: ConvNeXt([CNBlockConfig(16, 24, 2), CNBlockConfig(24, None, 1)], num_classes=10)}
 
@@ -37,24 +37,24 @@ def fresh(name, seed=0):
     for p in [*m.parameters(), *m.buffers()]:
         if p.is_floating_point() and p.ndim<2: p.data = .5+torch.rand_like(p)
     x = torch.randn(2, 3, *((64,64) if name in ('densenet','squeezenet') else (16,16)), dtype=torch.float64)
-    return m, x, trace_channels(m, x, check=False)
+    return m, x, trace_channels(m, x.float())
 
 def at(graph, name, keep, shape):
     "Where a tensor with `keep` channels lies in the whole one, of `shape`"
     idx = graph.index(name, keep)
     return torch.meshgrid(*[torch.arange(n)[i] for n,i in zip(shape, [*idx, *[slice(None)]*(len(shape)-len(idx))])], indexing='ij')
 
-@pytest.mark.parametrize('init', [init_orthogonal, init_random], ids=lambda f: f.__name__)
+@pytest.mark.parametrize('init,widths', [(init_orthogonal, (.5,.75,1.)), (init_random, (.1,1.))], ids=['orthogonal','random']) # .1: down to one channel, or one group
 @pytest.mark.parametrize('name', nets)
-def test_grown_net_holds_the_small_one(name, init):
-    "In two steps to the whole width: old values at their places bit for bit; where nobody reads the new channels, the small net's output"
+def test_grown_net_holds_the_small_one(name, init, widths):
+    "Up to the whole width: old values at their places bit for bit; where nobody reads the new channels, the small net's output"
     m, x, graph = fresh(name)
     whole, text = {n:p.shape for n,p in m.state_dict().items()}, str(m)
-    keep = start_narrow(m, graph, .5)
+    keep = start_narrow(m, graph, widths[0])
     assert keep and sum(p.numel() for p in m.parameters()) < .6*sum(torch.Size(s).numel() for n,s in whole.items())
     small, y, params = copy.deepcopy(m.state_dict()), m(x), list(m.parameters())
     to = keep
-    for w in (.75, 1.): to = grow_width(m, graph, to, w, init)
+    for w in widths[1:]: to = grow_width(m, graph, to, w, init)
     assert {n:p.shape for n,p in m.state_dict().items()} == whole and str(m) == text
     assert all(p is q for p,q in zip(m.parameters(), params))
     for n,p in m.state_dict().items():
@@ -86,6 +86,17 @@ def test_orthogonal_in_the_grown_net():
             seen += 1
     assert seen > 8
 
+def test_new_channels_of_norms_are_the_identity():
+    for name in ('resnet', 'odd', 'convnext'):
+        m, x, graph = fresh(name)
+        grow_width(m, graph, start_narrow(m, graph, .5), 1.)
+        norms = [l for l in m.modules() if isinstance(l, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm))]
+        assert norms
+        for l in norms:
+            new = slice(-1, None) # the last channel
+            assert l.weight[new]==1 and l.bias[new]==0
+            if isinstance(l, nn.BatchNorm2d): assert l.running_mean[new]==0 and l.running_var[new]==1
+
 def test_wrong_channels_are_an_error():
     m, x, graph = fresh('resnet')
     keep = start_narrow(m, graph, .5)
@@ -112,7 +123,7 @@ def test_optimizer_state_grows(name):
     for _ in range(4): step()
     state = lambda: getattr(opt, 'opt', opt).state
     if name=='adam': opt.state = dict(opt.state) # as after learn.load
-    before = {n: {k:copy.copy(v) for k,v in state()[p].items()} for n,p in m.named_parameters()}
+    before = {n: {k:copy.deepcopy(v) for k,v in state()[p].items()} for n,p in m.named_parameters()}
     shapes = {n:p.shape for n,p in m.named_parameters()}
     grow_width(m, graph, keep, 1., opt=opt)
     for n,p in m.named_parameters():
@@ -121,9 +132,9 @@ def test_optimizer_state_grows(name):
             if not isinstance(v, torch.Tensor) or old.shape!=shapes[n]: assert v == old; continue
             i = at(graph, n, keep, p.shape)
             assert v.shape==p.shape and torch.equal(v[i], old) and old.any()
-            v[i] = 0
-            assert not v.any()
-            v[i] = old
+            rest = v.clone()
+            rest[i] = 0
+            assert not rest.any()
     was = [p.detach().clone() for p in ps]
     for _ in range(2): step()
     assert all((p!=q).all() if p.ndim>1 else not torch.equal(p, q) for p,q in zip(ps, was))

@@ -1,0 +1,265 @@
+"`OnionTraining` against a loop written by hand, in float64, on plain copies of the subnets"
+import math, random
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+import pytest, torch
+from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.mixup import MixUp
+from fastai.callback.progress import ProgressCallback
+from fastai.callback.training import GradientAccumulation, GradientClip
+from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
+from fastai.learner import Learner
+from fastai.losses import LabelSmoothingCrossEntropyFlat
+from fastai.metrics import accuracy
+from fastai.optimizer import SGD
+from fastcore.foundation import L
+from torch import nn
+from torch.nn import functional as F
+from elastic_nets.channels import put, take
+from elastic_nets.models import resnet_cifar
+from elastic_nets.onion import Construct, Delayed, OnionTraining, Recipe
+from elastic_nets.recipes import delayed_shrinking
+from elastic_nets.supernet import Supernet, calibrate_bn
+from sklearn.datasets import load_digits
+
+torch.set_num_threads(1)
+epochs, n_batches, bs, start, ramp, lr = 3, 6, 16, 8, 6, .05 # shrinking starts in the middle of the second epoch
+recipe = delayed_shrinking(k=4, warmup=start/(epochs*n_batches), ramp=ramp/(epochs*n_batches))
+
+def data(dtype=torch.float64, size=8):
+    d = load_digits()
+    x,y = torch.tensor(d.images/16, dtype=dtype)[:,None],torch.tensor(d.target)
+    return F.interpolate(x, size=(size,size)),y
+
+def new_learner(dtype=torch.float64, size=8, loss_func=nn.CrossEntropyLoss(), **space):
+    torch.manual_seed(0)
+    x,y = data(dtype, size)
+    dl = lambda a,b: DataLoader(list(zip(x[a:b], y[a:b])), bs=bs)
+    dls = DataLoaders(dl(0, n_batches*bs), dl(600, 664), device='cpu')
+    model = resnet_cifar(8, n_in=1)
+    sn = Supernet(model, torch.randn(2,1,size,size), **(space or dict(depths=(0,1))))
+    learn = Learner(dls, model.to(dtype), loss_func=loss_func, metrics=accuracy, opt_func=partial(SGD, mom=.9))
+    learn.remove_cbs(ProgressCallback)
+    learn.supernet = sn
+    return learn
+
+class Shown(Callback):
+    "fastai's Recorder wants a float32 loss; what is trained stays float64"
+    def after_loss(self): self.learn.loss = self.loss.float()
+
+def fit(learn, *cbs, n=epochs, **kwargs):
+    with learn.no_logging(): learn.fit(n, lr, cbs=[Shown(), *cbs], **kwargs)
+
+class Steps(Callback):
+    "What each optimizer step is given"
+    order,run_valid = 30,False
+    def before_fit(self): self.grads,self.eps,self.subnets,self.batch = [],[],[],[]
+    def before_step(self):
+        cb = self.onion_training
+        self.grads.append([None if p.grad is None else p.grad.clone() for p in self.model.parameters()])
+        self.eps.append(cb.eps); self.subnets.append(cb.subnets); self.batch.append(self.epoch*n_batches+self.iter)
+
+def by_hand(learn, n_acc=None, clip=None, seed=0):
+    "The same training as a plain loop: gradients of each step, and the model in the end"
+    model,sn = deepcopy((learn.model, learn.supernet))
+    opt = torch.optim.SGD(model.parameters(), lr=lr, momentum=.9)
+    x,y = data()
+    names,grads,seen,shrinking,subs,eps = dict(model.named_parameters()),[],0,False,[],0.
+    model.train()
+    for i in range(epochs*n_batches):
+        b = slice(i%n_batches*bs, (i%n_batches+1)*bs)
+        if seen==0 and i>=start: # an optimizer step begins
+            if not shrinking: sn.sort_channels(opt=opt)
+            shrinking,eps,rng,subs = True,min(1., 1e-4+(1-1e-4)*(i-start)/ramp),random.Random(f'{seed} {i}'),[]
+            while len(subs)<3:
+                s = sn.space.sample(rng)
+                if s!=sn.space.max: subs.append(s)
+        share = bs/n_acc if n_acc else 1.
+        pred = model(x[b])
+        (share*F.cross_entropy(pred, y[b])).backward()
+        for s in subs:
+            small = sn.extract(s).train() # a plain network with small tensors of its own
+            soft = pred.detach().softmax(1)
+            (-(soft*small(x[b]).log_softmax(1)).sum(1).mean()).backward()
+            for n,p in small.named_parameters():
+                idx = sn.graph.index(n, dict(s.width), {})
+                put(names[n].grad, idx, take(names[n].grad, idx) + eps*share*p.grad)
+        seen += bs
+        if seen<(n_acc or bs): continue
+        if clip: nn.utils.clip_grad_norm_(model.parameters(), clip)
+        grads.append([p.grad.clone() for p in model.parameters()])
+        opt.step(); opt.zero_grad(); seen = 0
+    return grads,model
+
+class Scaled(MixedPrecision):
+    "A gradient scaler that works on a CPU, without autocast: gradients must not change"
+    def before_fit(self): self.autocast,self.learn.scaler,self.scales = torch.autocast('cpu', enabled=False),torch.amp.GradScaler('cpu', init_scale=1024.),L()
+
+@pytest.mark.parametrize('kwargs,cbs,eps', [({},[],1e-12), (dict(n_acc=40),[GradientAccumulation(40)],1e-12), (dict(clip=.5),[GradientClip(.5)],1e-12),
+    (dict(n_acc=40, clip=.5),[GradientAccumulation(40), GradientClip(.5)],1e-12), (dict(n_acc=40),[GradientAccumulation(40), Scaled()],1e-6)],
+    ids=['plain','accumulation','clip','accumulation+clip','accumulation+scaler'])
+def test_gradients_equal_loop(kwargs, cbs, eps):
+    learn,steps = new_learner(),Steps()
+    want,model = by_hand(learn, **kwargs)
+    fit(learn, OnionTraining(recipe), steps, *cbs)
+    assert len(steps.grads) == len(want) == (6 if 'n_acc' in kwargs else 18)
+    for i,(gs,ws) in enumerate(zip(steps.grads, want)):
+        for g,w in zip(gs, ws): assert (g-w).abs().max() <= eps*max(1, w.abs().max()), f'step {i}'
+    for (n,a),b in zip(learn.model.state_dict().items(), model.state_dict().values()): # running statistics of the full network too
+        assert (a-b).abs().max() <= eps*10, n
+
+def test_start_and_weights():
+    steps = Steps()
+    fit(new_learner(), OnionTraining(recipe), steps)
+    assert [len(s) for s in steps.subnets] == [0]*start + [3]*(epochs*n_batches-start)
+    assert steps.eps == pytest.approx([0]*start + [1e-4+(1-1e-4)*i/ramp for i in range(ramp)] + [1]*4)
+    fit(new_learner(), OnionTraining(recipe), steps, GradientAccumulation(40)) # steps of 3 batches: the first whole one is the fourth
+    assert steps.batch == [2,5,8,11,14,17] and [len(s) for s in steps.subnets] == [0,0,0,3,3,3]
+    assert steps.eps[3] == pytest.approx(1e-4+(1-1e-4)/ramp)
+
+def test_sorts_once(monkeypatch):
+    at = []
+    monkeypatch.setattr(Supernet, 'sort_channels', lambda self, opt=None: at.append((learn.epoch, learn.iter, opt is learn.opt)))
+    learn = new_learner()
+    fit(learn, OnionTraining(recipe))
+    assert at == [(1,2,True)]
+    fit(learn, OnionTraining(replace(recipe, construct=Construct(sort=False))))
+    fit(learn, OnionTraining(recipe), start_epoch=2) # resumed: it has been sorted before
+    fit(learn, OnionTraining(delayed_shrinking(k=1)))
+    assert at[1:] == [(1,3,True)] # k=1 has no use for it, but a warm-up all the same
+
+def test_resumed_fit_goes_on():
+    whole,rest = Steps(),Steps()
+    fit(new_learner(), OnionTraining(recipe), whole)
+    fit(new_learner(), OnionTraining(recipe), rest, start_epoch=2)
+    assert rest.subnets == whole.subnets[2*n_batches:] and rest.eps == whole.eps[2*n_batches:]
+
+def test_seeds():
+    def drawn(seed):
+        steps = Steps()
+        fit(new_learner(), OnionTraining(recipe, seed=seed, watch=()), steps)
+        return steps.subnets
+    a = drawn(1)
+    assert a == drawn(1) != drawn(2)
+    assert len({s for ss in a for s in ss}) > 20 # not the same ones at every step
+
+def test_watching_changes_nothing():
+    def state(watch):
+        torch.manual_seed(0); random.seed(0)
+        learn = new_learner()
+        learn.dls.train.shuffle = True
+        learn.model.layer2.add_module('drop', nn.Dropout(.2))
+        fit(learn, OnionTraining(recipe, watch=watch))
+        return learn.model.state_dict()
+    for a,b in zip(state(()).values(), state(('min','mid')).values()): assert torch.equal(a, b)
+
+def test_watched_values():
+    learn = new_learner()
+    fit(learn, OnionTraining(recipe))
+    assert learn.recorder.metric_names == ['epoch','train_loss','valid_loss','accuracy','acc_min','acc_mid','time']
+    assert learn.metrics.attrgot('name') == ['accuracy'] and not learn.supernet.stats
+    sn,(x,y) = learn.supernet,learn.dls.valid.one_batch()
+    x,y = data(); x,y = x[600:664],y[600:664]
+    for sub,col in ((sn.space.max,2), (sn.space.min,3), (sn.space.uniform(.5,.5),4)):
+        m = sn.extract(sub)
+        if col>2: calibrate_bn(m, learn.dls.train, 512)
+        assert learn.recorder.values[-1][col] == pytest.approx((m.eval()(x).argmax(1)==y).double().mean().item())
+    assert [math.isnan(v[3]) for v in learn.recorder.values] == [True, False, False]
+
+def test_stays_on_a_learner():
+    "As a callback of the learner, not of one fit; with metrics on training batches too, which are not for subnets"
+    learn = new_learner()
+    learn.add_cb(OnionTraining(recipe))
+    learn.recorder.train_metrics = True
+    fit(learn)
+    names,last = learn.recorder.metric_names[1:-1],learn.recorder.values[-1]
+    assert [n for n,v in zip(names, last) if math.isnan(v)] == ['train_acc_min','train_acc_mid']
+    assert learn.metrics.attrgot('name') == ['accuracy']
+    assert learn.validate(cbs=Shown())[2:] == last[names.index('valid_acc_min'):]
+
+@pytest.mark.parametrize('ex', [KeyboardInterrupt, CancelFitException])
+def test_interrupted(ex):
+    learn = new_learner()
+    calls = []
+    def stop(pred, teacher):
+        calls.append(1)
+        if len(calls)==5: raise ex
+        return F.mse_loss(pred, teacher)
+    try: fit(learn, OnionTraining(recipe, distill=stop))
+    except KeyboardInterrupt: pass
+    assert len(calls)==5 and learn.supernet.subnet==learn.supernet.space.max
+    assert learn.metrics.attrgot('name') == ['accuracy'] and len(learn.validate(cbs=Shown()))==2
+    plain,x = learn.supernet.extract(learn.supernet.space.max),data()[0][:4]
+    assert torch.equal(learn.model.eval()(x), plain.eval()(x))
+    fit(learn, OnionTraining(recipe)) # and it can be trained again
+
+def test_autocast():
+    "Every forward is in half precision, every distillation in full"
+    class BF16(MixedPrecision):
+        def before_fit(self): self.autocast,self.learn.scaler,self.scales = torch.autocast('cpu', dtype=torch.bfloat16),torch.amp.GradScaler('cpu', enabled=False),L()
+    learn,conv,dist = new_learner(torch.float32),[],[]
+    learn.model.stem.conv.register_forward_hook(lambda m, i, o: conv.append(o.dtype) if m.training else None)
+    def distill(pred, teacher):
+        dist.append((pred.dtype, teacher.dtype, teacher.requires_grad))
+        return F.mse_loss(pred, teacher)
+    fit(learn, BF16(), OnionTraining(recipe, distill=distill))
+    assert set(conv)=={torch.bfloat16} and len(conv)==18+3*10
+    assert set(dist)=={(torch.float32, torch.float32, False)} and len(dist)==30
+
+def test_mixup_and_label_smoothing():
+    "The subnets see the mixed pictures, and what the full network says of them"
+    learn = new_learner(torch.float32, loss_func=LabelSmoothingCrossEntropyFlat())
+    loss,seen = learn.loss_func,[]
+    class See(Callback):
+        run_valid = False
+        def after_pred(self): self.full = (self.x.clone(), self.pred.detach())
+    see = See()
+    learn.model.stem.register_forward_pre_hook(lambda m, i: seen.append(torch.equal(i[0], see.full[0])) if learn.supernet.subnet!=learn.supernet.space.max else None)
+    def distill(pred, teacher):
+        seen.append(torch.equal(teacher, see.full[1]))
+        return F.mse_loss(pred, teacher)
+    fit(learn, MixUp(), see, OnionTraining(recipe, distill=distill, watch=()))
+    assert len(seen)==60 and all(seen) and learn.loss_func is loss
+    fit(learn, MixUp(), OnionTraining(recipe)) # the default is found although MixUp replaces the loss
+    assert learn.recorder.losses[-1]==learn.recorder.losses[-1]
+
+def test_resolution():
+    learn = new_learner(size=16, widths=(.5,1.), resolutions=(8,12,16))
+    steps,sizes = Steps(),[]
+    learn.model.stem.register_forward_pre_hook(lambda m, i: sizes.append((m.training, i[0].shape[-1])))
+    fit(learn, OnionTraining(delayed_shrinking(k=3, warmup=0.)), steps)
+    assert [s for t,s in sizes if t] == [s for subs in steps.subnets for s in (16, *[o.resolution for o in subs])]
+    assert {s for t,s in sizes if t}=={8,12,16} and {s for t,s in sizes if not t}=={8,16} # validation: full and middle, smallest
+
+def test_stale_statistics_go():
+    learn = new_learner()
+    sn = learn.supernet
+    sn.calibrate(sn.space.min, learn.dls.train)
+    sn.set_active(sn.space.min)
+    fit(learn, OnionTraining(recipe), n=1)
+    assert not sn.stats and sn.subnet==sn.space.max
+
+def test_errors():
+    def fails(match, make, ex=ValueError):
+        with pytest.raises(ex, match=match): make()
+    fails('warmup: .*\\[0, 1\\)', lambda: delayed_shrinking(warmup=1))
+    fails('k: .*from 1', lambda: delayed_shrinking(k=0))
+    fails('ramp: .*\\[0, 1\\]', lambda: delayed_shrinking(ramp=1.5))
+    for e in (0, 1.5, float('nan')): fails('eps0: .*\\(0, 1\\]', lambda: delayed_shrinking(eps0=e))
+    fails('update: .joint.', lambda: Recipe(Construct(), 'distill', 'each', Delayed()))
+    fails('recipe', lambda: OnionTraining(delayed_shrinking), TypeError)
+    learn = new_learner()
+    learn.loss_func = nn.L1Loss()
+    fails('distill', lambda: fit(learn, OnionTraining(recipe)))
+    learn = new_learner()
+    learn.supernet.space = replace(learn.supernet.space, width={}, depth={}, kernel={}, inside={})
+    fails('space: it has one subnet', lambda: fit(learn, OnionTraining(recipe)))
+    before = deepcopy(learn.model.state_dict())
+    learn.supernet = new_learner().supernet
+    fails('another model', lambda: fit(learn, OnionTraining(recipe)))
+    del learn.supernet
+    fails('call learn.to_supernet', lambda: fit(learn, OnionTraining(recipe)))
+    for a,b in zip(before.values(), learn.model.state_dict().values()): assert torch.equal(a, b)
