@@ -533,7 +533,16 @@ def own_tensors(
     "The parameters and buffers of `m` itself, not of its children"
     return {n:p for n,p in [*m._parameters.items(), *m._buffers.items()] if p is not None}
 
-# %% ../nbs/00_channels.ipynb #84968f00
+# %% ../nbs/00_channels.ipynb #2d04237b
+def set_data(
+    p:torch.Tensor, # A parameter or buffer; stays the same object
+    x:torch.Tensor, # Its new data, of any shape
+):
+    "Give `p` new data of another shape, and no gradient"
+    if p.requires_grad: p.data = x.new_empty(0, dtype=torch.float16 if x.dtype!=torch.float16 else torch.float32)
+    p.data, p.grad = x, None
+
+# %% ../nbs/00_channels.ipynb #21f37b9c
 def cut_channels(
     model:nn.Module, # Changed in place
     graph:ChannelGraph, # Of the uncut model
@@ -547,7 +556,7 @@ def cut_channels(
         for n,p in own_tensors(m).items():
             idx = graph.index(f'{name}.{n}' if name else n, keep, crop)
             if id(p) in done or whole(idx): continue
-            p.data, p.grad = take(p.data, idx).clone(), None
+            set_data(p, take(p.data, idx).clone())
             done.add(id(p))
         new = {n:p.shape for n,p in own_tensors(m).items()}
         if new!=full: vars(m).update(layer_attrs(m, new))
@@ -691,7 +700,7 @@ def _croppable(m):
     return isinstance(m, nn.modules.conv._ConvNd) and not m.transposed and m.padding_mode=='zeros' and max(m.kernel_size)>1 and bool(_rule_for(m)) and all(
         k%2 and p==d*(k-1)//2 for k,p,d in zip(m.kernel_size, m.padding if not isinstance(m.padding, str) else [None]*9, m.dilation))
 
-# %% ../nbs/00_channels.ipynb #8982691d
+# %% ../nbs/00_channels.ipynb #8adbcd2b
 def trace_channels(
     model:nn.Module, # Not changed
     xb, # A batch (or a tuple of inputs) as the model takes it; one sample of it is used
@@ -700,7 +709,7 @@ def trace_channels(
 ) -> ChannelGraph:
     "Find out which weights of `model` move together; raises `NotElasticError` where that cannot be done"
     m = _mode(copy_model(model).cpu().float())
-    one = tree_map(lambda x: x[:1].detach().cpu(), _inputs(xb))
+    one = tree_map(lambda x: (x.float() if x.is_floating_point() else x)[:1].detach().cpu(), _inputs(xb))
     try:
         with torch.no_grad(): positions = _positions(m, one)
     except Exception as e:

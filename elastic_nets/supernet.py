@@ -25,7 +25,7 @@ class _Cut:
 # %% ../nbs/02_supernet.ipynb #fded1712
 _DROP = 'drop' # The cut of a block that returns its input
 
-# %% ../nbs/02_supernet.ipynb #472c3103
+# %% ../nbs/02_supernet.ipynb #43fc145e
 class _Elastic:
     "Mixin: the layer's own forward, on the active part of its weights"
     _is_elastic, _cut = True, None
@@ -35,10 +35,13 @@ class _Elastic:
         if cut is None: return super().forward(*args, **kwargs)
         if cut==_DROP: return args[0]
         d = vars(self)
-        attrs = {**cut.attrs, 'track_running_stats':False} if self.training and cut.stats is not None else cut.attrs
+        batch = self.training and cut.stats is not None # a batch norm in training: batch statistics, the running ones rest
+        attrs = {**cut.attrs, 'track_running_stats':False} if batch else cut.attrs
         old = {k:d[k] for k in attrs}
         try:
-            for n,i in cut.idx.items(): d[n] = _active(self._parameters.get(n), i) if n in self._parameters else take(self._buffers[n], i)
+            for n,i in cut.idx.items():
+                if n in self._parameters: d[n] = _active(self._parameters[n], i)
+                elif not batch: d[n] = take(self._buffers[n], i)
             if cut.stats and not self.training: d.update(cut.stats)
             d.update(attrs)
             return super().forward(*args, **kwargs)
@@ -65,8 +68,8 @@ class _TakeGrad(torch.autograd.Function):
         else: put(p.grad, idx, take(p.grad, idx)+g)
         return None, None
 
-# %% ../nbs/02_supernet.ipynb #07c484e3
-def _active(p, idx, big=2**16):
+# %% ../nbs/02_supernet.ipynb #0e63e17c
+def _active(p, idx, big=2**13):
     "The active part of parameter `p`"
     return _TakeGrad.apply(p, idx) if p.numel()>=big and p.requires_grad and p.is_leaf and torch.is_grad_enabled() else take(p, idx)
 
@@ -244,7 +247,13 @@ def n_params(self:Supernet,
     gone = tuple(b+'.' for b in drop)
     return sum(torch.Size(_shape(p, self.graph.index(n, keep, crop))).numel() for n,p in self.model.named_parameters() if not n.startswith(gone))
 
-# %% ../nbs/02_supernet.ipynb #54161338
+# %% ../nbs/02_supernet.ipynb #7a6a9c45
+def _ready(idx, device):
+    "`idx` without trailing full slices, its integers on `device`"
+    while whole(idx[-1:]): idx = idx[:-1]
+    return tuple(i.to(device) if isinstance(i, torch.Tensor) else i for i in idx)
+
+# %% ../nbs/02_supernet.ipynb #a350437b
 @patch
 def _plan(self:Supernet, subnet):
     "The cut of every layer for `subnet`"
@@ -252,7 +261,7 @@ def _plan(self:Supernet, subnet):
     for n,m in self.layers.items():
         if n in drop: plan[n] = _DROP; continue
         idx = {t:self.graph.index(f'{n}.{t}' if n else t, keep, crop) for t in own_tensors(m)}
-        idx = {t:tree_map(lambda j: j.to(own_tensors(m)[t].device) if isinstance(j, torch.Tensor) else j, i) for t,i in idx.items() if not whole(i)}
+        idx = {t:_ready(i, own_tensors(m)[t].device) for t,i in idx.items() if not whole(i)}
         bn = isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats
         if not idx and not bn: plan[n] = None; continue
         shapes = {t:_shape(p, idx.get(t, ())) for t,p in own_tensors(m).items()}
@@ -374,7 +383,7 @@ def calibrate_bn(
     if not seen: raise ValueError('calibrate_bn got no batch')
     return model
 
-# %% ../nbs/02_supernet.ipynb #36f441c3
+# %% ../nbs/02_supernet.ipynb #83127fea
 @contextmanager
 def _quiet(dl):
     "Iterate a loader without moving anybody's random numbers"
@@ -383,7 +392,9 @@ def _quiet(dl):
     with no_random():
         try: yield
         finally:
-            if rng is not None: rng.setstate(state)
+            if rng is not None: # iterating has given the loader another one
+                rng.setstate(state)
+                dl.rng = rng
 
 # %% ../nbs/02_supernet.ipynb #3e890965
 @patch

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['init_random', 'init_orthogonal', 'start_narrow', 'grow_width']
 
-# %% ../nbs/20_widen.ipynb #cf8ed958
+# %% ../nbs/20_widen.ipynb #739d1331
 import warnings
 import torch
 from torch import nn
-from .channels import ChannelGraph, cut_channels, layer_attrs, own_tensors, put
+from .channels import ChannelGraph, cut_channels, layer_attrs, own_tensors, put, set_data
 from .subnets import round_width
 
 # %% ../nbs/20_widen.ipynb #b72aa00c
@@ -17,7 +17,7 @@ def _basis(x):
     "Orthonormal rows that span the rows of `x`"
     return torch.linalg.qr(x.T).Q.T
 
-# %% ../nbs/20_widen.ipynb #1afbd696
+# %% ../nbs/20_widen.ipynb #41d815fa
 def _uncovered(
     w:torch.Tensor, # (m, d) in float64
     n:int, # Vectors wanted
@@ -25,11 +25,10 @@ def _uncovered(
     "Vectors orthogonal to the rows of `w` and to each other; where there is no room, along what the rows cover least"
     d = w.shape[1]
     if n>d: return torch.cat([_uncovered(w, n-d), _basis(torch.randn(d, d, dtype=w.dtype))])
-    _,s,v = torch.linalg.svd(w, full_matrices=False)
-    v = v[s > 1e-6*s.max()] # the row space, by falling coverage
-    free = torch.randn(min(n, d-len(v)), d, dtype=w.dtype)
-    for _ in range(2): free = free - free@v.T@v # twice: the first time leaves rounding errors
-    return torch.cat([_basis(free), v[len(v)-(n-len(free)):]])
+    if len(w)+n>d: return torch.linalg.eigh(w.T@w).eigenvectors.T[:n]
+    v, x = _basis(w), torch.randn(n, d, dtype=w.dtype)
+    for _ in range(2): x = x - x@v.T@v # twice: the first time leaves rounding errors
+    return _basis(x)
 
 # %% ../nbs/20_widen.ipynb #9c79e62c
 def init_random(
@@ -72,13 +71,7 @@ def _places(
         raise ValueError(f'{name} has {bad[0][0]} channels where {bad[0][1]} are expected: is this the model of `graph`, with the channels that were said?')
     return at
 
-# %% ../nbs/20_widen.ipynb #3e172104
-def _replace(p, x):
-    "Give `p` the data `x` of another shape; the way over another dtype makes autograd forget the old shape"
-    if p.requires_grad: p.data = x.new_empty(0, dtype=torch.float16 if x.dtype!=torch.float16 else torch.float32)
-    p.data, p.grad = x, None
-
-# %% ../nbs/20_widen.ipynb #7fc445ad
+# %% ../nbs/20_widen.ipynb #9584e80d
 def start_narrow(
     model:nn.Module, # Whole; changed in place
     graph:ChannelGraph, # `trace_channels(model, xb)`
@@ -89,7 +82,6 @@ def start_narrow(
     for n,p in [*model.named_parameters(), *model.named_buffers()]: _places(graph, n, {}, p.shape)
     if not keep: warnings.warn(f'start_narrow: nothing to cut; frozen because: {"; ".join(sorted({g.why for g in graph.groups.values()})) or "there are no channels"}')
     cut_channels(model, graph, keep)
-    for p in model.parameters(): _replace(p, p.data)
     return keep
 
 # %% ../nbs/20_widen.ipynb #00e51655
@@ -141,7 +133,7 @@ def _follow(m, name, graph):
         vars(m).update({k:shapes['weight'][0] for k in ('in_channels','out_channels','num_channels') if k in vars(m)}) # no growth, so no more groups
     vars(m).update(layer_attrs(m, shapes))
 
-# %% ../nbs/20_widen.ipynb #ea9a0d97
+# %% ../nbs/20_widen.ipynb #8a09e5ec
 @torch.no_grad()
 def grow_width(
     model:nn.Module, # With `keep` channels; changed in place, every parameter stays the same object
@@ -162,7 +154,7 @@ def grow_width(
             at = [torch.arange(s) if a is None else torch.searchsorted(b, a) for s,a,b in zip(p.shape, old, new)]
             shape, was = tuple(s if b is None else len(b) for s,b in zip(p.shape, new)), p.shape
             if shape==was: continue
-            _replace(p, put(_new_values(m, n, p, shape, at, graph.reads.get(key), init), at, p.data))
+            set_data(p, put(_new_values(m, n, p, shape, at, graph.reads.get(key), init), at, p.data))
             _pad_state(opt, p, was, at)
             done.add(id(p))
         if any(id(p) in done for p in own_tensors(m).values()): _follow(m, name, graph)

@@ -1,5 +1,5 @@
 "The models that the properties are tested on, and the coverage table's row of each"
-import copy, functools, re
+import functools, re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils._pytree import tree_leaves
 from torchvision import models as tv
 from torchvision.models import segmentation as seg
-from elastic_nets.supernet import Supernet
 
 table = Path(__file__).resolve().parent.parent/'docs/coverage.md'
 
@@ -105,5 +104,52 @@ def all_macs(model, xb):
     "MACs of every matrix product and convolution, those inside attention too"
     with FlopCounterMode(display=False) as f: model.eval()(xb)
     return f.get_total_flops()//2
-def coverage_row(c,sn): return ''
-def write_row(r): pass
+
+outs = ("the network's output", 'GoogLeNetOutputs in the network: no rule for it') # GoogLeNet packs its outputs into a tuple of its own
+
+def facts(case, sn):
+    "What the coverage table says of one model; its frozen groups as reason -> names, without the network's output"
+    g, s, xb = sn.graph, sn.space, case.xb(1)
+    small, narrow, full = [all_macs(sn.extract(t), xb) for t in (s.min, s.uniform(width=.25), s.max)]
+    frozen = {}
+    for x in g.groups.values():
+        if x.why and x.why not in outs: frozen.setdefault(re.sub(r' in (the network|[\w.]+)', '', x.why), []).append(x.name)
+    return dict(pixels=case.size, elastic=len(g.elastic), groups=len(g.elastic)+sum(map(len, frozen.values())), units=sum(x.unit>1 for x in g.elastic.values()),
+                **g.share(sn.model), blocks=sum(map(len, g.runs.values())), small=small/full, narrow=narrow/full, frozen=frozen)
+
+def coverage_row(case, f):
+    "`facts` as a row of the table"
+    why = '; '.join(f'{r}: `{ns[0]}`'+(f' and {len(ns)-1} more' if ns[1:] else '') for r,ns in f['frozen'].items())
+    why = '. '.join(x for x in (case.note, why) if x)
+    return (f"| {case.name} | {f['pixels']} | {f['elastic']} of {f['groups']} | {f['units'] or ''} | {f['params']:.2f} | {f['macs']:.2f} | {f['blocks'] or ''} "
+            f"| {f['narrow']:.3f} | {f['small']:.3f} | {why} |")
+
+def model_of(row): return row.split('|')[1].strip()
+
+def rows(): return [l for l in table.read_text(encoding='utf-8').splitlines() if l.startswith('| ') and model_of(l)!='model'] if table.exists() else []
+
+def write_row(row):
+    "Put `row` in its place in the table"
+    rs = {model_of(r):r for r in [*rows(), row]}
+    table.parent.mkdir(exist_ok=True)
+    table.write_text(head+'\n'.join(rs[n] for n in zoo if n in rs)+'\n', encoding='utf-8')
+
+head = '''# Coverage
+
+> How much of which network is elastic
+
+Every row is a test: on each of these models the full subnet equals the original bit for bit, an active subnet equals the extracted one, gradients reach only
+the active part, copies and state dicts survive, sorting channels changes no output, MACs are those counted on the extracted network, and a wrong index
+fails the check. `make coverage` writes this page, and the tests hold it.
+
+- *groups*: groups of channels whose number can be chosen, of all but the network's output. *in units*: how many of them move several channels at a time
+  (grouped convolutions move whole groups).
+- *parameters*, *MACs*: share that belongs to layers with elastic channels.
+- *blocks*: residual blocks that may be dropped.
+- *narrow*, *smallest*: MACs of the subnet of width .25, and of the smallest one (width .25, kernels of 1, no such block), over those of the full network. Every
+  matrix product and convolution counts, those inside attention too. A model counts as elastic where the smallest has at most half: all of these.
+- *frozen*: which channels keep their number, by the layer that makes them, and why.
+
+| model | pixels | groups | in units | parameters | MACs | blocks | narrow | smallest | frozen |
+|---|---|---|---|---|---|---|---|---|---|
+'''
