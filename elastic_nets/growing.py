@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['GrowWidth']
 
-# %% ../nbs/22_growing.ipynb #2010054b
+# %% ../nbs/22_growing.ipynb #4615e551
 import torch, warnings
 from time import perf_counter
 from torch import nn
 from fastcore.basics import patch
 from fastai.callback.core import Callback
 from .channels import trace_channels
-from .supernet import calibrate_bn, _quiet
+from .supernet import calibrate_bn, inputs_of, _quiet
 from .widen import grow_width, init_orthogonal, init_random, start_narrow, _widths
 
 # %% ../nbs/22_growing.ipynb #ba5e1d3f
@@ -72,12 +72,12 @@ def _check(self:GrowWidth):
     if not self.discard_pretrained and (why := _past(self.learn)):
         raise ValueError(f'the model seems to have been trained ({why}), and cutting it would lose its weights; GrowWidth(discard_pretrained=True) cuts it anyway')
 
-# %% ../nbs/22_growing.ipynb #0359bcb9
+# %% ../nbs/22_growing.ipynb #3162a43f
 @patch
 def _plan(self:GrowWidth):
     "Trace the model; `ValueError` where a stage would be no wider than the one before"
     with _quiet(self.dls.train): b = self.dls.train.one_batch()
-    graph = trace_channels(self.model, tuple(b[:self.dls.n_inp]))
+    graph = trace_channels(self.model, inputs_of(self.dls, b))
     if not graph.elastic: return
     for a,b in zip(self.widths, self.widths[1:]):
         if _widths(graph, a)==_widths(graph, b):

@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['Construct', 'Delayed', 'Recipe', 'OnionTraining']
 
-# %% ../nbs/11_onion.ipynb #99cadfbe
+# %% ../nbs/11_onion.ipynb #5bde031a
 import random
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from warnings import warn
-from torch.nn import functional as F
 from fastcore.basics import first, patch, risinstance
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
@@ -19,7 +18,7 @@ from fastai.callback.training import GradientAccumulation
 from fastai.learner import Metric
 from fastai.torch_core import find_bs, num_distrib, to_detach, to_float
 from .gradients import distill_loss, eps_at
-from .supernet import calibrate_bn
+from .supernet import at_size, calibrate_bn
 
 # %% ../nbs/11_onion.ipynb #8a3927de
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def after_step(self:OnionTraining):
     "The next batch begins a new step"
     self.new_step = True
 
-# %% ../nbs/11_onion.ipynb #83769f75
+# %% ../nbs/11_onion.ipynb #00907647
 @patch
 def after_backward(self:OnionTraining):
     "Add the subnets' gradients, each from a forward and a backward of its own"
@@ -161,17 +160,11 @@ def after_backward(self:OnionTraining):
     for s in self.subnets:
         with self.supernet.active(s):
             with mp.autocast if mp else nullcontext():
-                pred = self.supernet.model(*_at_size(self.xb, s.resolution))
+                pred = self.supernet.model(*at_size(self.xb, s.resolution))
                 loss = weight*self.distill_func(to_float(pred) if mp else pred, teacher)
             (self.learn.scaler.scale(loss) if mp else loss).backward()
 
-# %% ../nbs/11_onion.ipynb #aaa5f33b
-def _at_size(xb, size):
-    "Pictures of a batch with sides of `size` pixels; `None`: as they come"
-    if size is None: return xb
-    return tuple(F.interpolate(x, size=(size,size), mode='bilinear', antialias=True) if x.ndim==4 and x.shape[-1]!=size else x for x in xb)
-
-# %% ../nbs/11_onion.ipynb #f9aaffb2
+# %% ../nbs/11_onion.ipynb #dd008282
 class _SubnetMetric(Metric):
     "`metric` of the subnet `which`, taken out when a validation begins"
     def __init__(self, cb, which, metric): self.cb,self.which,self.metric,self.net = cb,which,deepcopy(metric),None
@@ -184,7 +177,7 @@ class _SubnetMetric(Metric):
         sn = self.cb.supernet
         sub = sn.space.min if self.which=='min' else sn.space.uniform(.5, .5)
         net = sn.extract(sub)
-        net.register_forward_pre_hook(lambda m, xb: _at_size(xb, sub.resolution))
+        net.register_forward_pre_hook(lambda m, xb: at_size(xb, sub.resolution))
         return calibrate_bn(net, self.cb.dls.train, n=512).eval()
 
     def accumulate(self, learn):

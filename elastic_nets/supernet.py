@@ -217,7 +217,7 @@ def layer_macs(self:Supernet,
     size = lambda n: torch.Size(_shape(p := mods[n].weight, self.graph.index(f'{n}.weight', keep, crop)+(slice(None),)*p.ndim)).numel()
     return {n: p*size(n) for n,p in self._positions_at(subnet.resolution).items() if not n.startswith(gone)}
 
-# %% ../nbs/02_supernet.ipynb #c7d20dc3
+# %% ../nbs/02_supernet.ipynb #12950fe8
 @patch
 def _positions_at(self:Supernet, resolution):
     "Positions per layer at this resolution (measured once)"
@@ -226,7 +226,7 @@ def _positions_at(self:Supernet, resolution):
     if resolution not in cache:
         with self.active(self.space.max):
             m = copy_model(self.model).cpu().float().eval()
-            cache[resolution] = _positions(m, tree_map(lambda x: nn.functional.interpolate(x, size=(resolution,)*2), self.xb))
+            cache[resolution] = _positions(m, at_size(self.xb, resolution))
     return cache[resolution]
 
 # %% ../nbs/02_supernet.ipynb #264163d3
@@ -357,12 +357,31 @@ def _permutation(ax, order):
         perm[at.flatten()] = at[o].flatten()
     return perm
 
-# %% ../nbs/02_supernet.ipynb #2ece1b7f
+# %% ../nbs/02_supernet.ipynb #71431dec
+def inputs_of(
+    dl, # A loader, or an iterable of batches
+    b, # One of its batches
+) -> tuple:
+    "The inputs of a batch: as many as the loader says, or all but the last"
+    if not isinstance(b, (tuple,list)): return (b,)
+    return tuple(b[:getattr(dl, 'n_inp', max(1, len(b)-1))])
+
+# %% ../nbs/02_supernet.ipynb #fd169837
+def at_size(
+    xb:tuple, # Inputs
+    size:int, # Side in pixels; None: as they come
+) -> tuple:
+    "Inputs with their pictures resized"
+    if size is None: return xb
+    return tuple(nn.functional.interpolate(x, size=(size,size), mode='bilinear', antialias=True) if x.ndim==4 and x.shape[-1]!=size else x for x in xb)
+
+# %% ../nbs/02_supernet.ipynb #95cf8c6b
 @torch.no_grad()
 def calibrate_bn(
     model:nn.Module, # A plain model; changed in place
     batches, # A fastai DataLoader or an iterable of batches, inputs first
     n:int=2000, # Samples to use
+    size:int=None, # Side of the input in pixels; None: as it comes
 ) -> nn.Module: # `model`
     "Recompute the running statistics of every batch norm as the mean over `n` samples"
     bns = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
@@ -373,10 +392,10 @@ def calibrate_bn(
     for m in bns: m.train()
     with _quiet(batches):
         for b in batches:
-            x = b[0] if isinstance(b, (tuple,list)) else b
-            seen += len(x)
-            for m in bns: m.momentum = len(x)/seen
-            model(to_device(x, dev))
+            xb = at_size(inputs_of(batches, b), size)
+            seen += len(xb[0])
+            for m in bns: m.momentum = len(xb[0])/seen
+            model(*to_device(xb, dev))
             if seen>=n: break
     for m,t in modes.items(): m.training = t
     for m,mo in zip(bns, moms): m.momentum = mo
@@ -396,7 +415,7 @@ def _quiet(dl):
                 rng.setstate(state)
                 dl.rng = rng
 
-# %% ../nbs/02_supernet.ipynb #3e890965
+# %% ../nbs/02_supernet.ipynb #07d3892f
 @patch
 def calibrate(self:Supernet,
     subnet:Subnet, # Of `self.space`
@@ -405,11 +424,11 @@ def calibrate(self:Supernet,
 ):
     "Give `subnet` batch norm statistics of its own; `active` and `extract` use them from now on"
     if subnet==self.space.max: return
-    m = calibrate_bn(self.extract(subnet), batches, n)
+    m = calibrate_bn(self.extract(subnet), batches, n, subnet.resolution)
     self.stats[subnet] = {k:dict(running_mean=b.running_mean, running_var=b.running_var) for k,b in m.named_modules()
                           if isinstance(b, nn.modules.batchnorm._NormBase) and b.track_running_stats}
 
-# %% ../nbs/02_supernet.ipynb #b48d80d7
+# %% ../nbs/02_supernet.ipynb #2f278184
 @patch
 def to_supernet(self:Learner,
     widths=(.25,.5,.75,1.), # Shares in (0, 1] for every channel group, or {group: numbers of channels}
@@ -422,11 +441,10 @@ def to_supernet(self:Learner,
 ) -> Supernet: # Also kept as `learn.supernet`
     "Make the learner's model elastic, in place"
     with _quiet(self.dls.train): b = self.dls.one_batch()
-    xb = tuple(b[:self.dls.n_inp])
-    self.supernet = Supernet(self.model, xb, widths, depths, kernels, divisor, resolutions, groups, check)
+    self.supernet = Supernet(self.model, inputs_of(self.dls, b), widths, depths, kernels, divisor, resolutions, groups, check)
     return self.supernet
 
-# %% ../nbs/02_supernet.ipynb #83cdfb2d
+# %% ../nbs/02_supernet.ipynb #4b5122a4
 @patch
 def subnet(self:Learner,
     subnet:Subnet, # Of `learn.supernet.space`
@@ -436,6 +454,6 @@ def subnet(self:Learner,
     sn = getattr(self, 'supernet', None)
     if sn is None: raise ValueError('this learner has no supernet; call learn.to_supernet(...) first')
     m = sn.extract(subnet)
-    if calibrate and subnet!=sn.space.max and subnet not in sn.stats: calibrate_bn(m, self.dls.train, calibrate)
+    if calibrate and subnet!=sn.space.max and subnet not in sn.stats: calibrate_bn(m, self.dls.train, calibrate, subnet.resolution)
     return Learner(self.dls, m, loss_func=self.loss_func, opt_func=self.opt_func, lr=self.lr, splitter=self.splitter, metrics=list(self.metrics),
                    path=self.path, model_dir=self.model_dir, wd=self.wd, wd_bn_bias=self.wd_bn_bias, train_bn=self.train_bn, moms=self.moms)
