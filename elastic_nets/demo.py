@@ -81,7 +81,7 @@ def demo_subnets(
     subs = {sn.space.uniform(w, d) for w in (.25,.5,.75,1.) for d in (0.,.5,1.)}
     return sorted(subs, key=sn.macs)
 
-# %% ../nbs/50_demo.ipynb #217c51c2
+# %% ../nbs/50_demo.ipynb #14660f7c
 def measure(
     learn:Learner, # With a trained supernet
     subnet, # Of its space
@@ -92,7 +92,7 @@ def measure(
     sn.calibrate(subnet, learn.dls.train)
     with sn.active(subnet), learn.no_bar(): acc = learn.validate(dl=learn.dls.test)[1]
     lat = latency(sn.extract(subnet), x)
-    return dict(subnet=json.loads(subnet.to_json()), macs=sn.macs(subnet), params=sn.n_params(subnet), accuracy=acc, latency_ms=1e3*lat.median, latency_spread_ms=1e3*lat.spread)
+    return dict(subnet=json.loads(subnet.to_json()), macs=sn.macs(subnet), params=sn.n_params(subnet), accuracy=acc, latency_ms=1e3*lat.median, latency_iqr_ms=1e3*lat.spread, latency_n=lat.n)
 
 # %% ../nbs/50_demo.ipynb #84ec7869
 def shrink(
@@ -129,18 +129,18 @@ def grow(
         res[name] = dict(accuracy=acc, seconds=c.seconds[-1], clock=c.seconds, losses=c.losses, stages=[dict(r) for r in cbs[0].rows] if cbs else [])
     return res
 
-# %% ../nbs/50_demo.ipynb #74f5e6ab
+# %% ../nbs/50_demo.ipynb #83968dee
 def report_shrink(
     res:dict, # From `shrink`
     n_test:int,
 ) -> str:
     "The subnets as a Markdown table"
     rows = ['| MACs | parameters | test accuracy | latency of a batch of 64 |', '|---:|---:|---:|---:|']
-    rows += [f'| {r["macs"]/1e6:.2f} M | {r["params"]/1e3:.1f} k | {r["accuracy"]:.3f} | {r["latency_ms"]:.2f} ± {r["latency_spread_ms"]:.2f} ms |' for r in res['rows']]
+    rows += [f'| {r["macs"]/1e6:.2f} M | {r["params"]/1e3:.1f} k | {r["accuracy"]:.3f} | {r["latency_ms"]:.2f} ({r["latency_iqr_ms"]:.2f}) ms |' for r in res['rows']]
     s = res['saved']
     return '\n'.join([f'## One training, {len(res["rows"])} of its {res["space"]:,} subnets', '', *rows, '',
         f'Training steps took {res["seconds"]:.1f} s in all. Accuracy on {n_test} test images; batch norm recalibrated on training images. '
-        'Latency: median of repeated forward passes on this machine, ± half the interquartile range.', '',
+        f'Latency: median (interquartile range) of {res["rows"][0]["latency_n"]} forward passes on this machine.', '',
         f'`{s["file"]}` is the subnet of {s["macs"]/1e6:.2f} M MACs as a plain model; loaded again, its outputs differ from the active subnet by at most {s["max_difference"]:.1e}.'])
 
 # %% ../nbs/50_demo.ipynb #81bcc458
@@ -169,7 +169,7 @@ def plot_shrink(
     ax.set(xlabel='MACs in millions', ylabel='test accuracy', title='Subnets of one training', xscale='log')
     fig.tight_layout(); fig.savefig(file)
 
-# %% ../nbs/50_demo.ipynb #50caccd7
+# %% ../nbs/50_demo.ipynb #d7063e14
 def plot_grow(
     res:dict, # From `grow`
     file:Path, # PNG
@@ -183,7 +183,7 @@ def plot_grow(
     for s in res['grown']['stages']:
         t = clock[min(s['step'], len(clock)-1)] if s['step'] else 0
         ax.axvline(t, color='darkorange', lw=.8, ls=':')
-        ax.text(t, ax.get_ylim()[1], f' width {s["width"]:.2f}', va='top', fontsize=7, color='darkorange')
+        ax.text(t, .02, f' width {s["width"]:.2f}', transform=ax.get_xaxis_transform(), fontsize=7, color='darkorange')
     ax.set(xlabel='seconds of training steps', ylabel='training loss (smoothed)', yscale='log')
     ax.legend(); fig.tight_layout(); fig.savefig(file)
 
