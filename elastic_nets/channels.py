@@ -802,12 +802,12 @@ def share(self:ChannelGraph,
     ratio = lambda xs: sum(v for n,v in xs.items() if free(n))/max(1, sum(xs.values()))
     return dict(params=ratio({n:p.numel() for n,p in ps.items()}), macs=ratio({f'{n}.weight':v for n,v in macs.items()}))
 
-# %% ../nbs/00_channels.ipynb #3c5f3d4a
+# %% ../nbs/00_channels.ipynb #00b3c202
 @patch
 def rows(self:ChannelGraph) -> list:
     "One row per group: name, channels, unit, made by, read by, and why it is frozen"
     few = lambda xs: ', '.join(xs[:3])+(f' and {len(xs)-3} more' if len(xs)>3 else '')
-    return [(g.name, g.size, g.unit, few(g.makers), few(g.readers), g.why) for g in self.groups.values()]
+    return [(g.name, g.size, g.unit, *[few(ls) if not g.why else ', '.join(ls) for ls in (g.makers, g.readers)], g.why) for g in self.groups.values()]
 
 # %% ../nbs/00_channels.ipynb #da1798ae
 _HEAD = ('group', 'channels', 'unit', 'made by', 'read by', 'frozen because')
@@ -828,13 +828,13 @@ def _repr_html_(self:ChannelGraph):
     runs = ''.join(f'<br>run <b>{escape(k)}</b>: {len(v)} blocks may be dropped' for k,v in self.runs.items())
     return f'<table>{tr(_HEAD, "th")}{"".join(rs)}</table>{runs}'
 
-# %% ../nbs/00_channels.ipynb #c7ec35f1
+# %% ../nbs/00_channels.ipynb #12e78fac
 @patch
 def draw(self:ChannelGraph, ax=None):
     "Which layer makes (dot) and reads (ring) which group"
     import matplotlib.pyplot as plt
     layers = list(self.positions)
-    if ax is None: _,ax = plt.subplots(figsize=(6, min(6, .6+.16*len(self.groups))), dpi=80)
+    if ax is None: _,ax = plt.subplots(figsize=(6, min(6, 1.3+.16*len(self.groups))), dpi=80, layout='constrained')
     for y,g in enumerate(self.groups.values()):
         c = 'lightgrey' if g.why else plt.cm.viridis(y/max(1,len(self.groups)))
         xs = {k:[layers.index(n) for n in ns if n in layers] for k,ns in (('m',g.makers),('r',g.readers))}
@@ -843,6 +843,7 @@ def draw(self:ChannelGraph, ax=None):
         ax.scatter(xs['r'], [y]*len(xs['r']), facecolors='white', edgecolors=[c], s=18, zorder=3)
     step = max(1, -(-len(self.groups)//24))
     ax.set_yticks(range(0,len(self.groups),step), [g.name for g in list(self.groups.values())[::step]], fontsize=6)
+    if len(layers)<=24: ax.set_xticks(range(len(layers)), layers, fontsize=6, rotation=90)
     ax.invert_yaxis()
-    ax.set(xlabel='layer', title=f'{len(self.elastic)} of {len(self.groups)} groups are elastic')
+    ax.set(xlabel='' if len(layers)<=24 else 'layer, in the order they run', title=f'{len(self.elastic)} of {len(self.groups)} groups are elastic')
     return ax

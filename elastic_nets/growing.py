@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['GrowWidth']
 
-# %% ../nbs/22_growing.ipynb #4615e551
-import torch, warnings
+# %% ../nbs/22_growing.ipynb #b6d6fbca
+import torch, warnings, numpy as np
 from time import perf_counter
 from torch import nn
 from fastcore.basics import patch
 from fastai.callback.core import Callback
+from fastai.callback.tracker import SaveModelCallback
 from .channels import trace_channels
 from .supernet import calibrate_bn, inputs_of, _quiet
 from .widen import grow_width, init_orthogonal, init_random, start_narrow, _widths
@@ -42,7 +43,7 @@ def _past(learn):
     if not all(p.requires_grad for p in learn.model.parameters()): return 'some of its parameters are frozen'
     return ''
 
-# %% ../nbs/22_growing.ipynb #6b383552
+# %% ../nbs/22_growing.ipynb #7a869fb6
 _INITS = {'orthogonal': init_orthogonal, 'random': init_random}
 
 class GrowWidth(Callback):
@@ -53,31 +54,33 @@ class GrowWidth(Callback):
         stages:int=3, # At least 2, at most one per epoch; width rises linearly to 1
         init='orthogonal', # 'random', or a function like `init_orthogonal`
         discard_pretrained:bool=False, # Cut a model that has been trained, too
+        groups:dict=None, # Channel groups written by hand (see `trace_channels`)
     ):
         if not 0<start<1: raise ValueError(f'start is a share of the channels in (0, 1), got {start}')
         if not (isinstance(stages, int) and stages>1): raise ValueError(f'stages is a whole number from 2, got {stages}')
         if not callable(init) and init not in _INITS: raise ValueError(f'init is one of {", ".join(map(repr, _INITS))} or a function, got {init!r}')
         self.widths, self.init, self.discard_pretrained = _alphas(start, stages), _INITS.get(init, init) if isinstance(init, str) else init, discard_pretrained
         self._net = self.graph = None
+        self.groups = groups
         self.rows = []
 
-# %% ../nbs/22_growing.ipynb #ef78102e
+# %% ../nbs/22_growing.ipynb #7a4573d9
 @patch
 def _check(self:GrowWidth):
     "Raise `ValueError` where growing cannot be done, before anything is changed"
     n = len(self.widths)
-    if n>self.n_epoch: raise ValueError(f'{n} stages do not fit into {self.n_epoch} epoch(s): ask for at most one stage per epoch')
+    if n>self.n_epoch: raise ValueError(f'{n} stages do not fit into {self.n_epoch} epoch(s): ask for at most one stage per epoch (`fine_tune` is two fits, the first of `freeze_epochs`)')
     if any(getattr(m, '_is_elastic', False) for m in self.model.modules()): raise ValueError('the model is a supernet, whose widths are trained together: train it, or grow a plain model, in separate fits')
     if hasattr(self.learn, 'distributed_trainer'): raise ValueError('growing under DistributedDataParallel is not there yet: train in one process')
     if not self.discard_pretrained and (why := _past(self.learn)):
         raise ValueError(f'the model seems to have been trained ({why}), and cutting it would lose its weights; GrowWidth(discard_pretrained=True) cuts it anyway')
 
-# %% ../nbs/22_growing.ipynb #3162a43f
+# %% ../nbs/22_growing.ipynb #873c5d06
 @patch
 def _plan(self:GrowWidth):
     "Trace the model; `ValueError` where a stage would be no wider than the one before"
     with _quiet(self.dls.train): b = self.dls.train.one_batch()
-    graph = trace_channels(self.model, inputs_of(self.dls, b))
+    graph = trace_channels(self.model, inputs_of(self.dls, b), groups=self.groups)
     if not graph.elastic: return
     for a,b in zip(self.widths, self.widths[1:]):
         if _widths(graph, a)==_widths(graph, b):
@@ -108,7 +111,7 @@ def _row(self:GrowWidth, step):
     macs = sum(n*mods[l].weight.numel() for l,n in self.graph.positions.items())
     self.rows.append(dict(epoch=step/len(self.dls.train), step=step, width=self.widths[len(self.rows)], macs=macs, seconds=None))
 
-# %% ../nbs/22_growing.ipynb #6a37fdd2
+# %% ../nbs/22_growing.ipynb #3a1d3f17
 @patch
 def before_batch(self:GrowWidth):
     step = self.epoch*self.n_iter+self.iter
@@ -117,6 +120,14 @@ def before_batch(self:GrowWidth):
         self.keep = grow_width(self._net, self.graph, self.keep, self.widths[i], self.init, self.opt)
         self._stale = True
         self._row(step)
+        self._forget_best()
+
+# %% ../nbs/22_growing.ipynb #aa15e00d
+@patch
+def _forget_best(self:GrowWidth):
+    "Let callbacks that save the best model start again"
+    for c in self.learn.cbs:
+        if isinstance(c, SaveModelCallback): c.best = float('inf') if c.comp is np.less else -float('inf')
 
 # %% ../nbs/22_growing.ipynb #81bc9e5d
 @patch

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Subnet', 'Space']
 
-# %% ../nbs/01_subnets.ipynb #cea6f62b
-import json, math
+# %% ../nbs/01_subnets.ipynb #0c6c1c1a
+import json, math, random
 from dataclasses import dataclass, field, replace
 from itertools import product
 from fastcore.basics import patch
@@ -65,7 +65,7 @@ def round_width(
     if c<.9*w*n and c>0: c += divisor
     return min(c, n)
 
-# %% ../nbs/01_subnets.ipynb #199ef551
+# %% ../nbs/01_subnets.ipynb #249395d6
 @dataclass(frozen=True)
 class Space:
     "All the subnets of a supernet"
@@ -73,7 +73,7 @@ class Space:
     depth:dict=field(default_factory=dict) # Run of blocks -> numbers of blocks, ascending
     kernel:dict=field(default_factory=dict) # Convolution -> kernel sizes, ascending
     resolution:tuple=() # Sides of the input in pixels, ascending; empty: as it comes
-    inside:dict=field(default_factory=dict) # (kind, name) -> (run, position) of the block it lives in, where that may be dropped
+    inside:dict=field(default_factory=dict, repr=False) # (kind, name) -> (run, position) of the block it lives in, where that may be dropped
     costs:dict=field(default_factory=dict, compare=False, repr=False) # Name -> function of a subnet
     limits:dict=field(default_factory=dict) # Name of a cost -> (lowest, highest)
 
@@ -92,32 +92,6 @@ def _build(self:Space, pick):
         if run is None or i<got['depth'].get(run, 0): got[k][n] = pick(k,n,vs)
     return Subnet(**got, resolution=pick('resolution', '', self.resolution) if self.resolution else None)
 
-# %% ../nbs/01_subnets.ipynb #bd784339
-@patch(as_prop=True)
-def max(self:Space) -> Subnet:
-    "The full network"
-    return self._build(lambda k,n,vs: vs[-1])
-
-# %% ../nbs/01_subnets.ipynb #34c5f7c5
-@patch(as_prop=True)
-def min(self:Space) -> Subnet:
-    "The smallest choice everywhere"
-    return self._build(lambda k,n,vs: vs[0])
-
-# %% ../nbs/01_subnets.ipynb #13baab05
-@patch
-def sample(self:Space,
-    rng, # `random.Random` (or anything with `choice`): same state, same subnets
-) -> Subnet:
-    "A random subnet, uniform per choice; with limits, the first of up to 10,000 tries that keeps them"
-    seen = []
-    for _ in range(10000 if self.limits else 1):
-        s = self._build(lambda k,n,vs: int(rng.choice(vs)))
-        if self.within(s): return s
-        seen.append([self.costs[c](s) for c in self.limits])
-    got = ', '.join(f'{c} of {min(v):.4g} to {max(v):.4g}' for c,v in zip(self.limits, zip(*seen)))
-    raise ValueError(f'no subnet within {self.limits} in {len(seen)} tries; they had {got}')
-
 # %% ../nbs/01_subnets.ipynb #db371ded
 @patch
 def within(self:Space,
@@ -125,6 +99,42 @@ def within(self:Space,
 ) -> bool:
     "Does `subnet` keep the limits?"
     return all(lo<=self.costs[c](subnet)<=hi for c,(lo,hi) in self.limits.items())
+
+# %% ../nbs/01_subnets.ipynb #240d1366
+@patch
+def _limited(self:Space, subnet):
+    "`subnet`, or a `ValueError` where it breaks the limits"
+    if self.within(subnet): return subnet
+    raise ValueError(f'this subnet has {", ".join(f"{c} of {self.costs[c](subnet):.4g}" for c in self.limits)}, the limits are {self.limits}; `sample` draws one within them')
+
+# %% ../nbs/01_subnets.ipynb #c72c7bc6
+@patch(as_prop=True)
+def max(self:Space) -> Subnet:
+    "The full network; `ValueError` where the limits exclude it"
+    return self._limited(self._build(lambda k,n,vs: vs[-1]))
+
+# %% ../nbs/01_subnets.ipynb #ab464f1a
+@patch(as_prop=True)
+def min(self:Space) -> Subnet:
+    "The smallest choice everywhere; `ValueError` where the limits exclude it"
+    return self._limited(self._build(lambda k,n,vs: vs[0]))
+
+# %% ../nbs/01_subnets.ipynb #25f09915
+@patch
+def sample(self:Space,
+    rng, # `random.Random` (or anything with `choice`), or a seed: same state, same subnets
+) -> Subnet:
+    "A random subnet, uniform per choice; with limits, the first of up to 10,000 tries that keeps them"
+    if isinstance(rng, int): rng = random.Random(rng)
+    seen = []
+    for _ in range(10000 if self.limits else 1):
+        s = self._build(lambda k,n,vs: int(rng.choice(vs)))
+        if self.within(s): return s
+        seen.append([self.costs[c](s) for c in self.limits])
+    got = ', '.join(f'{c} of {min(v):.4g} to {max(v):.4g}' for c,v in zip(self.limits, zip(*seen)))
+    low = replace(self, limits={}).min
+    hint = '; the smallest subnet is within them: start from `replace(space, limits={}).min`' if self.within(low) else ''
+    raise ValueError(f'no subnet within {self.limits} in {len(seen)} random tries; they had {got}{hint}')
 
 # %% ../nbs/01_subnets.ipynb #9541dcb5
 @patch
@@ -156,12 +166,13 @@ def __iter__(self:Space):
         if s not in seen and self.within(s): yield s
         seen.add(s)
 
-# %% ../nbs/01_subnets.ipynb #c8bcd931
+# %% ../nbs/01_subnets.ipynb #379ec604
 @patch
 def check(self:Space,
     subnet:Subnet,
 ):
     "`ValueError` unless `subnet` is one of this space, naming the choice that is wrong"
+    if not isinstance(subnet, Subnet): raise TypeError(f'a Subnet is expected, such as space.min, space.uniform(.5) or space.sample(0), got {subnet!r}')
     for k in ('width','depth','kernel'):
         has, got = getattr(self,k), getattr(subnet,k)
         for n,v in got.items():
@@ -188,7 +199,7 @@ def contains(self:Space,
 @patch
 def __contains__(self:Space, subnet): return self.contains(subnet)
 
-# %% ../nbs/01_subnets.ipynb #b08ce425
+# %% ../nbs/01_subnets.ipynb #6665bdef
 @patch
 def uniform(self:Space,
     width:float=1., # Share of the channels, in (0, 1]
@@ -198,14 +209,14 @@ def uniform(self:Space,
     if not 0<width<=1: raise ValueError(f'width is a share in (0, 1], got {width}')
     if not 0<=depth<=1: raise ValueError(f'depth is a share in [0, 1], got {depth}')
     share = dict(width=width, depth=depth)
-    return self._build(lambda k,n,vs: sorted(vs, key=lambda v: (abs(v-share.get(k,1)*vs[-1]), -v))[0])
+    return self._limited(self._build(lambda k,n,vs: sorted(vs, key=lambda v: (abs(v-share.get(k,1)*vs[-1]), -v))[0]))
 
-# %% ../nbs/01_subnets.ipynb #49cc8684
+# %% ../nbs/01_subnets.ipynb #7a4ebf49
 @patch
 def constrain(self:Space,
     **limits, # (lowest, highest) for a cost of this space: `macs`, `params`, ...
 ) -> Space:
-    "The part of the space within these limits"
+    "The part of the space within these limits: `sample`, `in`, `count` and iteration keep them, `max`, `min` and `uniform` raise where they cannot"
     for c,lim in limits.items():
         if c not in self.costs: raise ValueError(f'{c!r} is no cost of this space; it knows {", ".join(self.costs) or "none"}')
         if not (isinstance(lim, (tuple,list)) and len(lim)==2 and lim[0]<=lim[1]): raise ValueError(f'{c} needs (lowest, highest), got {lim!r}')

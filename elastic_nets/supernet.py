@@ -96,10 +96,11 @@ ElasticLinear = elastic_class(nn.Linear)
 # %% ../nbs/02_supernet.ipynb #7f0bbd10
 ElasticBatchNorm = elastic_class(nn.BatchNorm2d)
 
-# %% ../nbs/02_supernet.ipynb #d3914acd
+# %% ../nbs/02_supernet.ipynb #b588893d
 def _options(kind, given, sizes, to_n):
     "Choices for every name in `sizes`: `given` is shares for all, a dict of numbers for some, or None"
     if given is None: return {}
+    if not isinstance(given, (dict,tuple,list)): raise ValueError(f'{kind}: a tuple such as (.5, 1.) or a dict {{name: (numbers)}} is expected, got {given!r}')
     if isinstance(given, dict):
         for n,vs in given.items():
             if n not in sizes: raise ValueError(f'{kind}: {n!r} is not there; the model has {", ".join(list(sizes)[:12]) or "none"}')
@@ -116,16 +117,18 @@ def _valid(kind, name, v, n):
     if type(v) is not int or not lo<=v<=n or (kind=='kernels' and v%2==0):
         raise ValueError(f'{kind}: {v} is not possible for {name!r}; '+(f'odd sizes up to {n}' if kind=='kernels' else f'whole numbers from {lo} to {n}')+' are')
 
-# %% ../nbs/02_supernet.ipynb #a2219e4a
+# %% ../nbs/02_supernet.ipynb #6171daf5
 def make_space(
     graph:ChannelGraph,
     widths=(.25,.5,.75,1.), # Shares in (0, 1] for every group, or {group: numbers of channels}
-    depths=None, # Shares in [0, 1] of the blocks that may be dropped for every run, or {run: numbers of blocks}
+    depths=None, # Shares in [0, 1] of the blocks that may be dropped for every run (rounded to whole blocks), or {run: numbers of blocks}
     kernels=None, # Odd sizes for every convolution that can be cropped, or {convolution: sizes}
     divisor:int=1, # Channels are rounded to multiples of this
     resolutions=(), # Sides of the input in pixels
 ) -> Space:
     "The choices for a network with this channel graph"
+    if type(divisor) is not int or divisor<1: raise ValueError(f'divisor: a whole number from 1, got {divisor!r}')
+    if isinstance(widths, dict) and (n := next((n for n in widths if n in graph.groups and graph.groups[n].why), None)): raise ValueError(f'widths: {n!r} is frozen: {graph.groups[n].why}')
     es, ks = graph.elastic, {n.removesuffix('.weight'):min(k) for n,k in graph.sizes.items()}
     def _n(w, g): return round_width(w, es[g].size, max(divisor, es[g].unit) if divisor%es[g].unit==0 or es[g].unit%divisor==0 else divisor*es[g].unit)
     def _w(w, g): return _n(w, g) or _none_left(w, es[g])
@@ -159,7 +162,7 @@ def _inside(graph, width, depth, kernel):
             res.update({('depth',q):(r,i) for q in depth if own(graph.runs[q][0]) and q!=r})
     return res
 
-# %% ../nbs/02_supernet.ipynb #2c97ceee
+# %% ../nbs/02_supernet.ipynb #21dfe430
 class Supernet:
     "A handle on a model whose subnets can be switched on, measured and taken out"
     def __init__(self,
@@ -173,6 +176,7 @@ class Supernet:
         groups:dict=None, # Channel groups written by hand (see `trace_channels`)
         check:bool=True, # Verify the channel graph
     ):
+        if hasattr(model, '_orig_mod'): raise ValueError('the model is compiled: every subnet would be compiled anew. Make the plain model elastic, and compile what you extract')
         if any(getattr(m, '_is_elastic', False) for m in model.modules()): raise ValueError('the model is elastic already; use the Supernet it has')
         graph = trace_channels(model, xb, groups=groups, check=check)
         self.space = make_space(graph, widths, depths, kernels, divisor, resolutions)
@@ -183,6 +187,13 @@ class Supernet:
         self.xb = tree_map(lambda x: x[:1].detach().cpu(), _inputs(xb))
         self.space.costs.update(macs=self.macs, params=self.n_params)
         self._elastic()
+
+# %% ../nbs/02_supernet.ipynb #106e8672
+@patch
+def __repr__(self:Supernet):
+    s, m = self.space, [self.macs(self.space._build(lambda k,n,vs,i=i: vs[i])) for i in (0,-1)]
+    return (f'Supernet of {type(self.model).__name__}: {s.count():.4g} subnets of {m[0]/1e6:.3g} to {m[1]/1e6:.3g} M MACs; '
+        f'{len(s.width)} widths, {len(s.depth)} depths, {len(s.kernel)} kernels, {max(1, len(s.resolution))} resolutions')
 
 # %% ../nbs/02_supernet.ipynb #e38a1cb3
 @patch
@@ -206,12 +217,13 @@ def _shape(p, idx):
     "Shape of `take(p, idx)`"
     return tuple(len(range(*i.indices(n))) if isinstance(i, slice) else len(i) for i,n in zip(idx, p.shape)) + tuple(p.shape[len(idx):])
 
-# %% ../nbs/02_supernet.ipynb #504ba0c6
+# %% ../nbs/02_supernet.ipynb #2bbe12ea
 @patch
 def layer_macs(self:Supernet,
     subnet:Subnet, # Of `self.space`
 ) -> dict: # Layer -> multiply-accumulates for one sample
     "MACs of the convolutions and linear layers of `subnet`"
+    self.space.check(subnet)
     keep, crop, drop = self._keep(subnet)
     gone, mods = tuple(b+'.' for b in drop), dict(self.model.named_modules())
     size = lambda n: torch.Size(_shape(p := mods[n].weight, self.graph.index(f'{n}.weight', keep, crop)+(slice(None),)*p.ndim)).numel()
@@ -237,12 +249,13 @@ def macs(self:Supernet,
     "MACs of `subnet`, from indices alone"
     return sum(self.layer_macs(subnet).values())
 
-# %% ../nbs/02_supernet.ipynb #ad502506
+# %% ../nbs/02_supernet.ipynb #c74c022f
 @patch
 def n_params(self:Supernet,
     subnet:Subnet, # Of `self.space`
 ) -> int:
     "Number of parameters of `subnet`, from indices alone"
+    self.space.check(subnet)
     keep, crop, drop = self._keep(subnet)
     gone = tuple(b+'.' for b in drop)
     return sum(torch.Size(_shape(p, self.graph.index(n, keep, crop))).numel() for n,p in self.model.named_parameters() if not n.startswith(gone))
@@ -320,7 +333,7 @@ def l1_importance(
     "Sum of absolute weights per channel (OFA's criterion)"
     return w.abs().flatten(1).sum(1)
 
-# %% ../nbs/02_supernet.ipynb #fadeda8f
+# %% ../nbs/02_supernet.ipynb #c6c91abb
 @patch
 @torch.no_grad()
 def sort_channels(self:Supernet,
@@ -344,6 +357,7 @@ def sort_channels(self:Supernet,
             perm = _permutation(ax, order).to(p.device)
             for t in [p, p.grad, *[v for v in state.get(p, {}).values() if isinstance(v, torch.Tensor) and v.shape==p.shape]]:
                 if t is not None: t.copy_(t.index_select(d, perm))
+    if getattr(opt, 'slow_weights', None): opt.slow_weights = None # Lookahead starts again from the sorted weights
     self.stats.clear()
 
 # %% ../nbs/02_supernet.ipynb #75330e69
@@ -444,12 +458,12 @@ def to_supernet(self:Learner,
     self.supernet = Supernet(self.model, inputs_of(self.dls, b), widths, depths, kernels, divisor, resolutions, groups, check)
     return self.supernet
 
-# %% ../nbs/02_supernet.ipynb #4b5122a4
+# %% ../nbs/02_supernet.ipynb #32882b9f
 @patch
 def subnet(self:Learner,
     subnet:Subnet, # Of `learn.supernet.space`
     calibrate:int=2000, # Training samples for batch norm statistics; 0: keep what there is
-) -> Learner: # With a plain, small model of its own; same data, loss and metrics
+) -> Learner: # With a plain, small model of its own; same data, loss and metrics, no callbacks
     "A subnet as an ordinary Learner"
     sn = getattr(self, 'supernet', None)
     if sn is None: raise ValueError('this learner has no supernet; call learn.to_supernet(...) first')

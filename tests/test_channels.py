@@ -96,3 +96,31 @@ def test_active_is_undone_after_an_exception(learn):
     m = sn.layers[next(n for n in sn.layers if n.endswith('conv') or 'conv' in n)]
     with sn.active(sn.space.min), pytest.raises(RuntimeError): m(torch.randn(1,99,8,8))
     assert 'weight' not in vars(m)
+
+def test_sorting_with_lookahead():
+    "Lookahead keeps a second copy of the weights, which must not bring the old order back"
+    from fastai.optimizer import ranger
+    learn = Learner(digits_dls(bs=128), resnet_cifar(8, n_in=1), loss_func=CrossEntropyLossFlat(), opt_func=ranger)
+    sn, xb = learn.to_supernet(), learn.dls.valid.one_batch()[0]
+    with learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-3)
+    learn.model.eval()
+    want = learn.model(xb)
+    sn.sort_channels(opt=learn.opt)
+    learn.opt.zero_grad()
+    learn.opt.set_hyper('lr', 0.)
+    for _ in range(7): learn.opt.step() # a synchronisation is among them; the learning rate is zero
+    torch.testing.assert_close(learn.model(xb), want, rtol=1e-3, atol=1e-3)
+
+@pytest.mark.parametrize('args, match', [(dict(widths=.5), "widths: a tuple such as"), (dict(divisor=8.), 'divisor: a whole number'), (dict(divisor=0), 'divisor: a whole number'),
+    (dict(widths={'head.fc':(5,)}), "'head.fc' is frozen: the network's output")])
+def test_natural_mistakes(args, match):
+    with pytest.raises(ValueError, match=match): Supernet(resnet_cifar(8, n_in=1), torch.randn(2,1,8,8), **args)
+
+def test_asking_for_no_subnet(learn):
+    sn = learn.supernet
+    with pytest.raises(TypeError, match='a Subnet is expected'): learn.subnet(.5)
+    with pytest.raises(TypeError, match='a Subnet is expected'): sn.macs(None)
+    light = sn.space.constrain(macs=(0, .5*sn.macs(sn.space.max)))
+    with pytest.raises(ValueError, match='the limits are'): light.max
+    with pytest.raises(ValueError, match='compiled'): Supernet(torch.compile(resnet_cifar(8)), torch.randn(2,3,8,8))
+    assert 'subnets of' in repr(sn)

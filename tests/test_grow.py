@@ -1,8 +1,8 @@
 "Growing keeps what was learned, and any fastai fit goes on as if nothing had happened"
 import copy
 from functools import partial
-import pytest, torch
-from fastai.vision.all import (Adam, Callback, CancelFitException, ChannelsLast, Learner, OptimWrapper, ProgressCallback, SGD, default_split,
+import numpy as np, pytest, torch
+from fastai.vision.all import (Adam, Callback, CancelFitException, ChannelsLast, Learner, OptimWrapper, ProgressCallback, SGD, SaveModelCallback, default_split,
                                ranger, resnet18, vision_learner)
 from torch import nn
 from torchvision.models import DenseNet, SqueezeNet
@@ -278,3 +278,11 @@ def test_nothing_to_grow(data):
     learn = learner(data(), nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
     with pytest.warns(UserWarning, match='no channel'): quietly(learn, 'fit', 3, cbs=GrowWidth())
     assert learn.model[1].in_features == 64
+
+def test_save_model_starts_again_with_each_stage(tmp_path):
+    "The best file of a narrow stage would not load into the grown network"
+    torch.manual_seed(0)
+    learn = Learner(digits_dls(bs=128), resnet_cifar(8, width=8, n_in=1), path=tmp_path, opt_func=SGD)
+    save = SaveModelCallback(monitor='valid_loss', comp=np.greater)  # the first epoch is the "best"
+    with learn.no_bar(), learn.no_logging(): learn.fit(4, 1e-2, cbs=[GrowWidth(stages=2), save])
+    assert learn.model[0][0].out_channels==8
