@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test readme clean
+.PHONY: demo test readme coverage speed clean
 
 demo: $(READY) # the main job; `make demo ARGS="--data cifar10"` passes arguments on
 	$(BIN)/elastic-nets demo $(ARGS)
@@ -14,6 +14,12 @@ test: $(READY) # two processes of one thread each; `make test ARGS="-k readme"` 
 
 readme: $(READY) # README.md from nbs/index.ipynb
 	$(BIN)/python scripts/readme.py
+
+coverage: $(READY) # docs/coverage.md, by the tests that hold it
+	COVERAGE=write $(BIN)/python -m pytest -q tests/test_properties.py
+
+speed: $(READY) # docs/speed.md, on an idle machine
+	$(BIN)/python benchmarks/supernet_speed.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -2,6 +2,7 @@
 import pickle, random
 import pytest, torch
 from torch import nn
+import fastai.callback.all # noqa: F401, gives Learner its fit_one_cycle and no_bar
 from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
@@ -101,7 +102,7 @@ def test_sorting_with_lookahead():
     "Lookahead keeps a second copy of the weights, which must not bring the old order back"
     from fastai.optimizer import ranger
     learn = Learner(digits_dls(bs=128), resnet_cifar(8, n_in=1), loss_func=CrossEntropyLossFlat(), opt_func=ranger)
-    sn, xb = learn.to_supernet(), learn.dls.valid.one_batch()[0]
+    sn, xb = learn.to_supernet(), learn.dls.valid.one_batch()[0].as_subclass(torch.Tensor)
     with learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-3)
     learn.model.eval()
     want = learn.model(xb)
