@@ -86,6 +86,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'elastic_nets.channels._linear': ('channels.html#_linear', 'elastic_nets/channels.py'),
                                        'elastic_nets.channels._masked': ('channels.html#_masked', 'elastic_nets/channels.py'),
                                        'elastic_nets.channels._mode': ('channels.html#_mode', 'elastic_nets/channels.py'),
+                                       'elastic_nets.channels._narrow': ('channels.html#_narrow', 'elastic_nets/channels.py'),
                                        'elastic_nets.channels._none': ('channels.html#_none', 'elastic_nets/channels.py'),
                                        'elastic_nets.channels._outputs': ('channels.html#_outputs', 'elastic_nets/channels.py'),
                                        'elastic_nets.channels._per_channel': ('channels.html#_per_channel', 'elastic_nets/channels.py'),

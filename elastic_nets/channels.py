@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['NotElasticError', 'channel_rule', 'ChannelGraph', 'check_channels', 'trace_channels']
 
-# %% ../nbs/00_channels.ipynb #d94c05e8
+# %% ../nbs/00_channels.ipynb #504592c2
 import copy
 import torch
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from torch import nn, fx
 from torch.utils._pytree import tree_leaves, tree_map
@@ -51,10 +51,10 @@ class _Ties:
     def why(self): # For every label the reason it is frozen for (an index into `reasons`, 0 where it is free)
         return torch.zeros_like(self.frozen).scatter_reduce_(0, self.find(torch.arange(len(self.parent))), self.frozen, 'amax')
 
-# %% ../nbs/00_channels.ipynb #09b0152b
+# %% ../nbs/00_channels.ipynb #8e7f56ae
 class _Labeller:
     "The labels of one network: what its layers make, read and own"
-    def __init__(self): self.ties, self.axes, self.made, self.reads, self.norms, self.outs = _Ties(), {}, {}, {}, {}, {}
+    def __init__(self): self.ties, self.axes, self.made, self.reads, self.norms, self.outs, self.over = _Ties(), {}, {}, {}, {}, {}, {}
 
     def make(self, name, n): # Labels of the `n` channels that layer `name` makes: the same ones at every call
         if name not in self.made: self.made[name] = self.ties.fresh(n)
@@ -100,14 +100,13 @@ def _rule_for(m):
         if r := _RULES.get(f'{c.__module__}.{c.__qualname__}'): return r
         if 'forward' in vars(c) and not getattr(c, '_is_elastic', False): return None
 
-# %% ../nbs/00_channels.ipynb #a2641f8a
+# %% ../nbs/00_channels.ipynb #3a4fe8ac
 @channel_rule(nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 def _conv(t, m, name, x):
     ci, co = t.channels(x, -1-len(m.kernel_size)), t.make(name, m.out_channels)
     if m.groups>1:
-        for i,o in zip(ci.chunk(m.groups), co.chunk(m.groups)):
-            io = torch.cat([i, o])
-            t.ties.tie(io[:1].expand_as(io), io)
+        io = torch.cat([ci.view(m.groups,-1), co.view(m.groups,-1)], 1)     # a row per group
+        t.ties.tie(io[:,:1].expand_as(io), io)
     else: t.reads[f'{name}.weight'] = 0 if m.transposed else 1
     dims = [ci,co] if m.transposed else [co,ci]
     t.axis(f'{name}.weight', dims[0], dims[1] if m.groups==1 else None, *[None]*len(m.kernel_size))
@@ -115,11 +114,13 @@ def _conv(t, m, name, x):
     t.outs[name] = (-1-len(m.kernel_size), co)
     return co.view(-1, *[1]*len(m.kernel_size))
 
-# %% ../nbs/00_channels.ipynb #8c55aecb
+# %% ../nbs/00_channels.ipynb #0d42e774
 @channel_rule(nn.Linear, 'timm.layers.linear.Linear')
 def _linear(t, m, name, x):
     v = t.varies(x)
-    if v and x.ndim-1 not in v: return x[...,:1]
+    if v and x.ndim-1 not in v:
+        t.over[name] = t.channels(x, v[0])
+        return x[...,:1]
     ci, co = t.channels(x, -1), t.make(name, m.out_features)
     t.axis(f'{name}.weight', co, ci)
     t.reads[f'{name}.weight'] = 1
@@ -136,21 +137,23 @@ def _per_channel(t, m, name, x):
     t.outs[name] = (1, c)
     return x
 
-# %% ../nbs/00_channels.ipynb #10d4f749
+# %% ../nbs/00_channels.ipynb #a488367a
 @channel_rule(nn.LayerNorm, nn.RMSNorm, 'torchvision.models.convnext.LayerNorm2d', 'timm.layers.norm.LayerNorm2d', 'timm.layers.norm.LayerNorm')
 def _layer_norm(t, m, name, x):
     dim = 1 if type(m).__name__.endswith('2d') else -1
-    if len(m.normalized_shape)>1: return t.freeze(x, f'{name} normalises over channels and positions') or x
+    if len(m.normalized_shape)>1 or not m.elementwise_affine:
+        t.freeze(x, f'{name} normalises over a fixed shape')
+        return x
     c = t.channels(x, dim)
-    if m.elementwise_affine: 
-        for n,_ in m.named_parameters(recurse=False): t.axis(f'{name}.{n}', c)
+    for n,_ in m.named_parameters(recurse=False): t.axis(f'{name}.{n}', c)
     t.norms[name], t.outs[name] = (dim, c), (dim, c)
     return x
 
-# %% ../nbs/00_channels.ipynb #e6085d77
+# %% ../nbs/00_channels.ipynb #d9e51252
 @channel_rule(nn.GroupNorm)
 def _group_norm(t, m, name, x):
     c = t.channels(x, 1)
+    if not m.affine: t.freeze(c, f'{name} has no weights to tell its number of channels')
     if m.num_groups==1: t.norms[name] = (1, c)
     else:
         for g in c.chunk(m.num_groups): t.ties.tie(g[:1].expand_as(g), g)
@@ -385,7 +388,7 @@ class Axis:
         plain = n and torch.equal(self.rank, torch.arange(n).repeat_interleave(len(self.rank)//n)) and len(self.group.unique())==1
         self.per, self.one = (len(self.rank)//n, int(self.group[0])) if plain else (0, None)
 
-# %% ../nbs/00_channels.ipynb #b169e1ef
+# %% ../nbs/00_channels.ipynb #2754e44f
 @dataclass
 class ChannelGraph:
     "Which group and rank every index of every tensor of a network belongs to"
@@ -394,6 +397,7 @@ class ChannelGraph:
     reads:dict # Weight name -> the dimension along which it reads channels
     norms:dict # Layer that reduces over channels -> (dimension of its input, `Axis`)
     outs:dict # Layer -> (dimension of its output, `Axis`)
+    over:dict # Linear layer that mixes positions -> `Axis` of the channels it works on one by one
     runs:dict # Run of blocks that may be dropped -> their names
     positions:dict=field(default_factory=dict) # Layer -> positions it is applied at, for one sample
     sizes:dict=field(default_factory=dict) # Weight whose kernel can be cropped -> its spatial shape
@@ -478,7 +482,7 @@ def groups(self:_Labeller):
     f = t.find(torch.arange(len(t.parent)))
     return gs, gid[f], rank[f]
 
-# %% ../nbs/00_channels.ipynb #fc66791b
+# %% ../nbs/00_channels.ipynb #483916d0
 @patch
 def graph(self:_Labeller, model, runs):
     "Everything the labels tell, as a `ChannelGraph`"
@@ -498,7 +502,8 @@ def graph(self:_Labeller, model, runs):
         g.readers = tuple(n.rpartition('.')[0] for n,d in self.reads.items() if n in axes and axes[n][d] is not None and (axes[n][d].group==i).any())
         if not g.why and not g.readers: g.why = 'nothing reads it'
     pos = lambda ds: {n:(d,ax(l)) for n,(d,l) in ds.items() if ax(l) is not None}
-    return ChannelGraph(gs, axes, {n:d for n,d in self.reads.items() if n in axes}, pos(self.norms), pos(self.outs), runs)
+    return ChannelGraph(gs, axes, {n:d for n,d in self.reads.items() if n in axes}, pos(self.norms), pos(self.outs),
+        {n:ax(l) for n,l in self.over.items() if ax(l) is not None}, runs)
 
 # %% ../nbs/00_channels.ipynb #c360ad8f
 def layer_attrs(
@@ -588,8 +593,8 @@ def _randomise(model, gen):
         p.data = 1+.5*r if p.ndim==1 and n.endswith('weight') else .5+r.abs() if n.endswith('var') else r
     return model
 
-# %% ../nbs/00_channels.ipynb #e6f70f8c
-def _silence(full, cut, graph, keep):
+# %% ../nbs/00_channels.ipynb #8a0e222b
+def _silence(full, graph, keep):
     "Zero what reads a removed channel of `full`; layers that reduce over channels see only what is left"
     for n,d in graph.reads.items():
         i = graph.index(n, keep)[d]
@@ -598,9 +603,16 @@ def _silence(full, cut, graph, keep):
         gone[i] = False
         w[gone] = 0
     for n,(d,ax) in graph.norms.items():
-        idx = replace(graph, axes={'x':(ax,)}).index('x', keep)[0]
-        if not isinstance(idx, slice) or idx!=slice(None):
-            full.get_submodule(n).forward = partial(_masked, cut.get_submodule(n), d, idx)
+        idx, m = graph._index(ax, keep), full.get_submodule(n)
+        if not whole((idx,)): m.forward = partial(_masked, _narrow(m, idx), d, idx)
+
+# %% ../nbs/00_channels.ipynb #c7cd1c4f
+def _narrow(m, idx):
+    "A copy of layer `m` with its own tensors cut at `idx`"
+    m = copy.deepcopy(m)
+    for p in own_tensors(m).values(): p.data = take(p.data, (idx,))
+    vars(m).update(layer_attrs(m, {n:p.shape for n,p in own_tensors(m).items()}))
+    return m
 
 # %% ../nbs/00_channels.ipynb #24262086
 def _masked(layer, dim, idx, x):
@@ -625,7 +637,7 @@ def _outputs(model, xb, names):
 # %% ../nbs/00_channels.ipynb #b4f9b4ef
 def _close(a, b): return a.shape==b.shape and torch.allclose(a, b, rtol=1e-6, atol=1e-9*(1+b.abs().max().item())) and bool(torch.isfinite(b).all())
 
-# %% ../nbs/00_channels.ipynb #c87cf7b1
+# %% ../nbs/00_channels.ipynb #da044f7b
 def check_channels(
     model:nn.Module, # Uncut; not changed
     graph:ChannelGraph,
@@ -638,22 +650,22 @@ def check_channels(
     xb = tree_map(lambda x: x[:1].double().cpu() if x.is_floating_point() else x[:1].cpu(), _inputs(xb))
     full = _randomise(_mode(copy_model(model), graph.aux).cpu().double(), gen)
     cut = cut_channels(copy_model(full), graph, keep)
-    _silence(full, cut, graph, keep)
+    _silence(full, graph, keep)
     with torch.no_grad(): (a,sa), (b,sb) = [_outputs(m, xb, graph.outs) for m in (full,cut)]
     if isinstance(a, Exception): raise a
-    if not isinstance(b, Exception) and len(a)==len(b) and all(map(_close, b, a)): return
-    for n in sa:
-        d,ax = graph.outs[n]
-        i = replace(graph, axes={'x':(ax,)}).index('x', keep)[0]
-        if n not in sb or not _close(sb[n], sa[n].index_select(d, torch.arange(sa[n].shape[d])[i])): break
+    def _kept(n, x): return x.index_select(d := graph.outs[n][0], torch.arange(x.shape[d])[graph._index(graph.outs[n][1], keep)])
+    n = next((n for n in sa if n not in sb or not _close(sb[n], _kept(n, sa[n]))), None)   # every layer, not only the end
+    if n is None and not isinstance(b, Exception) and len(a)==len(b) and all(map(_close, b, a)): return
     err = f' ({type(b).__name__}: {b})' if isinstance(b, Exception) else ''
-    raise NotElasticError(f'{n}: after a cut it does not compute what the full network computes there{err}. Its channels were misunderstood: '
+    raise NotElasticError(f'{n or "the output"}: after a cut it does not compute what the full network computes there{err}. Its channels were misunderstood: '
         f'register a rule for its class with `channel_rule`, or write the groups by hand (`groups=`).')
 
-# %% ../nbs/00_channels.ipynb #5561104d
+# %% ../nbs/00_channels.ipynb #d7e1c463
 def _some(n, gen):
-    "A random subset of `n` units, neither all nor none"
-    return torch.randperm(n, generator=gen) < torch.randint(1, n, (1,), generator=gen)
+    "A random half of `n` units, neither all nor none"
+    k = torch.rand(n, generator=gen)<.5
+    k[torch.randperm(n, generator=gen)[:2]] = torch.tensor([True, False])
+    return k
 
 # %% ../nbs/00_channels.ipynb #89593f8d
 def _inputs(xb): return xb if isinstance(xb, tuple) else tuple(xb) if isinstance(xb, list) else (xb,)

@@ -17,15 +17,17 @@ from fastai.torch_core import no_random, to_device
 from .channels import (ChannelGraph, NotElasticError, trace_channels, copy_model, cut_channels, layer_attrs, own_tensors, put, take, whole, _inputs, _positions)
 from .subnets import Space, Subnet, round_width
 
-# %% ../nbs/02_supernet.ipynb #c2e42d37
+# %% ../nbs/02_supernet.ipynb #bb077911
 class _Cut:
     "What one layer uses while a subnet is active: the index of its tensors, and its attributes"
-    def __init__(self, idx, attrs, stats=None): self.idx, self.attrs, self.stats = idx, attrs, stats
+    def __init__(self, m, idx, attrs, stats=None):
+        self.params, self.buffers = [[(n,i) for n,i in idx.items() if n in d] for d in (m._parameters, m._buffers)]
+        self.attrs, self.old, self.stats, self.names = attrs, {k:vars(m)[k] for k in attrs}, stats, {*idx, *(stats or {})}
 
 # %% ../nbs/02_supernet.ipynb #fded1712
 _DROP = 'drop' # The cut of a block that returns its input
 
-# %% ../nbs/02_supernet.ipynb #43fc145e
+# %% ../nbs/02_supernet.ipynb #974bf26c
 class _Elastic:
     "Mixin: the layer's own forward, on the active part of its weights"
     _is_elastic, _cut = True, None
@@ -34,20 +36,19 @@ class _Elastic:
         cut = self._cut
         if cut is None: return super().forward(*args, **kwargs)
         if cut==_DROP: return args[0]
-        d = vars(self)
-        batch = self.training and cut.stats is not None # a batch norm in training: batch statistics, the running ones rest
-        attrs = {**cut.attrs, 'track_running_stats':False} if batch else cut.attrs
-        old = {k:d[k] for k in attrs}
+        d, batch = self.__dict__, self.training and cut.stats is not None # a batch norm in training: batch statistics, the running ones rest
         try:
-            for n,i in cut.idx.items():
-                if n in self._parameters: d[n] = _active(self._parameters[n], i)
-                elif not batch: d[n] = take(self._buffers[n], i)
-            if cut.stats and not self.training: d.update(cut.stats)
-            d.update(attrs)
+            for n,i in cut.params: d[n] = _active(self._parameters[n], i)
+            if batch: d['track_running_stats'] = False
+            else:
+                for n,i in cut.buffers: d[n] = take(self._buffers[n], i)
+                if cut.stats: d.update(cut.stats)
+            d.update(cut.attrs)
             return super().forward(*args, **kwargs)
         finally:
-            for n in {**cut.idx, **(cut.stats or {})}: d.pop(n, None)
-            d.update(old)
+            for n in cut.names: d.pop(n, None)
+            d.update(cut.old)
+            if batch: d['track_running_stats'] = True
 
     def __reduce_ex__(self, proto): return _new_elastic, (type(self).__bases__[1],), self.__dict__
 
@@ -68,8 +69,8 @@ class _TakeGrad(torch.autograd.Function):
         else: put(p.grad, idx, take(p.grad, idx)+g)
         return None, None
 
-# %% ../nbs/02_supernet.ipynb #0e63e17c
-def _active(p, idx, big=2**13):
+# %% ../nbs/02_supernet.ipynb #b0942b87
+def _active(p, idx, big=2**15):
     "The active part of parameter `p`"
     return _TakeGrad.apply(p, idx) if p.numel()>=big and p.requires_grad and p.is_leaf and torch.is_grad_enabled() else take(p, idx)
 
@@ -217,7 +218,7 @@ def _shape(p, idx):
     "Shape of `take(p, idx)`"
     return tuple(len(range(*i.indices(n))) if isinstance(i, slice) else len(i) for i,n in zip(idx, p.shape)) + tuple(p.shape[len(idx):])
 
-# %% ../nbs/02_supernet.ipynb #2bbe12ea
+# %% ../nbs/02_supernet.ipynb #4e2cff95
 @patch
 def layer_macs(self:Supernet,
     subnet:Subnet, # Of `self.space`
@@ -227,7 +228,10 @@ def layer_macs(self:Supernet,
     keep, crop, drop = self._keep(subnet)
     gone, mods = tuple(b+'.' for b in drop), dict(self.model.named_modules())
     size = lambda n: torch.Size(_shape(p := mods[n].weight, self.graph.index(f'{n}.weight', keep, crop)+(slice(None),)*p.ndim)).numel()
-    return {n: p*size(n) for n,p in self._positions_at(subnet.resolution).items() if not n.startswith(gone)}
+    def _share(n): # of the positions that are channels of another group (MLP-Mixer)
+        if (ax := self.graph.over.get(n)) is None: return 1
+        return _shape(ax.rank, (self.graph._index(ax, keep),))[0]/len(ax.rank)
+    return {n: round(p*_share(n))*size(n) for n,p in self._positions_at(subnet.resolution).items() if not n.startswith(gone)}
 
 # %% ../nbs/02_supernet.ipynb #12950fe8
 @patch
@@ -266,7 +270,7 @@ def _ready(idx, device):
     while whole(idx[-1:]): idx = idx[:-1]
     return tuple(i.to(device) if isinstance(i, torch.Tensor) else i for i in idx)
 
-# %% ../nbs/02_supernet.ipynb #a350437b
+# %% ../nbs/02_supernet.ipynb #9d2c61bb
 @patch
 def _plan(self:Supernet, subnet):
     "The cut of every layer for `subnet`"
@@ -279,7 +283,7 @@ def _plan(self:Supernet, subnet):
         if not idx and not bn: plan[n] = None; continue
         shapes = {t:_shape(p, idx.get(t, ())) for t,p in own_tensors(m).items()}
         attrs = {k:v for k,v in layer_attrs(m, shapes).items() if vars(m).get(k)!=v} if idx else {}
-        plan[n] = _Cut(idx, attrs, stats.get(n, {}) if bn else None)
+        plan[n] = _Cut(m, idx, attrs, stats.get(n, {}) if bn else None)
     return plan
 
 # %% ../nbs/02_supernet.ipynb #233098af

@@ -125,3 +125,8 @@ def test_asking_for_no_subnet(learn):
     with pytest.raises(ValueError, match='the limits are'): light.max
     with pytest.raises(ValueError, match='compiled'): Supernet(torch.compile(resnet_cifar(8)), torch.randn(2,3,8,8))
     assert 'subnets of' in repr(sn)
+
+def test_norms_without_weights_are_frozen():
+    for norm in (nn.LayerNorm(8, elementwise_affine=False), nn.RMSNorm(8, elementwise_affine=False)):
+        assert not trace_channels(nn.Sequential(nn.Linear(4,8), norm, nn.Linear(8,5)), torch.randn(2,4)).elastic
+    assert not trace_channels(nn.Sequential(nn.Conv2d(3,8,1), nn.GroupNorm(4,8,affine=False), nn.Flatten(), nn.Linear(32,5)), torch.randn(2,3,2,2)).elastic

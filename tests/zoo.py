@@ -144,7 +144,8 @@ fails the check. `make coverage` writes this page, and the tests hold it.
 
 - *groups*: groups of channels whose number can be chosen, of all but the network's output. *in units*: how many of them move several channels at a time
   (grouped convolutions move whole groups).
-- *parameters*, *MACs*: share that belongs to layers with elastic channels.
+- *parameters*, *MACs*: share that belongs to layers with elastic channels; MACs of layers that run as modules, so without the projections inside
+  torchvision's attention.
 - *blocks*: residual blocks that may be dropped.
 - *narrow*, *smallest*: MACs of the subnet of width .25, and of the smallest one (width .25, kernels of 1, no such block), over those of the full network. Every
   matrix product and convolution counts, those inside attention too. A model counts as elastic where the smallest has at most half: all of these.
