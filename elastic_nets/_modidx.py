@@ -23,6 +23,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'elastic_nets/channels.py'),
                                        'elastic_nets.channels.ChannelGraph.share': ( 'channels.html#channelgraph.share',
                                                                                      'elastic_nets/channels.py'),
+                                       'elastic_nets.channels.ChannelGraph.summary': ( 'channels.html#channelgraph.summary',
+                                                                                       'elastic_nets/channels.py'),
                                        'elastic_nets.channels.ChannelGroup': ('channels.html#channelgroup', 'elastic_nets/channels.py'),
                                        'elastic_nets.channels.NotElasticError': ( 'channels.html#notelasticerror',
                                                                                   'elastic_nets/channels.py'),

@@ -388,7 +388,7 @@ class Axis:
         plain = n and torch.equal(self.rank, torch.arange(n).repeat_interleave(len(self.rank)//n)) and len(self.group.unique())==1
         self.per, self.one = (len(self.rank)//n, int(self.group[0])) if plain else (0, None)
 
-# %% ../nbs/00_channels.ipynb #2754e44f
+# %% ../nbs/00_channels.ipynb #58dbec50
 @dataclass
 class ChannelGraph:
     "Which group and rank every index of every tensor of a network belongs to"
@@ -401,6 +401,7 @@ class ChannelGraph:
     runs:dict # Run of blocks that may be dropped -> their names
     positions:dict=field(default_factory=dict) # Layer -> positions it is applied at, for one sample
     sizes:dict=field(default_factory=dict) # Weight whose kernel can be cropped -> its spatial shape
+    shares:dict=field(default_factory=dict) # Elastic share of 'params' and 'macs' (see `share`)
     aux:bool=False # Whether it was traced with branches that only run in training
 
     def __post_init__(self): self.names = list(self.groups)
@@ -712,7 +713,20 @@ def _croppable(m):
     return isinstance(m, nn.modules.conv._ConvNd) and not m.transposed and m.padding_mode=='zeros' and max(m.kernel_size)>1 and bool(_rule_for(m)) and all(
         k%2 and p==d*(k-1)//2 for k,p,d in zip(m.kernel_size, m.padding if not isinstance(m.padding, str) else [None]*9, m.dilation))
 
-# %% ../nbs/00_channels.ipynb #8adbcd2b
+# %% ../nbs/00_channels.ipynb #83d21153
+@patch
+def share(self:ChannelGraph,
+    model:nn.Module,
+) -> dict: # 'params' and 'macs', in [0, 1]
+    "Which share of the parameters and MACs of `model` can be cut"
+    ok = torch.tensor([not g.why for g in self.groups.values()]+[False])
+    free = lambda n: any(a is not None and bool(ok[a.group].any()) for a in self.axes.get(n, ()))
+    ps, mods = dict(model.named_parameters()), dict(model.named_modules())
+    macs = {n: p*mods[n].weight.numel() for n,p in self.positions.items()}
+    ratio = lambda xs: sum(v for n,v in xs.items() if free(n))/max(1, sum(xs.values()))
+    return dict(params=ratio({n:p.numel() for n,p in ps.items()}), macs=ratio({f'{n}.weight':v for n,v in macs.items()}))
+
+# %% ../nbs/00_channels.ipynb #a1cc1105
 def trace_channels(
     model:nn.Module, # Not changed
     xb, # A batch (or a tuple of inputs) as the model takes it; one sample of it is used
@@ -729,6 +743,7 @@ def trace_channels(
     g = _walk_graph(m, one) if groups is None else hand_groups(m, groups)
     g.positions = positions
     g.sizes = {f'{n}.weight': tuple(c.kernel_size) for n,c in m.named_modules() if _croppable(c)}
+    g.shares = g.share(m)
     if check: check_channels(m, g, one)
     return g
 
@@ -801,19 +816,6 @@ def _freeze_unread(t, groups):
         if n not in free: t.freeze(l, 'no group was written for it')
     return t
 
-# %% ../nbs/00_channels.ipynb #83d21153
-@patch
-def share(self:ChannelGraph,
-    model:nn.Module,
-) -> dict: # 'params' and 'macs', in [0, 1]
-    "Which share of the parameters and MACs of `model` can be cut"
-    ok = torch.tensor([not g.why for g in self.groups.values()]+[False])
-    free = lambda n: any(a is not None and bool(ok[a.group].any()) for a in self.axes.get(n, ()))
-    ps, mods = dict(model.named_parameters()), dict(model.named_modules())
-    macs = {n: p*mods[n].weight.numel() for n,p in self.positions.items()}
-    ratio = lambda xs: sum(v for n,v in xs.items() if free(n))/max(1, sum(xs.values()))
-    return dict(params=ratio({n:p.numel() for n,p in ps.items()}), macs=ratio({f'{n}.weight':v for n,v in macs.items()}))
-
 # %% ../nbs/00_channels.ipynb #00b3c202
 @patch
 def rows(self:ChannelGraph) -> list:
@@ -821,26 +823,33 @@ def rows(self:ChannelGraph) -> list:
     few = lambda xs: ', '.join(xs[:3])+(f' and {len(xs)-3} more' if len(xs)>3 else '')
     return [(g.name, g.size, g.unit, *[few(ls) if not g.why else ', '.join(ls) for ls in (g.makers, g.readers)], g.why) for g in self.groups.values()]
 
-# %% ../nbs/00_channels.ipynb #da1798ae
+# %% ../nbs/00_channels.ipynb #3afe1144
+@patch
+def summary(self:ChannelGraph) -> str:
+    "How much is elastic, in one line"
+    shares = ' and '.join(f'{v:.1%} of the {"MACs" if k=="macs" else "parameters"}' for k,v in self.shares.items())
+    return f'{len(self.elastic)} of {len(self.groups)} groups are elastic'+(f', with {shares}' if shares else '')
+
+# %% ../nbs/00_channels.ipynb #eee1e1a4
 _HEAD = ('group', 'channels', 'unit', 'made by', 'read by', 'frozen because')
 
 @patch
 def __repr__(self:ChannelGraph):
     rs = [_HEAD, *[tuple(map(str, r)) for r in self.rows()]]
     ws = [max(len(r[i]) for r in rs) for i in range(6)]
-    runs = [f'run {k}: {len(v)} blocks may be dropped' for k,v in self.runs.items()]
+    runs = [f'run {k}: {len(v)} blocks may be dropped' for k,v in self.runs.items()]+[self.summary()]
     return '\n'.join(['  '.join(c.ljust(w) for c,w in zip(r,ws)).rstrip() for r in rs]+runs)
 
-# %% ../nbs/00_channels.ipynb #406d69c9
+# %% ../nbs/00_channels.ipynb #eea1dbca
 @patch
 def _repr_html_(self:ChannelGraph):
     from html import escape
     tr = lambda r,c,s='': f'<tr{s}>'+''.join(f'<{c}>{escape(str(x))}</{c}>' for x in r)+'</tr>'
     rs = [tr(r, 'td', ' style="color:#999"' if r[-1] else '') for r in self.rows()]
-    runs = ''.join(f'<br>run <b>{escape(k)}</b>: {len(v)} blocks may be dropped' for k,v in self.runs.items())
+    runs = ''.join(f'<br>run <b>{escape(k)}</b>: {len(v)} blocks may be dropped' for k,v in self.runs.items())+f'<br>{self.summary()}'
     return f'<table>{tr(_HEAD, "th")}{"".join(rs)}</table>{runs}'
 
-# %% ../nbs/00_channels.ipynb #12e78fac
+# %% ../nbs/00_channels.ipynb #a9bb1df6
 @patch
 def draw(self:ChannelGraph, ax=None):
     "Which layer makes (dot) and reads (ring) which group"
@@ -857,5 +866,6 @@ def draw(self:ChannelGraph, ax=None):
     ax.set_yticks(range(0,len(self.groups),step), [g.name for g in list(self.groups.values())[::step]], fontsize=6)
     if len(layers)<=24: ax.set_xticks(range(len(layers)), layers, fontsize=6, rotation=90)
     ax.invert_yaxis()
-    ax.set(xlabel='' if len(layers)<=24 else 'layer, in the order they run', title=f'{len(self.elastic)} of {len(self.groups)} groups are elastic')
+    ax.set(xlabel='' if len(layers)<=24 else 'layer, in the order they run')
+    ax.set_title(self.summary(), fontsize=9)
     return ax

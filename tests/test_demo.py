@@ -1,0 +1,28 @@
+"The command: bad arguments, and what an interruption leaves"
+import json
+import pytest
+from elastic_nets import demo
+
+def small(*args): return dict(rows=[dict(macs=m*1e6, params=1e3, accuracy=.9, latency_ms=1., latency_iqr_ms=.1, latency_n=30) for m in (1,2)], seconds=1., space=9,
+                              saved=dict(file='subnet.pt', macs=1e6, max_difference=0.))
+
+def interrupted(*args): raise KeyboardInterrupt
+
+def test_interruption_keeps_what_is_finished(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(demo, 'shrink', small)
+    monkeypatch.setattr(demo, 'grow', interrupted)
+    assert demo.main(['demo', '--out', str(tmp_path)])==130
+    assert {p.name for p in tmp_path.iterdir()}=={'report.md', 'results.json', 'shrink.png'}
+    assert json.loads((tmp_path/'results.json').read_text())['shrink']['space']==9
+    assert '2 of its 9 subnets' in (tmp_path/'report.md').read_text()
+    assert 'Finished results are in' in capsys.readouterr().err
+
+def test_nothing_finished_is_said(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(demo, 'shrink', interrupted)
+    assert demo.main(['demo', '--out', str(tmp_path)])==130
+    assert 'none yet' in capsys.readouterr().err
+
+@pytest.mark.parametrize('args, said', [(['--epochs','2'], 'too few'), (['--data','mnist'], 'digits'), (['--seed','x'], 'int')])
+def test_bad_arguments(args, said, capsys):
+    with pytest.raises(SystemExit): demo.main(['demo', *args])
+    assert said in capsys.readouterr().err
