@@ -95,6 +95,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'elastic_nets.channels._positions': ('channels.html#_positions', 'elastic_nets/channels.py'),
                                        'elastic_nets.channels._randomise': ('channels.html#_randomise', 'elastic_nets/channels.py'),
                                        'elastic_nets.channels._rule_for': ('channels.html#_rule_for', 'elastic_nets/channels.py'),
+                                       'elastic_nets.channels._run': ('channels.html#_run', 'elastic_nets/channels.py'),
                                        'elastic_nets.channels._silence': ('channels.html#_silence', 'elastic_nets/channels.py'),
                                        'elastic_nets.channels._some': ('channels.html#_some', 'elastic_nets/channels.py'),
                                        'elastic_nets.channels._tensors': ('channels.html#_tensors', 'elastic_nets/channels.py'),

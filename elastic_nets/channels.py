@@ -568,14 +568,15 @@ def cut_channels(
         if new!=full: vars(m).update(layer_attrs(m, new))
     return model
 
-# %% ../nbs/00_channels.ipynb #0b040dfa
+# %% ../nbs/00_channels.ipynb #1171fa74
 def copy_model(
     model:nn.Module,
 ) -> nn.Module:
     "A deep copy; activations that its hooks have stored (fastai's `DynamicUnet`) lose their graph, which cannot be copied"
     owners = [getattr(f, '__self__', None) for m in model.modules() for f in m._forward_hooks.values()]
     stored = tree_leaves([list(vars(o).values()) for o in owners if hasattr(o, '__dict__')])
-    return copy.deepcopy(model, {id(t):t.detach() for t in stored if isinstance(t, torch.Tensor) and not t.is_leaf})
+    try: return copy.deepcopy(model, {id(t):t.detach() for t in stored if isinstance(t, torch.Tensor) and not t.is_leaf})
+    except RuntimeError as e: raise NotElasticError(f'{type(model).__name__} cannot be copied: {e}') from e
 
 # %% ../nbs/00_channels.ipynb #d6ccdffc
 def _mode(model, aux=False):
@@ -747,7 +748,7 @@ def trace_channels(
     if check: check_channels(m, g, one)
     return g
 
-# %% ../nbs/00_channels.ipynb #d2becd40
+# %% ../nbs/00_channels.ipynb #6f6c5451
 def _walk_graph(model, xb):
     "The `ChannelGraph` of a model that torch.fx can trace"
     try: graph = _Tracer().trace(model)
@@ -756,10 +757,18 @@ def _walk_graph(model, xb):
             'with a rule (`channel_rule`), or write the groups by hand: `groups={name: [layers]}`.') from e
     w = _aux_walk(model, graph, xb)
     if aux := w is not None: _mode(model, True)
-    else: (w := _Walk(_mode(model), graph)).run(*xb)
+    else: w = _run(_Walk(_mode(model), graph), xb)
     g = w.t.graph(model, find_runs(w.residual()))
     g.aux = aux
     return g
+
+# %% ../nbs/00_channels.ipynb #a7d099c8
+def _run(walk, xb):
+    "Walk, or say where it stopped"
+    try: walk.run(*xb)
+    except Exception as e: raise NotElasticError(f'the labels cannot follow the network ({type(e).__name__}: {str(e).splitlines()[0]}). Register the module where they stop '
+        'as a leaf with a rule (`channel_rule`), or write the groups by hand: `groups={name: [layers]}`.') from e
+    return walk
 
 # %% ../nbs/00_channels.ipynb #56045818
 def _aux_walk(model, graph, xb):
