@@ -87,9 +87,10 @@ def _plan(self:GrowWidth):
             raise ValueError(f'width {a:.3g} and width {b:.3g} round to the same channels ({_widths(graph, b)}): ask for fewer stages than {len(self.widths)}, or a smaller start')
     return graph
 
-# %% ../nbs/22_growing.ipynb #287fceb2
+# %% ../nbs/22_growing.ipynb #230a3eaa
 @patch
 def before_fit(self:GrowWidth):
+    "Check, trace, and cut to the first width"
     self.rows, self._stale, self._net, self._since = [], False, self.model, perf_counter()
     if hasattr(self.learn, 'lr_finder'): self.run = False
     else: self._check()
@@ -111,9 +112,10 @@ def _row(self:GrowWidth, step):
     macs = sum(n*mods[l].weight.numel() for l,n in self.graph.positions.items())
     self.rows.append(dict(epoch=step/len(self.dls.train), step=step, width=self.widths[len(self.rows)], macs=macs, seconds=None))
 
-# %% ../nbs/22_growing.ipynb #3a1d3f17
+# %% ../nbs/22_growing.ipynb #bed2ce8b
 @patch
 def before_batch(self:GrowWidth):
+    "Grow where a stage begins"
     step = self.epoch*self.n_iter+self.iter
     while (i := len(self.rows))<len(self.widths) and step>=self._starts[i]:
         self._stop_clock()
@@ -136,15 +138,17 @@ def _stop_clock(self:GrowWidth):
     now = perf_counter()
     self.rows[-1]['seconds'], self._since = now-self._since, now
 
-# %% ../nbs/22_growing.ipynb #9f33b8a8
+# %% ../nbs/22_growing.ipynb #414be99b
 @patch
 def before_validate(self:GrowWidth):
+    "Recalibrate batch norm once after a growth"
     if self._stale: calibrate_bn(self._net, self.dls.train)
     self._stale = False
 
-# %% ../nbs/22_growing.ipynb #65c58863
+# %% ../nbs/22_growing.ipynb #be54dd8b
 @patch
 def after_fit(self:GrowWidth):
+    "End the last stage; warn where the model is not whole"
     self._stop_clock()
     if len(self.rows)<len(self.widths): warnings.warn(f'GrowWidth: the fit ended early, the model is left at width {self.rows[-1]["width"]:.3g}; '
         '`grow_width(learn.model, cb.graph, cb.keep, 1.)` grows it to its end')
