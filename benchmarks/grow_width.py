@@ -54,10 +54,11 @@ def configs(seeds):
     small = dict(BASE, net=8, width=16, epochs=10)
     for lr in (.05,.1,.2,.4,.8): yield 'lr', dict(small, lr=lr, seed=100)
     for i,s in enumerate(seeds):
-        for w,longer in ((32,33),(16,24)): # epochs that fit into the dense run's seconds, by the measured steps
+        for w,longer,shorter in ((32,33,12),(16,24,14)): # epochs that fit into the dense run's seconds, and of a dense run into the grown one's, by the measured steps
             yield 'dense', dict(BASE, width=w, seed=s)
             yield 'plan', dict(BASE, width=w, seed=s, plan=HALF, init='orthogonal')
             yield 'plan, equal seconds', dict(BASE, width=w, seed=s, plan=HALF, init='orthogonal', epochs=longer)
+            yield 'dense, seconds of the plan', dict(BASE, width=w, seed=s, epochs=shorter)
         for w in (32,16): yield 'uniform', dict(BASE, width=w, seed=s, plan=UNIFORM, init='orthogonal')
         for t in range(2*s, 2*s+2) if i<3 else (): # a smaller network, and more seeds
             yield 'init', dict(small, seed=t)

@@ -12,3 +12,4 @@ from .recipes import *
 from .widen import *
 from .deepen import *
 from .growing import *
+from .search import *

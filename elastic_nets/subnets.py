@@ -235,6 +235,31 @@ def contains(self:Space,
 @patch
 def __contains__(self:Space, subnet): return self.contains(subnet)
 
+# %% ../nbs/01_subnets.ipynb #3e6ec900
+@patch
+def level(self:Space,
+    t:float, # In [0, 1]: 0 the smallest value of every choice, 1 the largest
+) -> Subnet:
+    "The subnet whose every choice is nearest to the share `t` of its own range"
+    if not 0<=t<=1: raise ValueError(f't is a share of the range of each choice, in [0, 1], got {t}')
+    return self._limited(self._build(lambda k,n,vs: min(vs, key=lambda v: (abs(v-vs[0]-t*(vs[-1]-vs[0])), -v))))
+
+# %% ../nbs/01_subnets.ipynb #6b94325a
+@patch
+def part(self:Space,
+    **n, # Kind of choice -> number of values that each keeps: `n` of the smallest, or `-n` of the largest
+) -> Space:
+    "The space with fewer values for the choices of some kinds (width, depth, kernel, resolution)"
+    for k,v in n.items():
+        if k not in ('width','depth','kernel','resolution'): raise ValueError(f'part: {k!r} is no kind of choice; width, depth, kernel and resolution are')
+        if type(v) is not int or v==0: raise ValueError(f'part: {k}={v!r} is not possible; a whole number of values: n of the smallest, -n of the largest')
+    def _cut(k, vs): return vs if k not in n else vs[:n[k]] if n[k]>0 else vs[n[k]:]
+    new, given = {k:{c:_cut(k,vs) for c,vs in getattr(self,k).items()} for k in ('width','depth','kernel')}, {}
+    for (k,c),((lk,lc),by) in self.given.items():
+        by = {v:_cut(k,by[v]) for v in new[lk][lc]}
+        given[k,c], new[k][c] = ((lk,lc),by), tuple(sorted({v for vs in by.values() for v in vs}))
+    return replace(self, **new, resolution=_cut('resolution', self.resolution), given=given)
+
 # %% ../nbs/01_subnets.ipynb #248ed9d0
 @patch
 def uniform(self:Space,

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ElasticConv2d', 'ElasticLinear', 'ElasticBatchNorm', 'Supernet', 'calibrate_bn']
 
-# %% ../nbs/02_supernet.ipynb #c43681f9
-import functools
+# %% ../nbs/02_supernet.ipynb #bc53cbd0
+import copy, functools
 import torch
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,17 +18,29 @@ from fastai.torch_core import no_random, to_device
 from .channels import (ChannelGraph, NotElasticError, trace_channels, copy_model, cut_channels, layer_attrs, own_tensors, put, take, whole, _inputs, _positions)
 from .subnets import Space, Subnet, round_width
 
-# %% ../nbs/02_supernet.ipynb #bb077911
+# %% ../nbs/02_supernet.ipynb #69c0d7ed
 class _Cut:
-    "What one layer uses while a subnet is active: the index of its tensors, and its attributes"
-    def __init__(self, m, idx, attrs, stats=None):
+    "What one layer uses while a subnet is active: the index of its tensors, and its attributes; no tensor of the layer itself"
+    own, chain = {}, () # Tensors of the subnet's own; (size, matrix) of each step to a smaller kernel
+    def __init__(self, m, idx, attrs, rest=False):
         self.params, self.buffers = [[(n,i) for n,i in idx.items() if n in d] for d in (m._parameters, m._buffers)]
-        self.attrs, self.old, self.stats, self.names = attrs, {k:vars(m)[k] for k in attrs}, stats, {*idx, *(stats or {})}
+        self.attrs, self.old, self.rest, self.names = attrs, {k:vars(m)[k] for k in attrs}, rest, {*idx}
+
+    def using(self, own, private): # The same, with `own` tensors in place of cut ones; a private batch norm does not rest
+        new = copy.copy(self)
+        new.params, new.buffers = [[(n,i) for n,i in ts if n not in own] for ts in (self.params, self.buffers)]
+        new.own, new.names, new.rest = own, self.names | own.keys(), self.rest and not private
+        return new
+
+    def chained(self, chain): # The same, with the kernel made from the whole one by `chain`
+        new = copy.copy(self)
+        new.params, new.chain = [(n, i[:2] if n=='weight' else i) for n,i in self.params], chain
+        return new
 
 # %% ../nbs/02_supernet.ipynb #fded1712
 _DROP = 'drop' # The cut of a block that returns its input
 
-# %% ../nbs/02_supernet.ipynb #974bf26c
+# %% ../nbs/02_supernet.ipynb #e07d80e9
 class _Elastic:
     "Mixin: the layer's own forward, on the active part of its weights"
     _is_elastic, _cut = True, None
@@ -37,13 +49,15 @@ class _Elastic:
         cut = self._cut
         if cut is None: return super().forward(*args, **kwargs)
         if cut==_DROP: return args[0]
-        d, batch = self.__dict__, self.training and cut.stats is not None # a batch norm in training: batch statistics, the running ones rest
+        d = self.__dict__
+        batch = cut.rest and self.training and self.track_running_stats # a batch norm in training: batch statistics, the running ones rest
         try:
             for n,i in cut.params: d[n] = _active(self._parameters[n], i)
+            for k,mat in cut.chain: d['weight'] = _smaller(d['weight'], k, mat)
             if batch: d['track_running_stats'] = False
             else:
                 for n,i in cut.buffers: d[n] = take(self._buffers[n], i)
-                if cut.stats: d.update(cut.stats)
+                d.update(cut.own)
             d.update(cut.attrs)
             return super().forward(*args, **kwargs)
         finally:
@@ -119,7 +133,7 @@ def _valid(kind, name, v, n):
     if type(v) is not int or not lo<=v<=n or (kind=='kernels' and v%2==0):
         raise ValueError(f'{kind}: {v} is not possible for {name!r}; '+(f'odd sizes up to {n}' if kind=='kernels' else f'whole numbers from {lo} to {n}')+' are')
 
-# %% ../nbs/02_supernet.ipynb #6171daf5
+# %% ../nbs/02_supernet.ipynb #bb2a031d
 def make_space(
     graph:ChannelGraph,
     widths=(.25,.5,.75,1.), # Shares in (0, 1] for every group, or {group: numbers of channels}
@@ -131,7 +145,7 @@ def make_space(
     "The choices for a network with this channel graph"
     if type(divisor) is not int or divisor<1: raise ValueError(f'divisor: a whole number from 1, got {divisor!r}')
     if isinstance(widths, dict) and (n := next((n for n in widths if n in graph.groups and graph.groups[n].why), None)): raise ValueError(f'widths: {n!r} is frozen: {graph.groups[n].why}')
-    es, ks = graph.elastic, {n.removesuffix('.weight'):min(k) for n,k in graph.sizes.items()}
+    es, ks = graph.elastic, {n.removesuffix('.weight'):k[0] for n,k in graph.sizes.items() if len({*k})==1}
     def _n(w, g): return round_width(w, es[g].size, max(divisor, es[g].unit) if divisor%es[g].unit==0 or es[g].unit%divisor==0 else divisor*es[g].unit)
     def _w(w, g): return _n(w, g) or _none_left(w, es[g])
     def _d(d, r):
@@ -174,7 +188,7 @@ def _fit_space(space, graph):
         if bad := [n for n in {**a, **b} if a.get(n)!=b.get(n)]: raise ValueError(f'space: {k} of {bad[0]!r} is {a.get(bad[0])}, in this network it is {b.get(bad[0])}')
     return replace(space, costs={})
 
-# %% ../nbs/02_supernet.ipynb #2868963e
+# %% ../nbs/02_supernet.ipynb #64ac5122
 class Supernet:
     "A handle on a model whose subnets can be switched on, measured and taken out"
     def __init__(self,
@@ -197,7 +211,8 @@ class Supernet:
         if len(self.space.choices())+len(self.space.resolution)==0:
             why = '; '.join(sorted({g.why for g in graph.groups.values() if g.why}))
             raise NotElasticError(f'nothing to choose: one subnet only. Elastic groups: {list(graph.elastic)[:8]}, runs: {list(graph.runs)}. Frozen because: {why}')
-        self.model, self.graph, self.stats, self.subnet = model, graph, {}, self.space.max
+        self.model, self.graph, self.subnet = model, graph, self.space.max
+        self.stats, self.private, self.matrices, self._cuts = {}, {}, {}, {}
         self.xb = tree_map(lambda x: x[:1].detach().cpu(), _inputs(xb))
         self.space.costs.update(macs=self.macs, params=self.n_params)
         self._elastic()
@@ -209,7 +224,7 @@ def __repr__(self:Supernet):
     return (f'Supernet of {type(self.model).__name__}: {s.count():.4g} subnets of {m[0]/1e6:.3g} to {m[1]/1e6:.3g} M MACs; '
         f'{len(s.width)} widths, {len(s.depth)} depths, {len(s.kernel)} kernels, {max(1, len(s.resolution))} resolutions')
 
-# %% ../nbs/02_supernet.ipynb #e38a1cb3
+# %% ../nbs/02_supernet.ipynb #354262c5
 @patch
 def _elastic(self:Supernet):
     "Change the class of every layer that a subnet may cut or skip"
@@ -218,13 +233,22 @@ def _elastic(self:Supernet):
         cuts = any(f'{n}.{t}' if n else t in self.graph.axes for t in own_tensors(m))
         if n in blocks or cuts or isinstance(m, nn.modules.batchnorm._NormBase): m.__class__ = elastic_class(type(m))
     self.layers = {n:m for n,m in self.model.named_modules() if getattr(m, '_is_elastic', False)}
+    self._groups = {n:self._groups_of(n, m) for n,m in self.layers.items()}
 
-# %% ../nbs/02_supernet.ipynb #8df48cce
+# %% ../nbs/02_supernet.ipynb #4aa8ec0a
+@patch
+def _groups_of(self:Supernet, n, m):
+    "The groups with a choice that the tensors of layer `n` carry"
+    axes = [ax for t in own_tensors(m) for ax in self.graph.axes.get(f'{n}.{t}' if n else t, ()) if ax is not None]
+    names = {self.graph.names[i] for ax in axes for i in ax.group.unique().tolist() if i>=0}
+    return tuple(g for g in self.space.width if g in names)
+
+# %% ../nbs/02_supernet.ipynb #a34e5a6c
 @patch
 def _keep(self:Supernet, subnet):
     "What `cut_channels` wants to know of a subnet: channels, kernels, and the blocks that are dropped"
     drop = [b for r,d in subnet.depth.items() for b in self.graph.runs[r][d:]]
-    return dict(subnet.width), {f'{n}.weight':k for n,k in subnet.kernel.items()}, drop
+    return subnet.width, {f'{n}.weight':k for n,k in subnet.kernel.items()}, drop
 
 # %% ../nbs/02_supernet.ipynb #ed30edf6
 def _shape(p, idx):
@@ -283,32 +307,62 @@ def _ready(idx, device):
     while whole(idx[-1:]): idx = idx[:-1]
     return tuple(i.to(device) if isinstance(i, torch.Tensor) else i for i in idx)
 
-# %% ../nbs/02_supernet.ipynb #9d2c61bb
+# %% ../nbs/02_supernet.ipynb #fbc58815
+def _is_norm(m): return isinstance(m, nn.modules.batchnorm._NormBase)
+
+# %% ../nbs/02_supernet.ipynb #55968c6a
+@patch
+def _new_cut(self:Supernet, n, keep, crop):
+    "The cut of layer `n`, or None where it stays whole"
+    m = self.layers[n]
+    idx = {t:self.graph.index(f'{n}.{t}' if n else t, keep, crop) for t in own_tensors(m)}
+    idx = {t:_ready(i, own_tensors(m)[t].device) for t,i in idx.items() if not whole(i)}
+    if not idx: return _Cut(m, {}, {}, rest=True) if _is_norm(m) else None
+    shapes = {t:_shape(p, idx.get(t, ())) for t,p in own_tensors(m).items()}
+    return _Cut(m, idx, {k:v for k,v in layer_attrs(m, shapes).items() if vars(m).get(k)!=v}, rest=_is_norm(m))
+
+# %% ../nbs/02_supernet.ipynb #cf3b2f5a
 @patch
 def _plan(self:Supernet, subnet):
     "The cut of every layer for `subnet`"
-    (keep, crop, drop), plan, stats = self._keep(subnet), {}, self.stats.get(subnet, {})
-    for n,m in self.layers.items():
-        if n in drop: plan[n] = _DROP; continue
-        idx = {t:self.graph.index(f'{n}.{t}' if n else t, keep, crop) for t in own_tensors(m)}
-        idx = {t:_ready(i, own_tensors(m)[t].device) for t,i in idx.items() if not whole(i)}
-        bn = isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats
-        if not idx and not bn: plan[n] = None; continue
-        shapes = {t:_shape(p, idx.get(t, ())) for t,p in own_tensors(m).items()}
-        attrs = {k:v for k,v in layer_attrs(m, shapes).items() if vars(m).get(k)!=v} if idx else {}
-        plan[n] = _Cut(m, idx, attrs, stats.get(n, {}) if bn else None)
-    return plan
+    (keep, crop, drop), plan, cuts = self._keep(subnet), {}, self._cuts
+    own, private, dev = self.stats.get(subnet, {}), subnet in self.private, next(self.model.parameters()).device
+    for n,gs in self._groups.items():
+        key = (n, dev, crop.get(f'{n}.weight'), *[keep.get(g) for g in gs])
+        if key not in cuts:
+            if len(cuts)>=16*len(self.layers): cuts.clear() # any width at all may be a choice
+            cuts[key] = self._new_cut(n, keep, crop)
+        plan[n] = cuts[key]
+        if n in own: plan[n] = plan[n].using(self._own(subnet, n), private)
+        if chain := n in self.matrices and self._chain(n, subnet): plan[n] = plan[n].chained(chain)
+    return {**plan, **dict.fromkeys(drop, _DROP)}
 
-# %% ../nbs/02_supernet.ipynb #233098af
+# %% ../nbs/02_supernet.ipynb #47a7e7c9
+def _follow(t, like):
+    "Tensor `t`, which stays the same object, on the device and in the dtype of `like`"
+    if (t.device, t.dtype)!=(like.device, like.dtype):
+        t.data = t.data.to(like)
+        if t.grad is not None: t.grad.data = t.grad.data.to(like)
+    return t
+
+# %% ../nbs/02_supernet.ipynb #00f197ca
+@patch
+def _own(self:Supernet, subnet, n):
+    "The tensors that `subnet` has of its own for layer `n`"
+    like = own_tensors(self.layers[n])
+    return {k:_follow(t, like[k]) for k,t in self.stats[subnet][n].items()}
+
+# %% ../nbs/02_supernet.ipynb #47aefbb1
 @patch
 def set_active(self:Supernet,
     subnet:Subnet=None, # Of `self.space`; None: the full network
 ):
     "The model works as `subnet` from now on"
-    subnet = subnet or self.space.max
-    self.space.check(subnet)
-    plan = {} if subnet==self.space.max else self._plan(subnet)
-    for n,m in self.layers.items(): m._cut = plan.get(n)
+    full = self.space.max
+    if subnet is None: subnet = full
+    if subnet!=full: self.space.check(subnet)
+    plan = {} if subnet==full else self._plan(subnet)
+    for n,m in self.layers.items(): vars(m)['_cut'] = plan.get(n)
     self.subnet = subnet
 
 # %% ../nbs/02_supernet.ipynb #422cbbb3
@@ -323,7 +377,11 @@ def active(self:Supernet,
     try: yield self.model
     finally: self.set_active(before)
 
-# %% ../nbs/02_supernet.ipynb #c71faaa4
+# %% ../nbs/02_supernet.ipynb #67964283
+@patch
+def __getstate__(self:Supernet): return {**vars(self), '_cuts': {}} # For copies and pickles: they find their cuts again
+
+# %% ../nbs/02_supernet.ipynb #e146e7ee
 @patch
 def extract(self:Supernet,
     subnet:Subnet, # Of `self.space`
@@ -340,8 +398,48 @@ def extract(self:Supernet,
         if getattr(l, '_is_elastic', False):
             vars(l).pop('_cut', None)
             l.__class__ = type(l).__bases__[1]
-        for k,v in self.stats.get(subnet, {}).get(n, {}).items(): l._buffers[k].copy_(v)
+        own = own_tensors(l)
+        if chain := n in self.matrices and self._chain(n, subnet): own['weight'].data = self._kernel(n, keep, chain)
+        for k,v in self.stats.get(subnet, {}).get(n, {}).items(): own[k].data.copy_(v)
     return m
+
+# %% ../nbs/02_supernet.ipynb #02e9ae99
+def _smaller(w, k, mat):
+    "Kernels of size `k`, made by matrix `mat` from the centres of larger ones"
+    at = (slice(None), slice(None), *[slice((n-k)//2, (n+k)//2) for n in w.shape[2:]])
+    return nn.functional.linear(w[at].flatten(2), mat).view(*w.shape[:2], *[k]*(w.ndim-2))
+
+# %% ../nbs/02_supernet.ipynb #6ab1d762
+@patch
+def _new_matrices(self:Supernet, n):
+    "Kernel size -> the identity, for every size of layer `n` below the largest, falling"
+    w = self.layers[n].weight
+    return {k:nn.Parameter(torch.eye(k**(w.ndim-2), dtype=w.dtype, device=w.device)) for k in self.space.kernel[n][-2::-1]}
+
+# %% ../nbs/02_supernet.ipynb #ab7a009c
+@patch
+def kernel_matrices(self:Supernet):
+    "Make smaller kernels by matrices (OFA) and not by cropping alone: one per layer and step down, from the identity; they are in `own_params`"
+    if not self.space.kernel: raise ValueError('kernel_matrices: no convolution of this supernet has kernels to choose from; give it `kernels`, such as (3,5,7)')
+    for n in self.space.kernel:
+        if n not in self.matrices: self.matrices[n] = self._new_matrices(n)
+    self.set_active(self.subnet)
+
+# %% ../nbs/02_supernet.ipynb #4a639271
+@patch
+def _chain(self:Supernet, n, subnet):
+    "(size, matrix) of the steps from the whole kernel of layer `n` to that of `subnet`"
+    k = subnet.kernel.get(n)
+    return k and [(s, _follow(m, self.layers[n].weight)) for s,m in self.matrices[n].items() if s>=k]
+
+# %% ../nbs/02_supernet.ipynb #eb252bc2
+@patch
+@torch.no_grad()
+def _kernel(self:Supernet, n, keep, chain):
+    "The weight of layer `n` that `chain` makes"
+    w = take(self.layers[n].weight, self.graph.index(f'{n}.weight', keep))
+    for k,mat in chain: w = _smaller(w, k, mat)
+    return w
 
 # %% ../nbs/02_supernet.ipynb #3dee62d8
 def l1_importance(
@@ -350,14 +448,17 @@ def l1_importance(
     "Sum of absolute weights per channel (OFA's criterion)"
     return w.abs().flatten(1).sum(1)
 
-# %% ../nbs/02_supernet.ipynb #c6c91abb
+# %% ../nbs/02_supernet.ipynb #a8979a2a
 @patch
 @torch.no_grad()
 def sort_channels(self:Supernet,
     importance=l1_importance, # Weights of a reading layer (channels, ...) -> score per channel
     opt=None, # The optimizer, whose state is permuted with the weights
+    tiers=None, # {group: numbers of channels} or a `Space`: channels stay on their side of these widths, so that subnets of them stay what they are
 ):
-    "Put the channels of every group in order of falling importance; no output changes"
+    "Put the channels of every group in order of falling importance; the full network's outputs do not change"
+    if self.private: raise ValueError(f'sort_channels: {len(self.private)} subnets have a private batch norm, whose channels are in the order of now; sort before private_bn')
+    tiers = _tiers(tiers, self.graph)
     score, params, gs = {}, dict(self.model.named_parameters()), list(self.graph.groups.values())
     for n,d in self.graph.reads.items():
         ax, s = self.graph.axes[n][d], importance(params[n].movedim(d,0)).cpu()
@@ -366,7 +467,7 @@ def sort_channels(self:Supernet,
             if i<0 or gs[i].why: continue
             m = ax.group==i
             score.setdefault(i, torch.zeros(gs[i].size//gs[i].unit, dtype=s.dtype)).index_add_(0, ax.rank[m], s[m])
-    order = {i:s.argsort(descending=True, stable=True) for i,s in score.items()}
+    order = {i:_falling(s, tiers.get(gs[i].name, ())) for i,s in score.items()}
     state = getattr(opt, 'opt', opt).state if opt is not None else {}
     for n,p in [*params.items(), *self.model.named_buffers()]:
         for d,ax in enumerate(self.graph.axes.get(n, ())):
@@ -375,7 +476,31 @@ def sort_channels(self:Supernet,
             for t in [p, p.grad, *[v for v in state.get(p, {}).values() if isinstance(v, torch.Tensor) and v.shape==p.shape]]:
                 if t is not None: t.copy_(t.index_select(d, perm))
     if getattr(opt, 'slow_weights', None): opt.slow_weights = None # Lookahead starts again from the sorted weights
-    self.stats.clear()
+    self.forget_stats()
+
+# %% ../nbs/02_supernet.ipynb #b11b50e3
+@patch
+def forget_stats(self:Supernet):
+    "Drop the batch norm statistics that `calibrate` found: the weights have changed since. Private ones stay"
+    for s in [s for s in self.stats if s not in self.private]: del self.stats[s]
+    self.set_active(self.subnet)
+
+# %% ../nbs/02_supernet.ipynb #9d308e18
+def _tiers(tiers, graph):
+    "Group -> the units at which a tier ends, or a `ValueError` that says which is not possible"
+    tiers = tiers.width if isinstance(tiers, Space) else tiers or {}
+    if not isinstance(tiers, dict): raise ValueError(f'tiers: {{group: numbers of channels}} or a Space is expected, got {tiers!r}')
+    for n,vs in tiers.items():
+        if (g := graph.groups.get(n)) is None: raise ValueError(f'tiers: {n!r} is not there; the model has {", ".join(list(graph.elastic)[:12])}')
+        for v in vs: _valid('tiers', n, v, g.size)
+        if bad := [v for v in vs if v%g.unit]: raise ValueError(f'tiers: {bad} channels are not possible for {n!r}, they move {g.unit} at a time')
+    return {n:[v//graph.groups[n].unit for v in vs] for n,vs in tiers.items()}
+
+# %% ../nbs/02_supernet.ipynb #9301c760
+def _falling(score, ends):
+    "Indices that sort `score` from high to low, within the tiers that end at `ends`"
+    ends = sorted({0, *ends, len(score)})
+    return torch.cat([a+score[a:b].argsort(descending=True, stable=True) for a,b in zip(ends, ends[1:])])
 
 # %% ../nbs/02_supernet.ipynb #75330e69
 def _permutation(ax, order):
@@ -447,7 +572,7 @@ def _quiet(dl):
                 rng.setstate(state)
                 dl.rng = rng
 
-# %% ../nbs/02_supernet.ipynb #07d3892f
+# %% ../nbs/02_supernet.ipynb #483596ed
 @patch
 def calibrate(self:Supernet,
     subnet:Subnet, # Of `self.space`
@@ -457,8 +582,92 @@ def calibrate(self:Supernet,
     "Give `subnet` batch norm statistics of its own; `active` and `extract` use them from now on"
     if subnet==self.space.max: return
     m = calibrate_bn(self.extract(subnet), batches, n, subnet.resolution)
-    self.stats[subnet] = {k:dict(running_mean=b.running_mean, running_var=b.running_var) for k,b in m.named_modules()
-                          if isinstance(b, nn.modules.batchnorm._NormBase) and b.track_running_stats}
+    new = {k:dict(running_mean=b.running_mean, running_var=b.running_var) for k,b in m.named_modules() if _is_norm(b) and b.track_running_stats}
+    if subnet in self.private: tree_map(lambda t,x: t.data.copy_(x), {k:{s:self.stats[subnet][k][s] for s in new[k]} for k in new}, new)
+    else: self.stats[subnet] = new
+    self.set_active(self.subnet)
+
+# %% ../nbs/02_supernet.ipynb #58b50501
+@patch
+def _norms(self:Supernet, subnet, names):
+    "Batch norms that are active in `subnet` -> those of their tensors that are in `names`, cut to it"
+    keep, crop, drop = self._keep(subnet)
+    gone, norms = tuple(b+'.' for b in drop), {n:own_tensors(m) for n,m in self.layers.items() if _is_norm(m) and n not in drop}
+    res = {n:{t:take(p.detach(), self.graph.index(f'{n}.{t}' if n else t, keep, crop)).clone() for t,p in ps.items() if t in names}
+        for n,ps in norms.items() if not n.startswith(gone)}
+    return {n:ps for n,ps in res.items() if ps}
+
+# %% ../nbs/02_supernet.ipynb #19cb6b84
+_STATS, _AFFINE = ('running_mean','running_var','num_batches_tracked'), ('weight','bias')
+
+# %% ../nbs/02_supernet.ipynb #877844fa
+@patch
+def _new_private(self:Supernet, subnet, affine):
+    "Batch norms of `subnet` as it gets them, from the full network's"
+    return {n:{t:nn.Parameter(p) if t in _AFFINE else p for t,p in ps.items()} for n,ps in self._norms(subnet, _STATS+_AFFINE*affine).items()}
+
+# %% ../nbs/02_supernet.ipynb #6ea4c272
+@patch
+def private_bn(self:Supernet,
+    subnets, # One or more of `self.space`; the full network, and what is private already, stays as it is
+    affine:bool=True, # Weight and bias of its own (slimmable networks); False: only statistics
+):
+    "Give each subnet batch norms of its own, begun as the full network's: it trains them, `active` and `extract` use them, `own_params` has the affine ones"
+    subnets = [subnets] if isinstance(subnets, Subnet) else [*subnets]
+    if not any(map(_is_norm, self.layers.values())): raise ValueError('private_bn: the model has no batch norm')
+    for s in subnets:
+        self.space.check(s)
+        if self.private.get(s, affine)!=affine: raise ValueError(f'private_bn: {s} is private with affine={not affine} already, it cannot be had with affine={affine} too')
+    for s in subnets:
+        if s in self.private or s==self.space.max: continue
+        self.stats[s], self.private[s] = self._new_private(s, affine), affine
+    self.set_active(self.subnet)
+
+# %% ../nbs/02_supernet.ipynb #f8bd9dd0
+@patch
+def own_params(self:Supernet) -> list:
+    "The parameters that live on the handle and not in the model: kernel matrices, private weights and biases"
+    held = [*self.matrices.values(), *[ps for s in self.private for ps in self.stats[s].values()]]
+    return [p for ps in held for p in ps.values() if isinstance(p, nn.Parameter)]
+
+# %% ../nbs/02_supernet.ipynb #5eff8207
+@patch
+def state_dict(self:Supernet) -> dict:
+    "What the handle holds beside the model, as plain tensors: private batch norms, recalibrated statistics, kernel matrices"
+    plain = lambda d: tree_map(lambda t: t.detach().clone(), d)
+    return dict(version=1, private={s.to_json():a for s,a in self.private.items()}, stats={s.to_json():plain(d) for s,d in self.stats.items()}, matrices=plain(self.matrices))
+
+# %% ../nbs/02_supernet.ipynb #d19b7790
+def _same(what, mine, given):
+    "`ValueError` unless two nested dicts hold tensors of the same names and shapes"
+    if isinstance(mine, torch.Tensor):
+        if getattr(given, 'shape', None)!=mine.shape: raise ValueError(f'{what}: a tensor of shape {tuple(mine.shape)} is expected, got {tuple(given.shape) if isinstance(given, torch.Tensor) else given!r}')
+        return
+    if not isinstance(given, dict): raise ValueError(f'{what}: a dict is expected, got {given!r}')
+    for k in mine.keys()-given.keys(): raise ValueError(f'{what}: {k!r} is missing')
+    for k in given.keys()-mine.keys(): raise ValueError(f'{what}: {k!r} is not in this supernet; {", ".join(map(str, [*mine][:8])) or "nothing"} is')
+    for k in mine: _same(f'{what}.{k}', mine[k], given[k])
+
+# %% ../nbs/02_supernet.ipynb #59a2c141
+@patch
+@torch.no_grad()
+def load_state_dict(self:Supernet,
+    d:dict, # What `state_dict` gave
+):
+    "Hold what `d` says and nothing else; parameters that are there already stay the same objects. `ValueError` names what does not fit, and nothing has changed"
+    want = ['version','private','stats','matrices']
+    if not isinstance(d, dict) or {*d}!={*want} or d['version']!=1: raise ValueError(f'the state of a Supernet, version 1, has the keys {want}, got {[*d] if isinstance(d, dict) else d!r}')
+    private, given = [{Subnet.from_json(s):x for s,x in d[k].items()} for k in ('private','stats')]
+    for s in {**private, **given}: self.space.check(s)
+    if bad := [s for s in private if s not in given]: raise ValueError(f'stats: those of the private {bad[0]} are missing')
+    old = lambda s: self.stats[s] if s in self.stats and self.private.get(s)==private.get(s) else None
+    stats = {s: old(s) or (self._new_private(s, private[s]) if s in private else self._norms(s, _STATS[:2])) for s in given}
+    mats = {n: self.matrices.get(n) or self._new_matrices(n) for n in self.space.kernel} if d['matrices'] else {}
+    _same('matrices', mats, d['matrices'])
+    for s in given: _same('stats', stats[s], given[s])
+    tree_map(lambda t,x: t.copy_(x), [mats, stats], [d['matrices'], given])
+    self.private, self.stats, self.matrices = private, stats, mats
+    self.set_active(self.subnet)
 
 # %% ../nbs/02_supernet.ipynb #f72090da
 @patch

@@ -122,14 +122,14 @@ def test_start_and_weights():
 
 def test_sorts_once(monkeypatch):
     at = []
-    monkeypatch.setattr(Supernet, 'sort_channels', lambda self, opt=None: at.append((learn.epoch, learn.iter, opt is learn.opt)))
+    monkeypatch.setattr(Supernet, 'sort_channels', lambda self, opt=None, tiers=None: at.append((learn.epoch, learn.iter, opt is learn.opt)))
     learn = new_learner()
     fit(learn, OnionTraining(recipe))
     assert at == [(1,2,True)]
-    fit(learn, OnionTraining(replace(recipe, construct=Construct(sort=False))))
+    fit(learn, OnionTraining(replace(recipe, construct=Construct())))
     fit(learn, OnionTraining(recipe), start_epoch=2) # resumed: it has been sorted before
     fit(learn, OnionTraining(delayed_shrinking(k=1)))
-    assert at[1:] == [(1,3,True)] # k=1 has no use for it, but a warm-up all the same
+    assert not at[1:] # nor is there anything to sort for with k=1
 
 def test_resumed_fit_goes_on():
     whole,rest = Steps(),Steps()
@@ -209,7 +209,7 @@ def test_autocast():
     def distill(pred, teacher):
         dist.append((pred.dtype, teacher.dtype, teacher.requires_grad))
         return F.mse_loss(pred, teacher)
-    fit(learn, BF16(), OnionTraining(recipe, distill=distill))
+    fit(learn, BF16(), OnionTraining(recipe, distill=distill, estimate=False))
     assert set(conv)=={torch.bfloat16} and len(conv)==18+3*10
     assert set(dist)=={(torch.float32, torch.float32, False)} and len(dist)==30
 
@@ -225,7 +225,7 @@ def test_mixup_and_label_smoothing():
     def distill(pred, teacher):
         seen.append(torch.equal(teacher, see.full[1]))
         return F.mse_loss(pred, teacher)
-    fit(learn, MixUp(), see, OnionTraining(recipe, distill=distill, watch=()))
+    fit(learn, MixUp(), see, OnionTraining(recipe, distill=distill, watch=(), estimate=False))
     assert len(seen)==60 and all(seen) and learn.loss_func is loss
     fit(learn, MixUp(), OnionTraining(recipe)) # the default is found although MixUp replaces the loss
     assert learn.recorder.losses[-1]==learn.recorder.losses[-1]
@@ -234,7 +234,7 @@ def test_resolution():
     learn = new_learner(size=16, widths=(.5,1.), resolutions=(8,12,16))
     steps,sizes = Steps(),[]
     learn.model.stem.register_forward_pre_hook(lambda m, i: sizes.append((m.training, i[0].shape[-1])))
-    fit(learn, OnionTraining(delayed_shrinking(k=3, warmup=0.)), steps)
+    fit(learn, OnionTraining(delayed_shrinking(k=3, warmup=0.), estimate=False), steps)
     assert [s for t,s in sizes if t] == [s for subs in steps.subnets for s in (16, *[o.resolution for o in subs])]
     assert {s for t,s in sizes if t}=={8,12,16} and {s for t,s in sizes if not t}=={8,16} # validation: full and middle, smallest
 
@@ -243,7 +243,7 @@ def test_stale_statistics_go():
     sn = learn.supernet
     sn.calibrate(sn.space.min, learn.dls.train)
     sn.set_active(sn.space.min)
-    fit(learn, OnionTraining(replace(recipe, construct=Construct(sort=False))), n=1)
+    fit(learn, OnionTraining(replace(recipe, construct=Construct())), n=1)
     assert not sn.stats and sn.subnet==sn.space.max
 
 def test_errors():
@@ -253,7 +253,7 @@ def test_errors():
     fails('k: .*from 1', lambda: delayed_shrinking(k=0))
     fails('ramp: .*\\[0, 1\\]', lambda: delayed_shrinking(ramp=1.5))
     for e in (0, 1.5, float('nan')): fails('eps0: .*\\(0, 1\\]', lambda: delayed_shrinking(eps0=e))
-    fails('update: .joint.', lambda: Recipe(Construct(), 'distill', 'each', Delayed()))
+    fails('update: Update', lambda: Recipe(Construct(), update='each'), TypeError)
     fails('recipe', lambda: OnionTraining(delayed_shrinking), TypeError)
     learn = new_learner()
     learn.loss_func = nn.L1Loss()
