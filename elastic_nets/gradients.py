@@ -37,13 +37,15 @@ def eps_lr_at(
     "Weight of the subnets' gradients with which `lr` times the weight is a straight line to `lr_end` (DepS, published code)"
     return 1. if step>=n or lr<=0 else min(1., eps_at(step, n, eps0)*lr_end/lr)
 
-# %% ../nbs/10_gradients.ipynb #ec577f3a
+# %% ../nbs/10_gradients.ipynb #378dd411
 def owned(
     sn, # A `Supernet`
     subnet, # `Subnet` of its space
 ) -> dict: # Name of a parameter -> boolean tensor of its shape
     "Which elements of the model's parameters are part of `subnet`"
     keep, crop, drop = sn._keep(subnet)
+    for n,ms in sn.matrices.items(): # a kernel made by matrices comes from the largest crop
+        if n in subnet.kernel and subnet.kernel[n]<=max(ms): crop[f'{n}.weight'] = max(ms)
     gone, res = tuple(f'{b}.' for b in drop), {}
     for n,p in sn.model.named_parameters():
         res[n] = torch.zeros_like(p, dtype=torch.bool)

@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'RULES', 'Construct', 'levels_of', 'Gradient', 'Update', 'Moment', 'Delayed', 'Phase', 'Phases', 'inside_out',
            'outside_in', 'Recipe', 'OnionTraining']
 
-# %% ../nbs/11_onion.ipynb #179ab396
+# %% ../nbs/11_onion.ipynb #e3f85cf9
 import random, time
 import numpy as np, torch
 from collections import defaultdict
@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from math import cos, pi
+from types import SimpleNamespace
 from warnings import warn
 from torch import nn
 from fastcore.basics import first, patch, risinstance
@@ -35,7 +36,7 @@ def _one_of(what, name, got, *values):
     "`ValueError` unless `got` is one of `values`"
     if got not in values: raise ValueError(f'{name}: {what}, one of {", ".join(map(repr,values))}; got {got!r}')
 
-# %% ../nbs/11_onion.ipynb #8e0b61fa
+# %% ../nbs/11_onion.ipynb #72f337e9
 @dataclass(frozen=True)
 class Construct:
     "The networks of one step, and what they are made of"
@@ -57,6 +58,7 @@ class Construct:
         _one_of('what is equally spaced', 'spacing', self.spacing, 'share', 'macs')
         _one_of('what is private in batch norm', 'bn', self.bn, 'shared', 'private', 'statistics')
         _one_of('how subnets are drawn', 'sample', self.sample, 'uniform', 'importance')
+        if self.levels and self.sample!='uniform': raise ValueError("sample: 'importance' draws among many subnets; with levels there are few, use 'uniform'")
         if self.bn!='shared' and not self.levels: raise ValueError(f'bn: {self.bn!r} needs a countable number of networks: say how many by levels')
         if self.bn!='shared' and self.sort=='phases': raise ValueError("sort: 'phases' would mix up private batch norms; 'once' or 'never' with them")
 
@@ -88,7 +90,7 @@ def _other(space, rng, weigh=None):
         if (s := space.sample(rng))!=space.max: return s
     raise ValueError('space: it has one subnet, the full network; give to_supernet more widths, depths or kernels, or wider limits')
 
-# %% ../nbs/11_onion.ipynb #7a49fd1d
+# %% ../nbs/11_onion.ipynb #5063e0c7
 @patch
 def draw(self:Construct,
     space, # `Space` of the supernet, or a part of it
@@ -96,14 +98,15 @@ def draw(self:Construct,
     k:int=None, # Networks to draw; None: `self.k`
     full:bool=True, # Is the largest one of them? If not, all are drawn
     weigh=None, # Subnet -> weight with which it is drawn
+    whole=None, # The whole `Space`, where `space` is a part: levels are those of the whole
 ) -> list: # The largest first, then the smallest, where they are there by rule
     "The networks of one step"
-    k = k or self.k
-    if not full: return [space.sample(rng) for _ in range(k)]
-    nets = [space.max, space.min][:1+(self.smallest and k>1)]
-    if not self.levels: return nets + [_other(space, rng, weigh) for _ in range(k-len(nets))]
-    rest = [s for s in levels_of(self, space) if s not in nets]
-    return nets + rng.sample(rest, min(k-len(nets), len(rest)))
+    k, pool = k or self.k, [s for s in levels_of(self, whole or space) if s in space] if self.levels else []
+    if not full: return [rng.choice(pool) if pool else space.sample(rng) for _ in range(k)]
+    nets = ([pool[-1], pool[0]] if pool else [space.max, space.min])[:1+(self.smallest and k>1)]
+    if not pool: return nets + [_other(space, rng, weigh) for _ in range(k-len(nets))]
+    rest = [s for s in pool if s not in nets]
+    return [*dict.fromkeys(nets)] + rng.sample(rest, min(k-len(nets), len(rest)))
 
 # %% ../nbs/11_onion.ipynb #d01e5881
 RULES = dict(sum=combine_sum, avg=combine_avg, avg_sqrt=combine_avg_sqrt, project=combine_project, core=combine_core, skins=combine_skins)
@@ -151,7 +154,7 @@ def _share(name, v, lo=True, hi=True):
     "`ValueError` unless `v` is a share"
     if not (0<=v<=1 and (lo or v>0) and (hi or v<1)): raise ValueError(f'{name}: a share in {"[" if lo else "("}0, 1{"]" if hi else ")"}, got {v!r}')
 
-# %% ../nbs/11_onion.ipynb #374cf7d3
+# %% ../nbs/11_onion.ipynb #93e594aa
 @dataclass(frozen=True)
 class Delayed:
     "The full network alone; then the subnets, with a weight that grows from `eps0` to 1"
@@ -164,6 +167,12 @@ class Delayed:
 
     def __post_init__(self):
         for k,kw in dict(warmup=dict(hi=False), ramp={}, eps0=dict(lo=False), end=dict(lo=False), lr_floor={}).items(): _share(k, getattr(self,k), **kw)
+
+    def fit_to(self, space): return self # it suits every space
+
+    def at(self, step, n, lr=lambda pct: 1.): # The `Moment` of a step of `n`; `lr`: the fit's rate at a share of the steps, as a share of its highest
+        w = self.weight_at(step, n, lr)
+        return Moment(weight=w, phase=int(w>0), lr=max(lr(step/n), self.lr_floor) if self.lr_floor else None)
 
 # %% ../nbs/11_onion.ipynb #45b7a498
 @patch
@@ -179,21 +188,6 @@ def weight_at(self:Delayed,
     if i<0: return 0.
     if i>=ramp: return 1. if rest<=0 else 1+(self.end-1)*(i-ramp)/rest
     return eps_lr_at(i, ramp, lr(step/n), lr((start+ramp)/n), self.eps0) if self.code else eps_at(i, ramp, self.eps0)
-
-# %% ../nbs/11_onion.ipynb #9fd3526e
-@patch
-def at(self:Delayed,
-    step:int, # Steps of this fit before this one
-    n:int, # Steps of this fit
-    lr=lambda pct: 1., # The fit's learning rate at a share of the steps, as a share of its highest
-) -> Moment:
-    "What this schedule trains in a step"
-    w = self.weight_at(step, n, lr)
-    return Moment(weight=w, phase=int(w>0), lr=max(lr(step/n), self.lr_floor) if self.lr_floor else None)
-
-# %% ../nbs/11_onion.ipynb #dfafaf60
-@patch
-def fit_to(self:Delayed, space:Space): return self # It suits every space
 
 # %% ../nbs/11_onion.ipynb #6b1ebe41
 @dataclass(frozen=True)
@@ -243,7 +237,7 @@ def at(self:Phases,
     rate = None if p.lr is None else p.lr*((j+1)/(warm+1) if j<warm else (1+cos(pi*(j-warm)/max(steps-warm, 1)))/2)
     return Moment(1., i, p.part, p.k, p.full, rate, p.teach)
 
-# %% ../nbs/11_onion.ipynb #35deb95c
+# %% ../nbs/11_onion.ipynb #d0745b80
 @patch
 def fit_to(self:Phases,
     space:Space, # Of the supernet
@@ -253,10 +247,15 @@ def fit_to(self:Phases,
     for p in self.phases:
         part = space.part(**dict(p.part))
         now = (part.width, part.depth, part.kernel, part.resolution)
+        if not p.full and _single(part): continue
         if now!=last: keep.append(p)
         elif not keep[-1].teach: keep[-1] = p
         last = now
-    return replace(self, phases=tuple(keep))
+    return replace(self, phases=tuple(keep) or self.phases[-1:])
+
+# %% ../nbs/11_onion.ipynb #38cbb3b3
+def _single(space): # Is there nothing to choose?
+    return all(len(vs)<2 for _,_,vs in space.choices()) and len(space.resolution)<2
 
 # %% ../nbs/11_onion.ipynb #0f9b3e26
 def inside_out(
@@ -281,7 +280,7 @@ def _skins(sign, n, share):
     _share('share', share, lo=False, hi=False)
     return Phases(tuple(Phase(share/(n-1) if i<n else 1-share, tuple((k,sign*i) for k in KINDS) if i<n else ()) for i in range(1,n+1)))
 
-# %% ../nbs/11_onion.ipynb #8891144e
+# %% ../nbs/11_onion.ipynb #00f3ceed
 @dataclass(frozen=True)
 class Recipe:
     "How to train a network and the networks inside it, in four choices"
@@ -296,6 +295,8 @@ class Recipe:
         if not hasattr(self.schedule, 'at'): raise TypeError(f'schedule: Delayed(...) or Phases(...) is expected, got {self.schedule!r}')
         if self.update.steps!='joint' and self.gradient.combine!='sum': raise ValueError(f"gradient: combine={self.gradient.combine!r} has nothing to combine where every network steps for itself; use 'sum'")
         if self.update.steps=='small first' and self.gradient.target=='next': raise ValueError("gradient: target='next' needs the larger network first; choose steps='large first' or 'joint'")
+
+        if self.gradient.target=='next' and not all(p.full for p in getattr(self.schedule, 'phases', ())): raise ValueError("gradient: target='next' needs the largest network in every step; here are phases with full=False")
 
     def __str__(self): return '\n'.join(f'{f.name:10}{getattr(self, f.name)}' for f in fields(self))
 
@@ -326,7 +327,7 @@ class OnionTraining(Callback):
         if learn is None and self._learn is not None: self._leave()
         vars(self)['_learn'] = learn
 
-# %% ../nbs/11_onion.ipynb #daef4c77
+# %% ../nbs/11_onion.ipynb #3eb6e921
 @patch
 def before_fit(self:OnionTraining):
     "Check what is needed, and show the watched subnets"
@@ -334,13 +335,16 @@ def before_fit(self:OnionTraining):
     if sn is None: raise ValueError('OnionTraining needs a supernet: call learn.to_supernet(...) before training')
     if getattr(self.model, 'module', self.model) is not sn.model: raise ValueError('learn.supernet belongs to another model: call learn.to_supernet(...) again')
     self.space = sn.space.part(**{k:-1 for k in KINDS if k not in c.kinds})
+    if c.k>1 and _single(self.space): raise ValueError(f'space: it has one subnet, the full network, where {c.kinds} may be chosen; give to_supernet more widths, depths or kernels')
     c.draw(self.space, random.Random(0))
+    if c.bn!='shared' and not any(isinstance(m, nn.modules.batchnorm._NormBase) for m in sn.model.modules()): raise ValueError(f"bn: {c.bn!r} is not possible, the model has no batch norm; use 'shared'")
     self.schedule = self.recipe.schedule.fit_to(self.space)
     self._check_others()
     self.distill_func = self.distill or (None if self.recipe.gradient.target=='hard' else distill_loss(self.loss_func))
     if num_distrib()>1: warn('OnionTraining does not yet average gradients of subnets over processes')
     self.eps,self.subnets,self.nets,self.moment,self.new_step = None,[],[sn.space.max],None,True
-    self.parts,self.kept,self.states,self.losses,self.gaps,self.warned,self.made = {},{},{},[],{},False,self.teacher
+    self.parts,self.kept,self.states,self.losses,self.gaps,self.warned = {},{},{},[],{},False
+    self.made,self.quiet = self.teacher and self.teacher.to(next(sn.model.parameters()).device).eval(),nullcontext()
     self.hook = sn.model.register_forward_pre_hook(lambda m, xb: at_size(xb, sn.subnet.resolution) if m.training else None) if sn.space.resolution else None
     if c.matrices and self.space.kernel and not sn.matrices: sn.kernel_matrices()
     if self.opt is not None: self._own_params() # there is none while validating
@@ -373,31 +377,33 @@ def _own_params(self:OnionTraining):
         group.append(p)
         if p.ndim==1 and not self.wd_bn_bias: self.opt.state[p]['do_wd'] = False
 
-# %% ../nbs/11_onion.ipynb #6b0137bc
+# %% ../nbs/11_onion.ipynb #5316f668
 @patch
 def _leave(self:OnionTraining):
     "Leave the learner as it was"
     self._show(())
+    if hasattr(self, 'quiet'): self.quiet.__exit__(None, None, None)
     if getattr(self, 'hook', None) is not None: self.hook.remove()
     if getattr(self._learn, 'supernet', None) is not None: self._learn.supernet.set_active()
-    self.hook,self.say,self.plain,self.lr_share,self.made,self.parts = None,None,None,None,None,{}
+    self.hook,self.say,self.plain,self.lr_share,self.sched,self.made,self.parts,self.quiet = None,None,None,None,None,None,{},nullcontext()
 
-# %% ../nbs/11_onion.ipynb #57d6ebe8
+# %% ../nbs/11_onion.ipynb #9bb5297c
 @patch
 def before_train(self:OnionTraining):
     "Recalibrated statistics are out of date from here on; and what will the fit take?"
     self.supernet.set_active()
     self.supernet.forget_stats()
     if self.moment is not None: return # not the first epoch
+    for p in [*self.supernet.model.parameters(), *self.supernet.own_params()]: p.grad = None # of a step that was interrupted
     self._learning_rates()
     if self.estimate and not self.finding: self._estimate()
 
-# %% ../nbs/11_onion.ipynb #a624803d
+# %% ../nbs/11_onion.ipynb #72312d7b
 @patch
 def _learning_rates(self:OnionTraining):
     "The fit's highest learning rates, and its rate at a share of the steps as a share of them"
     sched = first(self.learn.cbs, risinstance(ParamScheduler))
-    f = sched.scheds.get('lr') if sched is not None else None
+    self.sched = f = sched.scheds.get('lr') if sched is not None else None
     if f is None: self.peak,self.lr_share = [h['lr'] for h in self.opt.hypers],lambda pct: 1.
     else:
         at = lambda pct: np.atleast_1d(f(pct)).astype(float)
@@ -410,25 +416,34 @@ def _at(self:OnionTraining, step):
     "The moment of a step of this fit"
     return self.schedule.at(step, self.n_epoch*len(self.dls.train), self.lr_share)
 
-# %% ../nbs/11_onion.ipynb #3b96cb06
+# %% ../nbs/11_onion.ipynb #968be0d0
 @patch
 def _part(self:OnionTraining, m):
     "The part of the space that a moment trains, and the number of networks of its steps"
     if m.part not in self.parts:
         part = self.space.part(**dict(m.part))
-        self.parts[m.part] = part, all(len(vs)<2 for _,_,vs in part.choices()) and len(part.resolution)<2
+        self.parts[m.part] = part, _single(part)
     part, single = self.parts[m.part]
     return part, 1 if m.weight==0 or single else m.k or self.recipe.construct.k
 
-# %% ../nbs/11_onion.ipynb #ba12a1e5
+# %% ../nbs/11_onion.ipynb #bf6e9a2f
 @patch
 def before_batch(self:OnionTraining):
     "The step's first network is on when the batch goes through the model"
     if self.new_step: self._begin()
     if self.supernet.subnet!=self.nets[0]: self.supernet.set_active(self.nets[0])
     self.soft = None
+    self.quiet = _dropout_off(self.model, not self.recipe.gradient.dropout and self.nets[0]!=self.top)
+    self.quiet.__enter__()
 
-# %% ../nbs/11_onion.ipynb #e4fe5a86
+# %% ../nbs/11_onion.ipynb #b6eb720b
+@patch
+def after_pred(self:OnionTraining):
+    "The first network has been through the model"
+    self.quiet.__exit__(None, None, None)
+    self.quiet = nullcontext()
+
+# %% ../nbs/11_onion.ipynb #16eee8c4
 @patch
 def _begin(self:OnionTraining):
     "An optimizer step begins: its moment and its networks"
@@ -439,25 +454,33 @@ def _begin(self:OnionTraining):
     if self.recipe.gradient.target=='teacher' and self.made is None and not m.teach: raise ValueError('teacher: this fit begins after the phase that trains the teacher; give OnionTraining the model, teacher=...')
     part, k = self._part(m)
     weigh = self._weigh if self.recipe.construct.sample=='importance' else None
-    nets = self.recipe.construct.draw(part, random.Random(f'{self.seed} {step}'), k, m.full, weigh)
-    steps = self.recipe.update.steps
+    nets = self.recipe.construct.draw(part, random.Random(f'{self.seed} {step}'), k, m.full, weigh, self.space)
+    steps, top = self.recipe.update.steps, nets[0] if m.full else None
     if steps!='joint' or self.recipe.gradient.target=='next': nets = sorted(nets, key=self.supernet.macs, reverse=steps!='small first')
-    self.new_step,self.eps,self.nets,self.subnets,self.top = False,m.weight,nets,nets[1:],part.max if m.full else None
+    self.new_step,self.eps,self.nets,self.subnets,self.top = False,m.weight,nets,nets[1:],top
 
-# %% ../nbs/11_onion.ipynb #bd2b20e1
+# %% ../nbs/11_onion.ipynb #d52312a4
 @patch
 def _new_phase(self:OnionTraining, last, m):
     "What happens once between two phases: a teacher is kept, channels are sorted, batch norms become private"
     sn, c, (part,k) = self.supernet, self.recipe.construct, self._part(m)
     if last is not None and last.teach and self.made is None: self.made = sn.extract(sn.space.max).eval().requires_grad_(False)
+    if m.lr is None and last is not None and last.lr is not None and self.sched is None: self.opt.set_hypers(lr=self.peak)
     if k<2 and m.full: return
     before, k0 = self._part(last) if last is not None else (None,1)
     if not sn.private and (c.sort=='once' and (k0<2 and (last is None or last.full)) or c.sort=='phases' and (before is None or before.width!=part.width)):
-        tiers = before if (k0>1 or last is not None and not last.full) and any(len(w)>1 for w in before.width.values()) else None
-        sn.sort_channels(opt=self.opt, **dict(tiers=tiers) if tiers else {})
+        trained = before and (before if k0>1 or not last.full else before.part(width=-1)) # its widths keep their channels
+        sn.sort_channels(opt=self._all_states(), tiers=trained)
     if c.bn!='shared':
         sn.private_bn([s for s in levels_of(c, self.space) if s!=sn.space.max and s not in sn.private], affine=c.bn=='private')
         self._own_params()
+
+# %% ../nbs/11_onion.ipynb #13f36f18
+@patch
+def _all_states(self:OnionTraining):
+    "The optimizer, with the states of all ranks where there are several"
+    if not self.states: return self.opt
+    return SimpleNamespace(state={p:{(i,k):v for i,st in self.states.items() for k,v in st.get(p, {}).items()} for p in self.supernet.model.parameters()})
 
 # %% ../nbs/11_onion.ipynb #8fc58a31
 @patch
@@ -493,7 +516,13 @@ def _loss(self:OnionTraining, s, pred, larger):
     loss = self.distill_func(pred, self._soft())
     return self.loss_func(pred, *self.yb)+loss if target=='teacher' else loss
 
-# %% ../nbs/11_onion.ipynb #20fae6b4
+# %% ../nbs/11_onion.ipynb #f4296796
+def _scalar(what, loss):
+    "`loss`, or a `ValueError` where it is no scalar"
+    if isinstance(loss, torch.Tensor) and loss.numel()==1: return loss
+    raise ValueError(f'{what}: training needs a scalar, it returned {"a tensor of shape "+str(tuple(loss.shape)) if isinstance(loss, torch.Tensor) else repr(loss)}')
+
+# %% ../nbs/11_onion.ipynb #d86511d1
 @patch
 def _soft(self:OnionTraining):
     "What the teacher says of this batch: the trained one, or the largest network of the step"
@@ -501,35 +530,45 @@ def _soft(self:OnionTraining):
     if self.soft is None:
         with torch.no_grad(), self._precise() as exact:
             if self.recipe.gradient.target=='teacher': self.soft = exact(self.made(*self.xb))
-            else:
-                with self.supernet.active(self.top or self._part(self.moment)[0].max): self.soft = exact(self.supernet.model(*self.xb))
+            else: # the largest network, which is trained later or not at all in this step: look at it without a trace
+                sn, top = self.supernet, self.top or self._part(self.moment)[0].max
+                with sn.active(top), _dropout_off(sn.model, True), _as_it_was(sn): self.soft = exact(sn.model(*self.xb))
     return self.soft
 
-# %% ../nbs/11_onion.ipynb #8a86ff73
+# %% ../nbs/11_onion.ipynb #817c606a
+@contextmanager
+def _as_it_was(sn):
+    "Running statistics, private ones too, are restored afterwards"
+    ts = [*sn.model.buffers(), *[t for s in sn.private for d in sn.stats[s].values() for t in d.values() if not t.requires_grad]]
+    old = [t.clone() for t in ts]
+    try: yield
+    finally:
+        with torch.no_grad():
+            for t,o in zip(ts, old): t.copy_(o)
+
+# %% ../nbs/11_onion.ipynb #013a25a6
 @patch
 def after_loss(self:OnionTraining):
     "The loss of the step's first network, where it is not the largest"
     s = self.nets[0]
     if s!=self.top: self.learn.loss_grad = self._weight(s)*self._loss(s, self.pred, None)
+    _scalar('loss_func', self.learn.loss_grad)
 
-# %% ../nbs/11_onion.ipynb #aae30048
+# %% ../nbs/11_onion.ipynb #95618512
 @patch
 def after_backward(self:OnionTraining):
     "Add the subnets' gradients, each from a forward and a backward of its own"
-    if self.moment.lr is not None: self.opt.set_hypers(lr=[p*self.moment.lr for p in self.peak])
+    if self.moment.lr is not None and not self.finding: self.opt.set_hypers(lr=[p*self.moment.lr for p in self.peak])
     mp, larger = first(self.learn.cbs, risinstance(MixedPrecision)), to_detach(self.pred, cpu=False, gather=False)
-    self.losses.append((self.nets[0], self.loss.detach()))
-    self._done(0)
+    self._done(0, self.loss)
     for i,s in enumerate(self.subnets, 1):
-        with self.supernet.active(s), _dropout_off(self.model, not self.recipe.gradient.dropout):
+        with self.supernet.active(s), _dropout_off(self.model, not self.recipe.gradient.dropout and s!=self.top):
             with self._precise() as exact:
                 pred = exact(self.supernet.model(*self.xb))
-                loss = self._loss(s, pred, larger)
+                loss = _scalar('the loss of a subnet', self._loss(s, pred, larger))
             (self.learn.scaler.scale(self._weight(s)*loss) if mp else self._weight(s)*loss).backward()
         larger = to_detach(pred, cpu=False, gather=False)
-        self.losses.append((s, loss.detach()))
-        self._done(i)
-    if not self.losses[-1][1].is_cuda or len(self.losses)>100: self._alarm()
+        self._done(i, loss)
 
 # %% ../nbs/11_onion.ipynb #4dcbbdf0
 @contextmanager
@@ -541,13 +580,15 @@ def _dropout_off(model, off):
     finally:
         for m in ms: m.training = True
 
-# %% ../nbs/11_onion.ipynb #ee536409
+# %% ../nbs/11_onion.ipynb #67956a55
 @patch
-def _done(self:OnionTraining, i):
+def _done(self:OnionTraining, i, loss):
     "Network `i` of the step has its gradient"
+    self.losses.append((self.nets[i], loss.detach(), i>0))
+    if not loss.is_cuda or len(self.losses)>100 or self.recipe.update.steps!='joint': self._alarm()
     params = dict(self.supernet.model.named_parameters())
     if self.recipe.update.steps!='joint':
-        if self.recipe.update.momentum=='own': self._use_state(sorted(self.nets, key=self.supernet.macs).index(self.nets[i]))
+        if self.recipe.update.momentum=='own': self._use_state(sorted(self.nets, key=self.supernet.macs, reverse=True).index(self.nets[i]))
         if i<len(self.nets)-1: self.opt.step(); self.opt.zero_grad() # the last step is fastai's own
     elif not self.sums:
         kept = self.kept.setdefault(i, {})
@@ -596,7 +637,7 @@ def _scale_step(self:OnionTraining):
     for n,p in self.supernet.model.named_parameters(): p.copy_(self.olds[n].lerp(p, 1/sum(o[n].to(p.dtype) for o in own).clamp_min(1)))
     self.olds = None
 
-# %% ../nbs/11_onion.ipynb #7c62e84a
+# %% ../nbs/11_onion.ipynb #6d15b93a
 @patch
 def _estimate(self:OnionTraining):
     "Print what the passes of this fit will take, from one measured step"
@@ -608,10 +649,9 @@ def _estimate(self:OnionTraining):
         b = self.learn._set_device(next(iter(self.dls.train)))
         self.learn.xb = inputs_of(self.dls.train, b)
         self.learn.yb = tuple(y.as_subclass(torch.Tensor) if isinstance(y, torch.Tensor) else y for y in b[len(self.xb):])
-        state = {k:b.clone() for k,b in sn.model.named_buffers()}
-        full = min(self._time(sn.space.max) for _ in range(2))
-        sub = self._time(part.sample(random.Random(0))) if k>1 or not last.full else 0.
-        for k,b in sn.model.named_buffers(): b.copy_(state[k])
+        with _as_it_was(sn):
+            full = min(self._time(sn.space.max) for _ in range(2))
+            sub = self._time(part.sample(random.Random(0))) if k>1 or not last.full else 0.
         for p in [*sn.model.parameters(), *sn.own_params()]: p.grad = None
     def cost(m):
         k = self._part(m)[1]
@@ -620,31 +660,30 @@ def _estimate(self:OnionTraining):
     memory = f', peak memory {torch.cuda.max_memory_allocated()/2**30:.1f} GB' if torch.cuda.is_available() else ''
     self.say(f'{n} steps, {some:.0f} of them with subnets; passes of the full network take {full:.3g} s, of a subnet about {sub:.3g} s: {total/60:.1f} min in all{memory}')
 
-# %% ../nbs/11_onion.ipynb #4c04d233
+# %% ../nbs/11_onion.ipynb #91e3ed2e
 @patch
 def _time(self:OnionTraining, s):
     "Seconds of a forward and a backward of network `s` on the batch at hand; `ValueError` where its loss is no scalar"
     t = time.perf_counter()
     with self.supernet.active(s):
-        with self._precise() as exact: loss = self.plain(exact(self.supernet.model(*self.xb)), *self.yb)
-        if not isinstance(loss, torch.Tensor) or loss.numel()!=1: raise ValueError(f'loss_func: training needs a scalar, {self.plain!r} returned {tuple(loss.shape) if isinstance(loss, torch.Tensor) else loss!r}')
+        with self._precise() as exact: loss = _scalar('loss_func', self.plain(exact(self.supernet.model(*self.xb)), *self.yb))
         loss.backward()
     if torch.cuda.is_available(): torch.cuda.synchronize()
     return time.perf_counter()-t
 
-# %% ../nbs/11_onion.ipynb #f10d4bd3
+# %% ../nbs/11_onion.ipynb #33aced7c
 @patch
 def _alarm(self:OnionTraining):
     "Stop where a loss is not finite, and say whose"
-    for s,l in self.losses:
+    for s,l,_ in self.losses:
         if torch.isfinite(l).all(): continue
         which = 'the full network' if s==self.supernet.space.max else f'{s}'
         warn(f'epoch {self.epoch}: the loss of {which} is {l.item()}; training stops here. Usual reasons: a learning rate too high for the sum of the gradients (try half of it, or combine="avg"), no warm-up')
         self.losses = []
         raise CancelFitException
     if self.recipe.construct.sample=='importance':
-        for s,l in self.losses:
-            if s!=self.top: self.gaps[self._size(s)] = .9*self.gaps.get(self._size(s), l.item())+.1*l.item()
+        for s,l,taught in self.losses:
+            if taught and s!=self.top: self.gaps[self._size(s)] = .9*self.gaps.get(self._size(s), l.item())+.1*l.item()
     self.losses = []
 
 # %% ../nbs/11_onion.ipynb #10062139
@@ -660,20 +699,20 @@ def _weigh(self:OnionTraining, s):
     "How much a subnet is needed: the running loss of its size"
     return self.gaps.get(self._size(s), max(self.gaps.values(), default=1.))
 
-# %% ../nbs/11_onion.ipynb #1a56a011
+# %% ../nbs/11_onion.ipynb #280679e8
 @patch
 def after_train(self:OnionTraining):
     "The full network for validation, with statistics of its own where its phase did not train it"
     if self.losses: self._alarm()
     self.supernet.set_active()
-    if self.supernet.space.max not in self.nets: calibrate_bn(self.supernet.model, self.dls.train)
+    if self.top!=self.supernet.space.max: calibrate_bn(self.supernet.model, self.dls.train)
 
-# %% ../nbs/11_onion.ipynb #16f4d88c
+# %% ../nbs/11_onion.ipynb #9286ef22
 @patch
 def after_validate(self:OnionTraining):
     "Warn where the smallest subnet guesses, an epoch after shrinking started"
     c, acc = getattr(self.dls, 'c', None), next((m for m in self.learn.metrics if getattr(m, 'which', None)=='min' and m.name=='acc_min'), None)
-    if self.warned or self.moment is None or not c or acc is None or acc.net is None or self.moment.weight<1: return
+    if self.warned or self.moment is None or not c or acc is None or acc.net is None or self.moment.weight<.1: return
     step = self.epoch*len(self.dls.train)
     if step and self._part(self._at(step))[1]>1 and acc.value<1.2/c:
         self.warned = True

@@ -6,7 +6,7 @@
 __all__ = ['evaluate_subnets', 'pareto', 'flops_buckets', 'sample_buckets', 'best_of_buckets', 'mean_pareto_accuracy',
            'SupernetScore', 'score_supernet', 'plot_pareto']
 
-# %% ../nbs/30_search.ipynb #0a39c8ed
+# %% ../nbs/30_search.ipynb #c4a21306
 import math, random
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from copy import copy, deepcopy
@@ -17,7 +17,7 @@ from fastai.torch_core import get_model
 from fastcore.basics import listify
 from fastprogress.fastprogress import progress_bar
 from .subnets import Subnet
-from .supernet import Supernet, at_size, calibrate_bn, _quiet
+from .supernet import at_size, calibrate_bn, _quiet
 
 # %% ../nbs/30_search.ipynb #6fa47171
 def _supernet(learn):
@@ -113,11 +113,11 @@ def _tilted(space, tilt, rng):
     def _pick(k, n, vs): return int(rng.choices(vs, [math.exp(tilt*i/max(1, len(vs)-1)) for i in range(len(vs))])[0])
     return space._build(_pick)
 
-# %% ../nbs/30_search.ipynb #16f807f7
+# %% ../nbs/30_search.ipynb #44d00809
 def _fill(space, buckets, i, per, rng):
     "Up to `per` different subnets of bucket `i`, in at most 100 tries for each"
     got = {s:None for s in (space.min, space.max) if _bucket(space.costs['macs'](s), buckets)==i}
-    tilt, (lo,hi) = 0., buckets[i]
+    tilt = 0.
     for _ in range(100*per):
         if len(got)>=per: break
         s = _tilted(space, tilt, rng)
@@ -125,7 +125,7 @@ def _fill(space, buckets, i, per, rng):
         if _bucket(c, buckets)==i:
             if s in got: tilt *= .9
             elif space.within(s): got[s] = None
-        else: tilt = min(50., tilt+.25) if c<lo else max(-50., tilt-.25)
+        else: tilt = min(50., tilt+.25) if c<buckets[i][0] else max(-50., tilt-.25)
     return list(got)
 
 # %% ../nbs/30_search.ipynb #3b9ebfc1

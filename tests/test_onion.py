@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 from elastic_nets.channels import put, take
 from elastic_nets.models import resnet_cifar
-from elastic_nets.onion import Construct, Delayed, OnionTraining, Recipe
+from elastic_nets.onion import Construct, OnionTraining, Recipe
 from elastic_nets.recipes import delayed_shrinking
 from elastic_nets.supernet import Supernet, calibrate_bn
 from sklearn.datasets import load_digits
