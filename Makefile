@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test readme coverage speed growing clean
+.PHONY: demo test readme coverage speed growing shrinking clean
 
 demo: $(READY) # the main job; `make demo ARGS="--data cifar10"` passes arguments on
 	$(BIN)/elastic-nets demo $(ARGS)
@@ -25,6 +25,9 @@ growing: $(READY) # docs/growing.md: hours on two cores, a row on disk per finis
 	$(BIN)/python benchmarks/grow_steps.py
 	for b in grow_width grow_depth grow_segment grow_correlation; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 	$(BIN)/python benchmarks/grow_report.py
+
+shrinking: $(READY) # docs/shrinking.md: a day on two cores, a row on disk per finished run; shrink_cost on an idle machine
+	for b in shrink_cost shrink shrink_report; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
