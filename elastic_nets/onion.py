@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'RULES', 'Construct', 'levels_of', 'Gradient', 'Update', 'Moment', 'Delayed', 'Phase', 'Phases', 'inside_out',
            'outside_in', 'Recipe', 'OnionTraining']
 
-# %% ../nbs/11_onion.ipynb #e3f85cf9
+# %% ../nbs/11_onion.ipynb #2e0e1b31
 import random, time
 import numpy as np, torch
 from collections import defaultdict
@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from warnings import warn
 from torch import nn
 from fastcore.basics import first, patch, risinstance
+from fastcore.foundation import L
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import ParamScheduler
@@ -300,7 +301,7 @@ class Recipe:
 
     def __str__(self): return '\n'.join(f'{f.name:10}{getattr(self, f.name)}' for f in fields(self))
 
-# %% ../nbs/11_onion.ipynb #f90b6025
+# %% ../nbs/11_onion.ipynb #e59ac43d
 class OnionTraining(Callback):
     "Trains `learn.supernet`: the full network as ever, and beside it the subnets that `recipe` wants"
     order,run_valid,_learn = 8,False,None
@@ -313,8 +314,8 @@ class OnionTraining(Callback):
         estimate:bool=True, # Measure one step before training, and print what the fit will take
     ):
         if not isinstance(recipe, Recipe): raise TypeError(f'recipe: a Recipe is expected, such as delayed_shrinking(), got {recipe!r}')
-        if bad := {*watch}-{'min','mid'}: raise ValueError(f"watch: some of 'min' and 'mid', got {', '.join(map(repr, sorted(bad)))}")
-        self.recipe,self.seed,self.distill,self.teacher,self.watch,self.estimate = recipe,seed,distill,teacher,tuple(watch),estimate
+        if bad := {*L(watch)}-{'min','mid'}: raise ValueError(f"watch: some of 'min' and 'mid', got {', '.join(map(repr, sorted(bad)))}")
+        self.recipe,self.seed,self.distill,self.teacher,self.watch,self.estimate = recipe,seed,distill,teacher,tuple(L(watch)),estimate
         self.eps,self.subnets = None,[] # weight and subnets of the current step
 
     @property
@@ -327,7 +328,7 @@ class OnionTraining(Callback):
         if learn is None and self._learn is not None: self._leave()
         vars(self)['_learn'] = learn
 
-# %% ../nbs/11_onion.ipynb #3eb6e921
+# %% ../nbs/11_onion.ipynb #13e098f9
 @patch
 def before_fit(self:OnionTraining):
     "Check what is needed, and show the watched subnets"
@@ -343,7 +344,7 @@ def before_fit(self:OnionTraining):
     self.distill_func = self.distill or (None if self.recipe.gradient.target=='hard' else distill_loss(self.loss_func))
     if num_distrib()>1: warn('OnionTraining does not yet average gradients of subnets over processes')
     self.eps,self.subnets,self.nets,self.moment,self.new_step = None,[],[sn.space.max],None,True
-    self.parts,self.kept,self.states,self.losses,self.gaps,self.warned = {},{},{},[],{},False
+    self.parts,self.kept,self.states,self.losses,self.gaps,self.warned,self.sorts = {},{},{},[],{},False,True
     self.made,self.quiet = self.teacher and self.teacher.to(next(sn.model.parameters()).device).eval(),nullcontext()
     self.hook = sn.model.register_forward_pre_hook(lambda m, xb: at_size(xb, sn.subnet.resolution) if m.training else None) if sn.space.resolution else None
     if c.matrices and self.space.kernel and not sn.matrices: sn.kernel_matrices()
@@ -352,12 +353,13 @@ def before_fit(self:OnionTraining):
     self.say, self.plain = self.learn.logger, self.loss_func # before a progress bar takes the one, and MixUp the other
     self._show(self.watch)
 
-# %% ../nbs/11_onion.ipynb #2573fded
+# %% ../nbs/11_onion.ipynb #3d2466ea
 @patch
 def _check_others(self:OnionTraining):
     "`ValueError` where another callback, or a missing teacher, makes this recipe impossible"
     names = [type(cb).__name__ for cb in self.learn.cbs]
     if bad := [n for n in names if n in ('GrowWidth','GrowDepth')]: raise ValueError(f'growth and shrinking cannot share a fit: finish growing first, then train the onion; take out {bad[0]} or OnionTraining')
+    if names.count('OnionTraining')>1: raise ValueError('OnionTraining: there are two of them in this fit; take one out (learn.remove_cb)')
     if self.recipe.update.steps!='joint':
         bad = [type(cb).__name__ for cb in self.learn.cbs if isinstance(cb, (MixedPrecision, GradientAccumulation, GradientClip))]
         if bad: raise ValueError(f"update: with a step for each network ({self.recipe.update.steps!r}) there are several optimizer steps per batch, which {bad[0]} does not know; use steps='joint', or take it out")
@@ -443,13 +445,14 @@ def after_pred(self:OnionTraining):
     self.quiet.__exit__(None, None, None)
     self.quiet = nullcontext()
 
-# %% ../nbs/11_onion.ipynb #16eee8c4
+# %% ../nbs/11_onion.ipynb #28e73211
 @patch
 def _begin(self:OnionTraining):
     "An optimizer step begins: its moment and its networks"
     step = self.epoch*len(self.dls.train)+self.iter
     last = self.moment or (self._at(step-1) if step else None) # no moment yet: fit begins here, maybe resumed
     m = self.moment = self._at(step)
+    if last is None: self.sorts = not self.supernet.trained
     if last is None or m.phase!=last.phase: self._new_phase(last, m)
     if self.recipe.gradient.target=='teacher' and self.made is None and not m.teach: raise ValueError('teacher: this fit begins after the phase that trains the teacher; give OnionTraining the model, teacher=...')
     part, k = self._part(m)
@@ -459,7 +462,7 @@ def _begin(self:OnionTraining):
     if steps!='joint' or self.recipe.gradient.target=='next': nets = sorted(nets, key=self.supernet.macs, reverse=steps!='small first')
     self.new_step,self.eps,self.nets,self.subnets,self.top = False,m.weight,nets,nets[1:],top
 
-# %% ../nbs/11_onion.ipynb #d52312a4
+# %% ../nbs/11_onion.ipynb #d75c62db
 @patch
 def _new_phase(self:OnionTraining, last, m):
     "What happens once between two phases: a teacher is kept, channels are sorted, batch norms become private"
@@ -468,12 +471,13 @@ def _new_phase(self:OnionTraining, last, m):
     if m.lr is None and last is not None and last.lr is not None and self.sched is None: self.opt.set_hypers(lr=self.peak)
     if k<2 and m.full: return
     before, k0 = self._part(last) if last is not None else (None,1)
-    if not sn.private and (c.sort=='once' and (k0<2 and (last is None or last.full)) or c.sort=='phases' and (before is None or before.width!=part.width)):
+    if self.sorts and not sn.private and (c.sort=='once' and (k0<2 and (last is None or last.full)) or c.sort=='phases' and (before is None or before.width!=part.width)):
         trained = before and (before if k0>1 or not last.full else before.part(width=-1)) # its widths keep their channels
         sn.sort_channels(opt=self._all_states(), tiers=trained)
     if c.bn!='shared':
         sn.private_bn([s for s in levels_of(c, self.space) if s!=sn.space.max and s not in sn.private], affine=c.bn=='private')
         self._own_params()
+    sn.trained = True
 
 # %% ../nbs/11_onion.ipynb #13f36f18
 @patch
@@ -637,7 +641,7 @@ def _scale_step(self:OnionTraining):
     for n,p in self.supernet.model.named_parameters(): p.copy_(self.olds[n].lerp(p, 1/sum(o[n].to(p.dtype) for o in own).clamp_min(1)))
     self.olds = None
 
-# %% ../nbs/11_onion.ipynb #6d15b93a
+# %% ../nbs/11_onion.ipynb #082268e5
 @patch
 def _estimate(self:OnionTraining):
     "Print what the passes of this fit will take, from one measured step"
@@ -651,14 +655,16 @@ def _estimate(self:OnionTraining):
         self.learn.yb = tuple(y.as_subclass(torch.Tensor) if isinstance(y, torch.Tensor) else y for y in b[len(self.xb):])
         with _as_it_was(sn):
             full = min(self._time(sn.space.max) for _ in range(2))
-            sub = self._time(part.sample(random.Random(0))) if k>1 or not last.full else 0.
+            some = part.sample(random.Random(0))
+            sub = min(self._time(some) for _ in range(2)) if k>1 or not last.full else 0.
         for p in [*sn.model.parameters(), *sn.own_params()]: p.grad = None
     def cost(m):
         k = self._part(m)[1]
         return full+(k-1)*sub if m.full else k*sub
-    total, some = sum(map(cost, ms))*n/len(ms), sum(self._part(m)[1]>1 or not m.full for m in ms)*n/len(ms)
+    total, some_steps = sum(map(cost, ms))*n/len(ms), sum(self._part(m)[1]>1 or not m.full for m in ms)*n/len(ms)
     memory = f', peak memory {torch.cuda.max_memory_allocated()/2**30:.1f} GB' if torch.cuda.is_available() else ''
-    self.say(f'{n} steps, {some:.0f} of them with subnets; passes of the full network take {full:.3g} s, of a subnet about {sub:.3g} s: {total/60:.1f} min in all{memory}')
+    whole = f'{total/60:.1f} min' if total>=60 else f'{total:.0f} s'
+    self.say(f'{n} steps, {some_steps:.0f} of them with subnets; passes of the full network take {full:.3g} s, of a subnet about {sub:.3g} s: {whole} in all, without validation{memory}')
 
 # %% ../nbs/11_onion.ipynb #91e3ed2e
 @patch
@@ -707,16 +713,16 @@ def after_train(self:OnionTraining):
     self.supernet.set_active()
     if self.top!=self.supernet.space.max: calibrate_bn(self.supernet.model, self.dls.train)
 
-# %% ../nbs/11_onion.ipynb #9286ef22
+# %% ../nbs/11_onion.ipynb #1aaa05c5
 @patch
 def after_validate(self:OnionTraining):
     "Warn where the smallest subnet guesses, an epoch after shrinking started"
     c, acc = getattr(self.dls, 'c', None), next((m for m in self.learn.metrics if getattr(m, 'which', None)=='min' and m.name=='acc_min'), None)
-    if self.warned or self.moment is None or not c or acc is None or acc.net is None or self.moment.weight<.1: return
+    if self.warned or self.moment is None or not c or acc is None or acc.net is None or acc.value is None or self.finding or self.moment.weight<.1: return
     step = self.epoch*len(self.dls.train)
-    if step and self._part(self._at(step))[1]>1 and acc.value<1.2/c:
+    if step and self._part(self._at(step))[1]>1 and float(acc.value)<1.2/c:
         self.warned = True
-        warn(f'epoch {self.epoch}: the smallest subnet is at chance ({acc.value:.3f} with {c} classes): {self.space.min}. It may be too small for this data; or try smallest=True, a longer warm-up, a smaller learning rate')
+        warn(f'epoch {self.epoch}: the smallest subnet is at chance ({float(acc.value):.3f} with {c} classes): {self.space.min}. It may be too small for this data; or try smallest=True, a longer warm-up, a smaller learning rate')
 
 # %% ../nbs/11_onion.ipynb #2c43c79a
 class _SubnetMetric(Metric):

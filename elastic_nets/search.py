@@ -47,7 +47,7 @@ def _evaluate(learn, subnet, metrics, dl, calibrate):
                   cbs=[copy(cb) for cb in learn.cbs if isinstance(cb, MixedPrecision)])
     with own.no_bar(), _quiet(dl): return own.validate(dl=dl)[1:]
 
-# %% ../nbs/30_search.ipynb #cb87eb45
+# %% ../nbs/30_search.ipynb #09c7297e
 def evaluate_subnets(
     learn:Learner, # With a supernet
     subnets, # Subnets of its space; one that comes twice is evaluated once
@@ -62,7 +62,7 @@ def evaluate_subnets(
     for s in subnets: sn.space.check(s)
     if type(calibrate) is not int or calibrate<0: raise ValueError(f'calibrate: a number of training samples, or 0, got {calibrate!r}')
     if dl is None: dl = learn.dls.valid
-    bar = progress_bar(subnets, leave=False, display=hasattr(learn, 'progress'))
+    bar = progress_bar(subnets, leave=False) if hasattr(learn, 'progress') else subnets
     rows = [[s, sn.macs(s), sn.n_params(s), *_evaluate(learn, s, ms, dl, calibrate)] for s in bar]
     return pd.DataFrame(rows, columns=['subnet', 'macs', 'params', *[m.name for m in ms]])
 

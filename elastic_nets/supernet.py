@@ -188,7 +188,7 @@ def _fit_space(space, graph):
         if bad := [n for n in {**a, **b} if a.get(n)!=b.get(n)]: raise ValueError(f'space: {k} of {bad[0]!r} is {a.get(bad[0])}, in this network it is {b.get(bad[0])}')
     return replace(space, costs={})
 
-# %% ../nbs/02_supernet.ipynb #64ac5122
+# %% ../nbs/02_supernet.ipynb #ac35c27a
 class Supernet:
     "A handle on a model whose subnets can be switched on, measured and taken out"
     def __init__(self,
@@ -213,6 +213,7 @@ class Supernet:
             raise NotElasticError(f'nothing to choose: one subnet only. Elastic groups: {list(graph.elastic)[:8]}, runs: {list(graph.runs)}. Frozen because: {why}')
         self.model, self.graph, self.subnet = model, graph, self.space.max
         self.stats, self.private, self.matrices, self._cuts = {}, {}, {}, {}
+        self.trained = False # have subnets been trained? Who sorts channels then scrambles them
         self.xb = tree_map(lambda x: x[:1].detach().cpu(), _inputs(xb))
         self.space.costs.update(macs=self.macs, params=self.n_params)
         self._elastic()
@@ -532,7 +533,7 @@ def at_size(
     if size is None: return xb
     return tuple(nn.functional.interpolate(x, size=(size,size), mode='bilinear', antialias=True) if x.ndim==4 and x.shape[-1]!=size else x for x in xb)
 
-# %% ../nbs/02_supernet.ipynb #95cf8c6b
+# %% ../nbs/02_supernet.ipynb #6d41df75
 @torch.no_grad()
 def calibrate_bn(
     model:nn.Module, # A plain model; changed in place
@@ -556,7 +557,7 @@ def calibrate_bn(
             if seen>=n: break
     for m,t in modes.items(): m.training = t
     for m,mo in zip(bns, moms): m.momentum = mo
-    if not seen: raise ValueError('calibrate_bn got no batch')
+    if not seen: raise ValueError('calibrate_bn got no batch of training inputs; give some (a learner that was loaded has none: `calibrate=0` keeps the statistics as they are)')
     return model
 
 # %% ../nbs/02_supernet.ipynb #83127fea
@@ -630,12 +631,12 @@ def own_params(self:Supernet) -> list:
     held = [*self.matrices.values(), *[ps for s in self.private for ps in self.stats[s].values()]]
     return [p for ps in held for p in ps.values() if isinstance(p, nn.Parameter)]
 
-# %% ../nbs/02_supernet.ipynb #5eff8207
+# %% ../nbs/02_supernet.ipynb #828b43a5
 @patch
 def state_dict(self:Supernet) -> dict:
     "What the handle holds beside the model, as plain tensors: private batch norms, recalibrated statistics, kernel matrices"
     plain = lambda d: tree_map(lambda t: t.detach().clone(), d)
-    return dict(version=1, private={s.to_json():a for s,a in self.private.items()}, stats={s.to_json():plain(d) for s,d in self.stats.items()}, matrices=plain(self.matrices))
+    return dict(version=1, trained=self.trained, private={s.to_json():a for s,a in self.private.items()}, stats={s.to_json():plain(d) for s,d in self.stats.items()}, matrices=plain(self.matrices))
 
 # %% ../nbs/02_supernet.ipynb #d19b7790
 def _same(what, mine, given):
@@ -648,14 +649,14 @@ def _same(what, mine, given):
     for k in given.keys()-mine.keys(): raise ValueError(f'{what}: {k!r} is not in this supernet; {", ".join(map(str, [*mine][:8])) or "nothing"} is')
     for k in mine: _same(f'{what}.{k}', mine[k], given[k])
 
-# %% ../nbs/02_supernet.ipynb #59a2c141
+# %% ../nbs/02_supernet.ipynb #1eedf738
 @patch
 @torch.no_grad()
 def load_state_dict(self:Supernet,
     d:dict, # What `state_dict` gave
 ):
     "Hold what `d` says and nothing else; parameters that are there already stay the same objects. `ValueError` names what does not fit, and nothing has changed"
-    want = ['version','private','stats','matrices']
+    want = ['version','trained','private','stats','matrices']
     if not isinstance(d, dict) or {*d}!={*want} or d['version']!=1: raise ValueError(f'the state of a Supernet, version 1, has the keys {want}, got {[*d] if isinstance(d, dict) else d!r}')
     private, given = [{Subnet.from_json(s):x for s,x in d[k].items()} for k in ('private','stats')]
     for s in {**private, **given}: self.space.check(s)
@@ -666,7 +667,7 @@ def load_state_dict(self:Supernet,
     _same('matrices', mats, d['matrices'])
     for s in given: _same('stats', stats[s], given[s])
     tree_map(lambda t,x: t.copy_(x), [mats, stats], [d['matrices'], given])
-    self.private, self.stats, self.matrices = private, stats, mats
+    self.private, self.stats, self.matrices, self.trained = private, stats, mats, d['trained']
     self.set_active(self.subnet)
 
 # %% ../nbs/02_supernet.ipynb #f72090da

@@ -58,7 +58,7 @@ class Shown(Callback):
     "fastai's Recorder wants a float32 loss; what is trained stays float64"
     def after_loss(self): self.learn.loss = self.loss.float()
 
-class Log(Callback):
+class Noted(Callback):
     "Weights at a batch's start and end, and what its optimizer step is given"
     order,run_valid = 30,False
     def before_fit(self): self.rows = []
@@ -70,7 +70,7 @@ class Log(Callback):
     def after_batch(self): self.rows[-1].end = self.weights()
 
 def fit(learn, rec, n=1, lr=lr, cbs=(), fit='fit', start_epoch=0, **kwargs):
-    log,cb = Log(),OnionTraining(rec, **dict(watch=(), estimate=False) | kwargs)
+    log,cb = Noted(),OnionTraining(rec, **dict(watch=(), estimate=False) | kwargs)
     with learn.no_logging(): getattr(learn, fit)(n, lr, cbs=[cb, log, Shown(), *cbs], **(dict(start_epoch=start_epoch) if start_epoch else {}))
     return log.rows
 
@@ -617,7 +617,7 @@ def test_estimate_counts():
 def test_lr_find(tmp_path):
     "The finder's rates, not the recipe's; and the model is put back"
     learn = new_learner(path=tmp_path)
-    log,said = Log(),[]
+    log,said = Noted(),[]
     learn.add_cbs([OnionTraining(bignas(), watch=()), Shown(), log])
     learn.logger = said.append
     before = deepcopy(learn.model.state_dict())
@@ -670,7 +670,7 @@ def test_at_chance():
     wrong = (right+1)%3
     got = chance(wrong, Recipe(Construct(k=2)))
     assert len(got)==1 and got[0].startswith('epoch 1: the smallest subnet is at chance (0.000 with 3 classes): Subnet(width={\'0\': 1}')
-    assert [m[:7] for m in chance(wrong, Recipe(Construct(k=2), schedule=Delayed(.5, 0.)))]==['epoch 3']
+    assert [m[:7] for m in chance(wrong, Recipe(Construct(k=2), schedule=Delayed(.5, 0.)))]==['epoch 2']
     assert not chance(right, Recipe(Construct(k=2)))
     assert not chance(wrong, Recipe(Construct(k=2), schedule=Delayed(0., 1., 1e-4)), n=1)
     assert not chance(wrong, Recipe(Construct(k=2), schedule=Delayed(0., 0., end=.05)), n=2)
