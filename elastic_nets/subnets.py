@@ -244,7 +244,7 @@ def level(self:Space,
     if not 0<=t<=1: raise ValueError(f't is a share of the range of each choice, in [0, 1], got {t}')
     return self._limited(self._build(lambda k,n,vs: min(vs, key=lambda v: (abs(v-vs[0]-t*(vs[-1]-vs[0])), -v))))
 
-# %% ../nbs/01_subnets.ipynb #6b94325a
+# %% ../nbs/01_subnets.ipynb #e73d74b5
 @patch
 def part(self:Space,
     **n, # Kind of choice -> number of values that each keeps: `n` of the smallest, or `-n` of the largest
@@ -255,7 +255,9 @@ def part(self:Space,
         if type(v) is not int or v==0: raise ValueError(f'part: {k}={v!r} is not possible; a whole number of values: n of the smallest, -n of the largest')
     def _cut(k, vs): return vs if k not in n else vs[:n[k]] if n[k]>0 else vs[n[k]:]
     new, given = {k:{c:_cut(k,vs) for c,vs in getattr(self,k).items()} for k in ('width','depth','kernel')}, {}
-    for (k,c),((lk,lc),by) in self.given.items():
+    for k,c,_ in self.choices(): # what others depend on comes first
+        if (k,c) not in self.given: continue
+        (lk,lc),by = self.given[k,c]
         by = {v:_cut(k,by[v]) for v in new[lk][lc]}
         given[k,c], new[k][c] = ((lk,lc),by), tuple(sorted({v for vs in by.values() for v in vs}))
     return replace(self, **new, resolution=_cut('resolution', self.resolution), given=given)
