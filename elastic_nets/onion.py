@@ -238,21 +238,14 @@ def at(self:Phases,
     rate = None if p.lr is None else p.lr*((j+1)/(warm+1) if j<warm else (1+cos(pi*(j-warm)/max(steps-warm, 1)))/2)
     return Moment(1., i, p.part, p.k, p.full, rate, p.teach)
 
-# %% ../nbs/11_onion.ipynb #d0745b80
+# %% ../nbs/11_onion.ipynb #9af0862b
 @patch
 def fit_to(self:Phases,
     space:Space, # Of the supernet
 ):
-    "Without phases that add nothing: none for kernels where there are none to choose; of two that train the same part, the later, or the one that makes the teacher"
-    keep, last = [], None
-    for p in self.phases:
-        part = space.part(**dict(p.part))
-        now = (part.width, part.depth, part.kernel, part.resolution)
-        if not p.full and _single(part): continue
-        if now!=last: keep.append(p)
-        elif not keep[-1].teach: keep[-1] = p
-        last = now
-    return replace(self, phases=tuple(keep) or self.phases[-1:])
+    "Without the phases that draw among nothing: kernels, where there are none to choose"
+    keep = tuple(p for p in self.phases if p.full or not _single(space.part(**dict(p.part))))
+    return replace(self, phases=keep or self.phases[-1:])
 
 # %% ../nbs/11_onion.ipynb #38cbb3b3
 def _single(space): # Is there nothing to choose?
@@ -462,7 +455,7 @@ def _begin(self:OnionTraining):
     if steps!='joint' or self.recipe.gradient.target=='next': nets = sorted(nets, key=self.supernet.macs, reverse=steps!='small first')
     self.new_step,self.eps,self.nets,self.subnets,self.top = False,m.weight,nets,nets[1:],top
 
-# %% ../nbs/11_onion.ipynb #d75c62db
+# %% ../nbs/11_onion.ipynb #0010ebdc
 @patch
 def _new_phase(self:OnionTraining, last, m):
     "What happens once between two phases: a teacher is kept, channels are sorted, batch norms become private"
@@ -471,8 +464,8 @@ def _new_phase(self:OnionTraining, last, m):
     if m.lr is None and last is not None and last.lr is not None and self.sched is None: self.opt.set_hypers(lr=self.peak)
     if k<2 and m.full: return
     before, k0 = self._part(last) if last is not None else (None,1)
-    if self.sorts and not sn.private and (c.sort=='once' and (k0<2 and (last is None or last.full)) or c.sort=='phases' and (before is None or before.width!=part.width)):
-        trained = before and (before if k0>1 or not last.full else before.part(width=-1)) # its widths keep their channels
+    trained = before and (before if k0>1 or not last.full else before.part(width=-1)) # its widths keep their channels
+    if self.sorts and not sn.private and (c.sort=='once' and (k0<2 and (last is None or last.full)) or c.sort=='phases' and (trained is None or trained.width!=part.width)):
         sn.sort_channels(opt=self._all_states(), tiers=trained)
     if c.bn!='shared':
         sn.private_bn([s for s in levels_of(c, self.space) if s!=sn.space.max and s not in sn.private], affine=c.bn=='private')
@@ -641,7 +634,7 @@ def _scale_step(self:OnionTraining):
     for n,p in self.supernet.model.named_parameters(): p.copy_(self.olds[n].lerp(p, 1/sum(o[n].to(p.dtype) for o in own).clamp_min(1)))
     self.olds = None
 
-# %% ../nbs/11_onion.ipynb #082268e5
+# %% ../nbs/11_onion.ipynb #e198232f
 @patch
 def _estimate(self:OnionTraining):
     "Print what the passes of this fit will take, from one measured step"
@@ -655,7 +648,7 @@ def _estimate(self:OnionTraining):
         self.learn.yb = tuple(y.as_subclass(torch.Tensor) if isinstance(y, torch.Tensor) else y for y in b[len(self.xb):])
         with _as_it_was(sn):
             full = min(self._time(sn.space.max) for _ in range(2))
-            some = part.sample(random.Random(0))
+            some = self.recipe.construct.draw(part, random.Random(0), k, last.full, whole=self.space)[-1]
             sub = min(self._time(some) for _ in range(2)) if k>1 or not last.full else 0.
         for p in [*sn.model.parameters(), *sn.own_params()]: p.grad = None
     def cost(m):

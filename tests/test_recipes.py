@@ -345,10 +345,10 @@ def test_progressive_shrinking_from_a_teacher():
     for a,b in zip(teacher.state_dict().values(), given.state_dict().values()): assert torch.equal(a, b)
 
 def test_progressive_shrinking_leaves_out():
-    "Without kernels and with two depths there are three phases and the teacher"
+    "Without kernels there are four phases and the teacher"
     learn,choices = new_learner(widths=(.25,.5,1.), depths=(0,1)),at_widths(.25, .5, 1.)
     hand = Hand(learn, choices)
-    in_phases(hand, choices, scaled([ofa_phases[i] for i in (0,3,4,5)], .5), 6*n_batches, 0.)
+    in_phases(hand, choices, scaled([ofa_phases[i] for i in (0,2,3,4,5)], .5), 6*n_batches, 0.)
     assert hand.moved==[True]*2 # the second within the tiers that were trained
     equal(learn, trained(learn, progressive_shrinking(), 6, lr=.5), hand)
 
