@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test readme coverage speed growing shrinking clean
+.PHONY: demo test readme coverage speed growing shrinking onion clean
 
 demo: $(READY) # the main job; `make demo ARGS="--data cifar10"` passes arguments on
 	$(BIN)/elastic-nets demo $(ARGS)
@@ -28,6 +28,9 @@ growing: $(READY) # docs/growing.md: hours on two cores, a row on disk per finis
 
 shrinking: $(READY) # docs/shrinking.md: a day on two cores, a row on disk per finished run; shrink_cost on an idle machine
 	for b in shrink_cost shrink shrink_report; do $(BIN)/python benchmarks/$$b.py || exit 1; done
+
+onion: $(READY) # docs/onion.md: as long; the second pass runs what depends on the first
+	for b in onion onion onion onion_report; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
