@@ -84,10 +84,16 @@ def inits():
     names = ['dense','orthogonal','half as long','random','replicate','net2net','variance','orthogonal, state forgotten','orthogonal, start at 0.25','orthogonal, start at 0.75']
     return compare(rs, rs[0]['config'], names) if rs else 'Not run yet.'
 
+def depth_setting():
+    rs = rows(results/'grow_depth.jsonl')
+    if not rs: return ''
+    c = rs[0]['config']
+    return f"{c['depth']} blocks of width {c['dim']}, {c['patch']} pixels a patch, float32 (with so few tokens the fastest), AdamW, {c['epochs']} epochs; half the blocks for half of the fit. The ceiling is that of the steps above, with 4 pixels a patch."
+
 def depth():
     rs = rows(results/'grow_depth.jsonl')
     names = list(dict.fromkeys(r['name'] for r in rs))
-    return compare(rs, rs[0]['config'], names, steps_of('ViT of 8 blocks, 96 wide', 'bf16')) if rs else 'Not run yet.'
+    return compare(rs, rs[0]['config'], names, steps_of('ViT of 8 blocks, 96 wide', 'fp32')) if rs else 'Not run yet.'
 
 def segment():
     rs = rows(results/'grow_segment.jsonl')
@@ -153,7 +159,7 @@ The third convolution of a ResNet-20 of base width 16, grown from 8 to 12 channe
 
 ## Depth: a small ViT on CIFAR-10, 10,000 training pictures
 
-Eight blocks of width 96, 4 pixels a patch, AdamW, 20 epochs; half the blocks for half of the fit.
+{depth_setting}
 
 {depth}
 
@@ -169,5 +175,5 @@ Mean IoU in percent; ResNet-18 as backbone, which grows alone.
 '''
 
 if __name__=='__main__':
-    text = PAGE.format(steps=steps(), steps_made=made('steps'), width=width(), targets=targets(), width_made=made('width'), inits=inits(), picture=picture(), depth=depth(), depth_made=made('depth'), segment=segment(), segment_made=made('segment'))
+    text = PAGE.format(steps=steps(), steps_made=made('steps'), width=width(), targets=targets(), width_made=made('width'), inits=inits(), picture=picture(), depth_setting=depth_setting(), depth=depth(), depth_made=made('depth'), segment=segment(), segment_made=made('segment'))
     (root/'docs/growing.md').write_text('\n'.join(l.rstrip() for l in text.split('\n')))
