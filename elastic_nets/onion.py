@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'RULES', 'Construct', 'levels_of', 'Gradient', 'Update', 'Moment', 'Delayed', 'Phase', 'Phases', 'inside_out',
            'outside_in', 'Recipe', 'OnionTraining']
 
-# %% ../nbs/11_onion.ipynb #2e0e1b31
+# %% ../nbs/11_onion.ipynb #c3ccaa64
 import random, time
 import numpy as np, torch
 from collections import defaultdict
@@ -22,6 +22,7 @@ from fastcore.foundation import L
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import ParamScheduler
+from fastai.callback.tracker import SaveModelCallback
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.learner import Metric
 from fastai.torch_core import find_bs, num_distrib, to_detach, to_float
@@ -37,7 +38,7 @@ def _one_of(what, name, got, *values):
     "`ValueError` unless `got` is one of `values`"
     if got not in values: raise ValueError(f'{name}: {what}, one of {", ".join(map(repr,values))}; got {got!r}')
 
-# %% ../nbs/11_onion.ipynb #72f337e9
+# %% ../nbs/11_onion.ipynb #30cf8a51
 @dataclass(frozen=True)
 class Construct:
     "The networks of one step, and what they are made of"
@@ -54,6 +55,7 @@ class Construct:
     def __post_init__(self):
         if type(self.k) is not int or self.k<1: raise ValueError(f'k: the networks in a step are a whole number from 1, the full one included, got {self.k!r}')
         if type(self.levels) is not int or self.levels in (1,) or self.levels<0: raise ValueError(f'levels: 0, or a number of networks from 2, got {self.levels!r}')
+        object.__setattr__(self, 'kinds', tuple(L(self.kinds)))
         if not self.kinds or {*self.kinds}-{*KINDS}: raise ValueError(f'kinds: some of {KINDS}, got {self.kinds!r}')
         _one_of('when channels are sorted', 'sort', self.sort, 'never', 'once', 'phases')
         _one_of('what is equally spaced', 'spacing', self.spacing, 'share', 'macs')
@@ -190,7 +192,7 @@ def weight_at(self:Delayed,
     if i>=ramp: return 1. if rest<=0 else 1+(self.end-1)*(i-ramp)/rest
     return eps_lr_at(i, ramp, lr(step/n), lr((start+ramp)/n), self.eps0) if self.code else eps_at(i, ramp, self.eps0)
 
-# %% ../nbs/11_onion.ipynb #6b1ebe41
+# %% ../nbs/11_onion.ipynb #5cb39e2c
 @dataclass(frozen=True)
 class Phase:
     "One phase of training"
@@ -203,19 +205,22 @@ class Phase:
     teach:bool=False # Is the full network at its end the teacher of the later phases?
 
     def __post_init__(self):
+        try: object.__setattr__(self, 'part', tuple(dict(self.part).items()))
+        except (TypeError, ValueError): raise ValueError(f"part: pairs such as (('width',-1),) or a dict are expected, got {self.part!r}") from None
         if not self.length>0: raise ValueError(f'length: more than 0, relative to the other phases, got {self.length!r}')
         if self.lr is not None: _share('lr', self.lr, lo=False)
         _share('warmup', self.warmup, hi=False)
         Space(width={}).part(**dict(self.part))
 
-# %% ../nbs/11_onion.ipynb #68f5f664
+# %% ../nbs/11_onion.ipynb #60981091
 @dataclass(frozen=True)
 class Phases:
     "Phases one after the other, the networks of all subnets with weight 1"
     phases:tuple # Of `Phase`
 
     def __post_init__(self):
-        if not self.phases or not all(isinstance(p, Phase) for p in self.phases): raise ValueError(f'phases: a tuple with at least one Phase is expected, got {self.phases!r}')
+        if isinstance(self.phases, (list,tuple)): object.__setattr__(self, 'phases', tuple(self.phases))
+        if not isinstance(self.phases, tuple) or not self.phases or not all(isinstance(p, Phase) for p in self.phases): raise ValueError(f'phases: a tuple with at least one Phase is expected, got {self.phases!r}')
 
     def __str__(self): return 'Phases\n'+'\n'.join(f'  {p}' for p in self.phases)
 
@@ -321,7 +326,7 @@ class OnionTraining(Callback):
         if learn is None and self._learn is not None: self._leave()
         vars(self)['_learn'] = learn
 
-# %% ../nbs/11_onion.ipynb #13e098f9
+# %% ../nbs/11_onion.ipynb #1633f818
 @patch
 def before_fit(self:OnionTraining):
     "Check what is needed, and show the watched subnets"
@@ -340,13 +345,15 @@ def before_fit(self:OnionTraining):
     self.parts,self.kept,self.states,self.losses,self.gaps,self.warned,self.sorts = {},{},{},[],{},False,True
     self.made,self.quiet = self.teacher and self.teacher.to(next(sn.model.parameters()).device).eval(),nullcontext()
     self.hook = sn.model.register_forward_pre_hook(lambda m, xb: at_size(xb, sn.subnet.resolution) if m.training else None) if sn.space.resolution else None
-    if c.matrices and self.space.kernel and not sn.matrices: sn.kernel_matrices()
+    self.fresh = c.matrices and self.space.kernel and not sn.matrices
+    if self.fresh: sn.kernel_matrices()
+    self.best = None
     if self.opt is not None: self._own_params() # there is none while validating
     self.finding = hasattr(self.learn, 'lr_finder')
     self.say, self.plain = self.learn.logger, self.loss_func # before a progress bar takes the one, and MixUp the other
     self._show(self.watch)
 
-# %% ../nbs/11_onion.ipynb #3d2466ea
+# %% ../nbs/11_onion.ipynb #28363acf
 @patch
 def _check_others(self:OnionTraining):
     "`ValueError` where another callback, or a missing teacher, makes this recipe impossible"
@@ -358,7 +365,10 @@ def _check_others(self:OnionTraining):
         if bad: raise ValueError(f"update: with a step for each network ({self.recipe.update.steps!r}) there are several optimizer steps per batch, which {bad[0]} does not know; use steps='joint', or take it out")
     teaches = any(p.teach for p in getattr(self.schedule, 'phases', ()))
     if self.recipe.gradient.target=='teacher' and self.teacher is None and not teaches:
-        raise ValueError('teacher: this recipe learns from a trained teacher and has none; give one, OnionTraining(..., teacher=model), or a phase with teach=True')
+        raise ValueError('teacher: this recipe learns from a trained teacher and has none; give one, OnionTraining(..., teacher=copy.deepcopy(model)), or a phase with teach=True')
+    if self.teacher is None: return
+    if not isinstance(self.teacher, nn.Module): raise TypeError(f'teacher: a model is expected (an nn.Module, such as `other_learner.model`), got {type(self.teacher).__name__}')
+    if {*map(id, self.teacher.parameters())} & {*map(id, self.supernet.model.parameters())}: raise ValueError('teacher: this is the model that is trained; give a copy of it: learn.supernet.extract(learn.supernet.space.max)')
 
 # %% ../nbs/11_onion.ipynb #ee09dd8b
 @patch
@@ -372,11 +382,36 @@ def _own_params(self:OnionTraining):
         group.append(p)
         if p.ndim==1 and not self.wd_bn_bias: self.opt.state[p]['do_wd'] = False
 
-# %% ../nbs/11_onion.ipynb #5316f668
+# %% ../nbs/11_onion.ipynb #8fc5a012
+@patch
+def _no_own_params(self:OnionTraining):
+    "Take them out of the optimizer's groups, so that fastai can save and load it with the model; their state stays for the next fit"
+    opt, sn = getattr(self._learn.opt, 'opt', self._learn.opt), getattr(self._learn, 'supernet', None)
+    if opt is None or sn is None: return
+    out = {id(p) for p in sn.own_params()}
+    if isinstance(opt, torch.optim.Optimizer):
+        for g in opt.param_groups: g['params'] = [p for p in g['params'] if id(p) not in out]
+    else: opt.param_lists = L(L(p for p in ps if id(p) not in out) for ps in opt.param_lists)
+
+# %% ../nbs/11_onion.ipynb #d13c0ec4
+@patch
+def _keep_best(self:OnionTraining, over=False):
+    "Keep the handle's state where SaveModelCallback has just saved the model, and restore it where that will be loaded"
+    cb, sn = first(self.learn.cbs, risinstance(SaveModelCallback)), self.supernet
+    if cb is None or cb.every_epoch or not (sn.private or sn.matrices) or self.moment is None: return
+    if getattr(cb, 'new_best', False): self.best = sn.state_dict()
+    elif over and not cb.at_end and self.best is not None: sn.load_state_dict(self.best)
+
+# %% ../nbs/11_onion.ipynb #1f32948a
+@patch
+def before_epoch(self:OnionTraining): self._keep_best()
+
+# %% ../nbs/11_onion.ipynb #729a2001
 @patch
 def _leave(self:OnionTraining):
     "Leave the learner as it was"
     self._show(())
+    self._no_own_params()
     if hasattr(self, 'quiet'): self.quiet.__exit__(None, None, None)
     if getattr(self, 'hook', None) is not None: self.hook.remove()
     if getattr(self._learn, 'supernet', None) is not None: self._learn.supernet.set_active()
@@ -438,22 +473,32 @@ def after_pred(self:OnionTraining):
     self.quiet.__exit__(None, None, None)
     self.quiet = nullcontext()
 
-# %% ../nbs/11_onion.ipynb #28e73211
+# %% ../nbs/11_onion.ipynb #465dcf02
 @patch
 def _begin(self:OnionTraining):
     "An optimizer step begins: its moment and its networks"
     step = self.epoch*len(self.dls.train)+self.iter
     last = self.moment or (self._at(step-1) if step else None) # no moment yet: fit begins here, maybe resumed
+    if self.moment is None and last is not None: self._resumed(last)
     m = self.moment = self._at(step)
     if last is None: self.sorts = not self.supernet.trained
     if last is None or m.phase!=last.phase: self._new_phase(last, m)
-    if self.recipe.gradient.target=='teacher' and self.made is None and not m.teach: raise ValueError('teacher: this fit begins after the phase that trains the teacher; give OnionTraining the model, teacher=...')
+    if self.recipe.gradient.target=='teacher' and self.made is None and not m.teach: raise ValueError('teacher: this fit begins after the phase that trains the teacher; give OnionTraining a copy of it, teacher=...')
     part, k = self._part(m)
     weigh = self._weigh if self.recipe.construct.sample=='importance' else None
     nets = self.recipe.construct.draw(part, random.Random(f'{self.seed} {step}'), k, m.full, weigh, self.space)
     steps, top = self.recipe.update.steps, nets[0] if m.full else None
     if steps!='joint' or self.recipe.gradient.target=='next': nets = sorted(nets, key=self.supernet.macs, reverse=steps!='small first')
     self.new_step,self.eps,self.nets,self.subnets,self.top = False,m.weight,nets,nets[1:],top
+
+# %% ../nbs/11_onion.ipynb #5862c824
+@patch
+def _resumed(self:OnionTraining, last):
+    "`ValueError` where a fit goes on without what the handle held"
+    c = self.recipe.construct
+    if self._part(last)[1]<2 and last.full: return # no subnets yet
+    lacks = 'private batch norms' if c.bn!='shared' and not self.supernet.private else 'kernel matrices' if self.fresh else None
+    if lacks: raise ValueError(f'start_epoch: this fit goes on with subnets that had {lacks}, and the supernet has none; load what `learn.supernet.state_dict()` gave, with load_state_dict, before fit')
 
 # %% ../nbs/11_onion.ipynb #0010ebdc
 @patch
@@ -706,7 +751,7 @@ def after_train(self:OnionTraining):
     self.supernet.set_active()
     if self.top!=self.supernet.space.max: calibrate_bn(self.supernet.model, self.dls.train)
 
-# %% ../nbs/11_onion.ipynb #1aaa05c5
+# %% ../nbs/11_onion.ipynb #4cc4635c
 @patch
 def after_validate(self:OnionTraining):
     "Warn where the smallest subnet guesses, an epoch after shrinking started"
@@ -715,9 +760,9 @@ def after_validate(self:OnionTraining):
     step = self.epoch*len(self.dls.train)
     if step and self._part(self._at(step))[1]>1 and float(acc.value)<1.2/c:
         self.warned = True
-        warn(f'epoch {self.epoch}: the smallest subnet is at chance ({float(acc.value):.3f} with {c} classes): {self.space.min}. It may be too small for this data; or try smallest=True, a longer warm-up, a smaller learning rate')
+        warn(f'epoch {self.epoch}: the smallest subnet is at chance ({float(acc.value):.3f} with {c} classes): {self.space.min}. It may be too small for this data; or try {"" if self.recipe.construct.smallest else "smallest=True, "}a longer warm-up, a smaller learning rate')
 
-# %% ../nbs/11_onion.ipynb #2c43c79a
+# %% ../nbs/11_onion.ipynb #29479283
 class _SubnetMetric(Metric):
     "`metric` of the subnet `which`, taken out when a validation begins"
     def __init__(self, cb, which, metric): self.cb,self.which,self.metric,self.net = cb,which,deepcopy(metric),None
@@ -729,6 +774,7 @@ class _SubnetMetric(Metric):
     def _take_out(self):
         sn, sp = self.cb.supernet, self.cb.space
         sub = sp.min if self.which=='min' else sp.uniform(.5, .5)
+        if not len(self.cb.dls.train): return None # a learner that was loaded has no training data
         net = sn.extract(sub)
         net.register_forward_pre_hook(lambda m, xb: at_size(xb, sub.resolution))
         return (net if sub in sn.private else calibrate_bn(net, self.cb.dls.train, n=512)).eval()
@@ -753,8 +799,9 @@ def _show(self:OnionTraining, watch):
     own = [m for m in self.learn.metrics if not isinstance(m, _SubnetMetric)]
     self.learn.metrics = own + [_SubnetMetric(self, w, own[0]) for w in watch if own]
 
-# %% ../nbs/11_onion.ipynb #d03d9e9a
+# %% ../nbs/11_onion.ipynb #1e50512a
 @patch
 def after_fit(self:OnionTraining):
     "Leave the learner as it was"
+    self._keep_best(over=True)
     self._leave()

@@ -53,7 +53,7 @@ def from_json(cls:Subnet,
         if not isinstance(d[k], dict) or not all(type(v) is int for v in d[k].values()): raise ValueError(f'{k} of a Subnet maps names to whole numbers, got {d[k]!r}')
     return cls(**{k:v for k,v in d.items() if k!='version'})
 
-# %% ../nbs/01_subnets.ipynb #71f41e55
+# %% ../nbs/01_subnets.ipynb #4f897b08
 def round_width(
     w:float, # Share of the channels, in (0, 1]
     n:int, # Channels of the full layer
@@ -62,7 +62,7 @@ def round_width(
     "Channels at width `w`: the nearest multiple of `divisor`, one more where that would lose over 10 %"
     if not 0<w<=1: raise ValueError(f'a width is a share in (0, 1], got {w}')
     c = int(w*n+divisor/2)//divisor*divisor
-    if c<.9*w*n and c>0: c += divisor
+    if c<.9*w*n and (c>0 or w*n>=.5): c += divisor
     return min(c, n)
 
 # %% ../nbs/01_subnets.ipynb #8f3a218d

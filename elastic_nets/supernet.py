@@ -687,7 +687,7 @@ def to_supernet(self:Learner,
     self.supernet = Supernet(self.model, inputs_of(self.dls, b), widths, depths, kernels, divisor, resolutions, groups, check, space)
     return self.supernet
 
-# %% ../nbs/02_supernet.ipynb #32882b9f
+# %% ../nbs/02_supernet.ipynb #32f3540a
 @patch
 def subnet(self:Learner,
     subnet:Subnet, # Of `learn.supernet.space`
@@ -697,6 +697,6 @@ def subnet(self:Learner,
     sn = getattr(self, 'supernet', None)
     if sn is None: raise ValueError('this learner has no supernet; call learn.to_supernet(...) first')
     m = sn.extract(subnet)
-    if calibrate and subnet!=sn.space.max and subnet not in sn.stats: calibrate_bn(m, self.dls.train, calibrate, subnet.resolution)
+    if calibrate and subnet!=sn.space.max and subnet not in sn.private: calibrate_bn(m, self.dls.train, calibrate, subnet.resolution)
     return Learner(self.dls, m, loss_func=self.loss_func, opt_func=self.opt_func, lr=self.lr, splitter=self.splitter, metrics=list(self.metrics),
                    path=self.path, model_dir=self.model_dir, wd=self.wd, wd_bn_bias=self.wd_bn_bias, train_bn=self.train_bn, moms=self.moms)

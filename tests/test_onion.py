@@ -1,8 +1,9 @@
 "`OnionTraining` against a loop written by hand, in float64, on plain copies of the subnets"
-import math, random
+import math, random, tempfile
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 import pytest, torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.fp16 import MixedPrecision
@@ -267,3 +268,44 @@ def test_errors():
     del learn.supernet
     fails('call learn.to_supernet', lambda: fit(learn, OnionTraining(recipe)))
     for a,b in zip(before.values(), learn.model.state_dict().values()): assert torch.equal(a, b) # not one step was trained
+
+def test_handle_goes_with_the_best_model():
+    "SaveModelCallback loads the best weights in the end: private batch norms are those of the same epoch"
+    from fastai.callback.tracker import SaveModelCallback
+    from elastic_nets.recipes import slimmable
+    class Ruin(Callback):
+        "The last epoch goes wrong"
+        order = 70
+        def before_epoch(self):
+            if self.epoch==epochs-1: self.opt.set_hypers(lr=50.)
+    learn = new_learner(torch.float32, widths=(.5,1.))
+    with tempfile.TemporaryDirectory() as d:
+        learn.path = Path(d)
+        with learn.no_logging(): learn.fit(epochs, lr, cbs=[OnionTraining(slimmable(k=2), estimate=False), SaveModelCallback(monitor='acc_min'), Ruin()])
+    names = learn.recorder.metric_names[1:-1]
+    best = max(v[names.index('acc_min')] for v in learn.recorder.values)
+    assert best > learn.recorder.values[-1][names.index('acc_min')]
+    sn,(x,y) = learn.supernet,[t[600:664] for t in data(torch.float32)]
+    assert (sn.extract(sn.space.min).eval()(x).argmax(1)==y).float().mean().item() == pytest.approx(best)
+
+def test_export_with_own_parameters():
+    "What lives on the handle is not in the optimizer's groups after a fit, and in them during the next"
+    from elastic_nets.recipes import slimmable
+    learn,seen = new_learner(torch.float32, widths=(.5,1.)),[]
+    class Count(Callback):
+        order = 20
+        def before_step(self): seen.append(sum(map(len, self.opt.param_lists)))
+    n = len(list(learn.model.parameters()))
+    for _ in range(2): fit(learn, OnionTraining(slimmable(k=2), estimate=False), Count(), n=1)
+    own = len(learn.supernet.own_params())
+    assert own and set(seen)=={n+own} and sum(map(len, learn.opt.param_lists))==n
+    with tempfile.TemporaryDirectory() as d:
+        learn.path = Path(d)
+        learn.save('a', with_opt=True); learn.load('a', with_opt=True)
+
+def test_teacher_and_resume_errors():
+    from elastic_nets.recipes import progressive_shrinking, slimmable
+    learn = new_learner(torch.float32, widths=(.5,1.))
+    with pytest.raises(ValueError, match='the model that is trained; give a copy'): fit(learn, OnionTraining(progressive_shrinking(teacher=0), teacher=learn.model))
+    with pytest.raises(TypeError, match='a model is expected'): fit(learn, OnionTraining(progressive_shrinking(teacher=0), teacher=learn))
+    with pytest.raises(ValueError, match='private batch norms, and the supernet has none'): fit(learn, OnionTraining(slimmable(k=2)), start_epoch=1)
