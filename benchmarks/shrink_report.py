@@ -97,7 +97,7 @@ def rates():
     for net,n in dict.fromkeys((r['config']['net'], r['config']['recipe']) for r in rs):
         v = {r['config']['lr']:r['valid'] for r in rs if (r['config']['net'], r['config']['recipe'])==(net,n)}
         best = max(v, key=v.get)
-        body.append([f'{NAMES[n]}, {net}', *[f'{v[l]:.2f}' if l in v else '' for l in lrs], f'{best:g}'+(', at the edge' if best in (lrs[0],lrs[-1]) else '') if len(v)==len(lrs) else ''])
+        body.append([f'{NAMES[n]}, {net}', *[f'{v[l]:.2f}' if l in v else '' for l in lrs], f'{best:g}'+(', at the edge' if best in (lrs[0],lrs[-1]) else '') if len(v)==3 else ''])
     return table(['',*[f'{l:g}' for l in lrs],'chosen'], body) if body else NOT
 
 # Figure 7
