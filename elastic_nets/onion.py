@@ -402,9 +402,11 @@ def _keep_best(self:OnionTraining, over=False):
     if getattr(cb, 'new_best', False): self.best = sn.state_dict()
     elif over and not cb.at_end and self.best is not None: sn.load_state_dict(self.best)
 
-# %% ../nbs/11_onion.ipynb #1f32948a
+# %% ../nbs/11_onion.ipynb #cbde69d8
 @patch
-def before_epoch(self:OnionTraining): self._keep_best()
+def before_epoch(self:OnionTraining):
+    "Was the model saved after the last epoch?"
+    self._keep_best()
 
 # %% ../nbs/11_onion.ipynb #729a2001
 @patch
