@@ -2,8 +2,8 @@
 
 python benchmarks/onion.py [--only lr alone cost screen confirm ...] [--seeds 0 1] [--list]
 """
-import random, statistics as st, time
-from dataclasses import replace
+import random, statistics as st, sys, time
+from dataclasses import fields, replace
 from functools import partial
 import numpy as np, torch
 import fastai.callback.all # noqa: F401, patches Learner
@@ -13,7 +13,7 @@ from fastai.metrics import accuracy
 from fastai.optimizer import SGD
 from elastic_nets.data import cifar_dls
 from elastic_nets.models import mobilenet_cifar, resnet_cifar, vgg_cifar
-from elastic_nets.onion import Construct, OnionTraining, inside_out, levels_of, outside_in
+from elastic_nets.onion import Construct, OnionTraining, Recipe, inside_out, levels_of, outside_in
 from elastic_nets.recipes import bignas, delayed_shrinking, slimmable, us_net
 from elastic_nets.search import evaluate_subnets, mean_pareto_accuracy
 from elastic_nets.supernet import Supernet
@@ -22,7 +22,7 @@ from shrink import fresh
 
 path = results/'onion.jsonl'
 NETS = dict(resnet=partial(resnet_cifar, 20), vgg=partial(vgg_cifar, 11, width=32), mobilenet=partial(mobilenet_cifar, width=.4)) # 41, 39 and 29 M MACs
-BASE = dict(net='resnet', recipe='us_net', n_train=10_000, epochs=8, lr=.2, bs=128)
+BASE = dict(net='resnet', recipe='us_net', n_train=10_000, epochs=6, lr=.2, bs=128)
 SCREEN, FRESH = (0,1), (10,11,12) # seeds that choose, on validation; seeds that report, on test
 WIDTHS = tuple(i/16 for i in range(4,17))
 base = us_net(levels=13)
@@ -46,7 +46,19 @@ RECIPES = { # name -> recipe: the base with one field changed; a few need a seco
     'schedule: by importance': on('construct', levels=0, sample='importance'), 'schedule: annealed to .1': on('schedule', end=.1),
 }
 PUBLISHED = dict(slimmable=slimmable(), us_net=base, bignas=bignas(), delayed_shrinking=delayed_shrinking()) # once-for-all and CompOFA are in shrink.py: they need a teacher's training
-ALL = {**RECIPES, **PUBLISHED}
+
+def combine(names):
+    "The base with what several recipes change; the last one wins where two change the same"
+    kw = {}
+    for n in names:
+        for f in fields(Recipe):
+            old, new = getattr(base, f.name), getattr(RECIPES[n], f.name)
+            if new==old: continue
+            now = kw.get(f.name, old)
+            kw[f.name] = replace(now, **{a.name:getattr(new, a.name) for a in fields(new) if getattr(new, a.name)!=getattr(old, a.name)}) if type(new) is type(now) else new
+    return replace(base, **kw)
+
+def recipe_of(name): return PUBLISHED[name] if name in PUBLISHED else combine(name.split(' + '))
 
 def network(c):
     "The full network of configuration `c`, or one of its widths by itself, with weights drawn for its size"
@@ -61,12 +73,12 @@ def learner(c):
     dls = cifar_dls(bs=c['bs'], n_train=c['n_train'], seed=c['seed'], device='cuda' if torch.cuda.is_available() else 'cpu')
     learn = Learner(dls, network(c), metrics=accuracy, opt_func=partial(SGD, mom=.9), wd=5e-4, moms=(.9,)*3, cbs=[CPUMixed(), ChannelsLast(), Lean()])
     if c['recipe']=='alone': return learn
-    if ALL[c['recipe']].update.steps!='joint': learn.remove_cb(CPUMixed) # several steps per batch: full precision
-    depth = 'depth' in ALL[c['recipe']].construct.kinds and c['net']=='resnet'
+    if recipe_of(c['recipe']).update.steps!='joint': learn.remove_cb(CPUMixed) # several steps per batch: full precision
+    depth = 'depth' in recipe_of(c['recipe']).construct.kinds and c['net']=='resnet'
     learn.to_supernet(widths=WIDTHS, depths=(0,.5,1) if depth else None)
     return learn
 
-def callbacks(c): return [] if c['recipe']=='alone' else [OnionTraining(ALL[c['recipe']], watch=(), estimate=False)]
+def callbacks(c): return [] if c['recipe']=='alone' else [OnionTraining(recipe_of(c['recipe']), watch=(), estimate=False)]
 
 def train(c):
     "One run: accuracy of the four widths and mean Pareto accuracy, on validation and test, and what the fit took"
@@ -76,7 +88,7 @@ def train(c):
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(c['epochs'], c['lr'], cbs=callbacks(c))
     row = dict(seconds=round(time.perf_counter()-t,1), cpu_seconds=round(time.process_time()-cpu,1), steps=c['epochs']*len(learn.dls.train))
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, (Lean, CPUMixed))])
-    for part,dl in (('valid',learn.dls.valid), ('test',learn.dls.test)):
+    for part,dl in (('valid',learn.dls.valid), ('test',learn.dls.test))[:1+(c['seed'] in FRESH)]:
         with learn.no_bar(): row[part] = score(learn, dl) if c['recipe']!='alone' else dict(widths={str(c['width']): round(100*learn.validate(dl=dl)[1],2)})
     return row
 
@@ -92,9 +104,9 @@ def score(learn, dl):
     return dict(widths={str(w): round(100*acc[s],2) for w,s in four.items()}, mean_pareto=round(100*mean_pareto_accuracy(table, lo, hi), 3))
 
 def cost(c):
-    "Seconds of 24 steps over those of the base recipe, in turn, three times"
+    "Seconds of 24 steps over those of the base recipe, in turn, twice"
     both = {}
-    for _ in range(3):
+    for _ in range(2):
         for r in (c['recipe'], 'us_net'):
             learn = learner(dict(c, recipe=r, n_train=24*c['bs'], seed=0))
             t = time.process_time()
@@ -116,27 +128,48 @@ def best_lr(net):
     got = {r['config']['lr']:r['valid']['mean_pareto'] for r in rows(path) if r['name']=='lr' and r['config']['net']==net}
     return max(got, key=got.get) if len(got)==3 else None
 
-def handful(n=5):
-    "The recipes with the best validation in the screen, those that have all seeds; the base aside"
-    got = {}
-    for r in rows(path):
-        if r['name']=='screen': got.setdefault(r['config']['recipe'], []).append(r['valid']['mean_pareto'])
-    full = {k:st.mean(v) for k,v in got.items() if len(v)==len(SCREEN) and k!='us_net'}
-    return sorted(full, key=full.get, reverse=True)[:n] if len(full)==len(RECIPES)-1 else []
+def gains(seeds):
+    "Recipe -> its gain over the base on validation, mean over `seeds`; those that were run with all of them, best first"
+    got = {(r['config']['recipe'], r['config']['seed']):r['valid']['mean_pareto'] for r in rows(path) if r['name']=='screen'}
+    mean = {n: st.mean(got[n,s]-got['us_net',s] for s in seeds) for n in {n for n,_ in got} if all((n,s) in got and ('us_net',s) in got for s in seeds)}
+    return dict(sorted(mean.items(), key=lambda o: -o[1]))
+
+def second(n=10):
+    "Who is worth a second seed: the best after the first, when all have that"
+    got = gains(SCREEN[:1])
+    return ['us_net', *[r for r in got if r!='us_net'][:n]] if {*RECIPES}<={*got} else []
+
+def together():
+    "The best value of each field that gained, in one recipe; one that cannot be combined with better ones is left out"
+    got, names = gains(SCREEN), []
+    if not {*second()}<={*got} or not second(): return None
+    for field in ('construct','gradient','update','schedule'):
+        n = next((n for n,g in got.items() if n.startswith(f'{field}:') and ' + ' not in n and g>0), None)
+        if n: names.append(n)
+    names.sort(key=got.get) # of two that change the same, the better is the last
+    while len(names)>1:
+        try: combine(names)
+        except (ValueError, TypeError) as e: print(f'{names[0]} does not go with {names[1:]}: {e}', file=sys.stderr); names = names[1:]
+        else: return ' + '.join(names)
+
+def handful(n=3):
+    "The recipes that are best on validation after both seeds, the combined one among them; the base aside"
+    got, best = gains(SCREEN), together()
+    return [r for r in got if r!='us_net'][:n] if second() and {*second(), *([best] if best else [])}<={*got} else []
 
 def configs(seeds):
     "Name -> configurations, in the order in which they are run; what depends on missing rows comes with a later start"
     for net in NETS:
         for lr in (.1,.2,.4): yield 'lr', dict(BASE, net=net, recipe='us_net', epochs=3, seed=100, lr=lr)
-    for r in RECIPES:
-        if r!='us_net': yield 'cost', dict(BASE, net='resnet', recipe=r, cost=True)
+    for r in (*RECIPES, together()):
+        if r not in ('us_net', None): yield 'cost', dict(BASE, net='resnet', recipe=r, cost=True)
     if (lr := best_lr('resnet')) is not None:
-        for s in SCREEN:
-            for r in RECIPES:
-                if (c := run_of('resnet', r, s, lr)) is not None: yield 'screen', c
+        for s,names in ((SCREEN[0],[*RECIPES]), (SCREEN[1],second()), *((s,[together()]) for s in SCREEN)):
+            for r in names:
+                if r and (c := run_of('resnet', r, s, lr)) is not None: yield 'screen', c
     for net in NETS:
         if (lr := best_lr(net)) is None: continue
-        for r in {*handful(), *PUBLISHED}-{'us_net'}: yield 'cost', dict(BASE, net=net, recipe=r, cost=True)
+        for r in sorted({*handful(), *PUBLISHED}-{'us_net'}): yield 'cost', dict(BASE, net=net, recipe=r, cost=True)
         for s in FRESH:
             for w in (.25,.5,.75,1.): yield 'alone', dict(run_of(net, 'alone', s, lr), width=w)
             for r in sorted({*handful(), *PUBLISHED}):
