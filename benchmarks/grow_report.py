@@ -76,12 +76,12 @@ def targets():
 
 def label(c):
     if c['plan'] is None: return 'dense'
-    if c['plan'][0][0]!=.5: return f"orthogonal, start at {c['plan'][0][0]:g}"
-    return c['init']+('' if c['carry'] else ', state forgotten')
+    (start,_),(_,until) = c['plan']
+    return c['init']+('' if c['carry'] else ', state forgotten')+(', rates adapted' if c.get('adapt') else '')+('' if (start,until)==(.5,.6) else f', {start:g} of the width for {until:.0%}')
 
 def inits():
     rs = [dict(r, name=label(r['config'])) for r in rows(results/'grow_width.jsonl') if r['config']['net']==8 and r['name']!='lr']
-    names = ['dense','orthogonal','half as long','random','replicate','net2net','variance','orthogonal, state forgotten','orthogonal, start at 0.25','orthogonal, start at 0.75']
+    names = sorted({r['name'] for r in rs}, key=lambda n: (n!='dense', n!='orthogonal', 'for' in n))
     return compare(rs, rs[0]['config'], names) if rs else 'Not run yet.'
 
 def depth_setting():

@@ -33,7 +33,7 @@ def train(c):
 def grower(c):
     "The callbacks of configuration `c`"
     if c['plan'] is None: return []
-    return [GrowWidth(plan=StagePlan(*zip(*c['plan'])), init=half if c['init']=='half as long' else c['init'], carry_state=c['carry'])]
+    return [GrowWidth(plan=StagePlan(*zip(*c['plan'])), init=half if c['init']=='half as long' else c['init'], carry_state=c['carry'], adapt_lr=c.get('adapt', False))]
 
 def half(w, n_out, n_in):
     "Orthogonal vectors, half as long as the old ones"
@@ -60,10 +60,11 @@ def configs(seeds):
             yield 'plan, equal seconds', dict(BASE, width=w, seed=s, plan=HALF, init='orthogonal', epochs=longer)
             yield 'dense, seconds of the plan', dict(BASE, width=w, seed=s, epochs=shorter)
         for w in (32,16): yield 'uniform', dict(BASE, width=w, seed=s, plan=UNIFORM, init='orthogonal')
-        for t in range(2*s, 2*s+2) if i<3 else (): # a smaller network, and more seeds
+        for t in range(2*s, 2*s+2) if i<2 else (): # a smaller network, and more seeds
             yield 'init', dict(small, seed=t)
             for init in ('orthogonal','random','replicate','net2net','variance','half as long'): yield 'init', dict(small, seed=t, plan=HALF, init=init)
             yield 'state', dict(small, seed=t, plan=HALF, init='orthogonal', carry=False)
-            for start in (.25,.75): yield 'start', dict(small, seed=t, plan=[[start,0.],[1.,.6]], init='orthogonal')
+            yield 'state', dict(small, seed=t, plan=HALF, init='variance', adapt=True)
+            for start,until in ((.25,.6),(.75,.6),(.5,.4),(.5,.2)): yield 'start', dict(small, seed=t, plan=[[start,0.],[1.,until]], init='orthogonal')
 
 if __name__=='__main__': main(__doc__, path, configs, train)
