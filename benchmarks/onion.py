@@ -2,7 +2,7 @@
 
 python benchmarks/onion.py [--only lr alone cost screen confirm ...] [--seeds 0 1] [--list]
 """
-import random, statistics as st, sys, time
+import random, statistics as st, time
 from dataclasses import fields, replace
 from functools import partial
 import numpy as np, torch
@@ -14,7 +14,7 @@ from fastai.optimizer import SGD
 from elastic_nets.data import cifar_dls
 from elastic_nets.models import mobilenet_cifar, resnet_cifar, vgg_cifar
 from elastic_nets.onion import Construct, OnionTraining, Recipe, inside_out, levels_of, outside_in
-from elastic_nets.recipes import bignas, delayed_shrinking, slimmable, us_net
+from elastic_nets.recipes import bignas, delayed_shrinking, slimmable, us_net, zero_last_bn
 from elastic_nets.search import evaluate_subnets, mean_pareto_accuracy
 from elastic_nets.supernet import Supernet
 from common import CPUMixed, Lean, main, results, rows
@@ -76,9 +76,10 @@ def learner(c):
     if recipe_of(c['recipe']).update.steps!='joint': learn.remove_cb(CPUMixed) # several steps per batch: full precision
     depth = 'depth' in recipe_of(c['recipe']).construct.kinds and c['net']=='resnet'
     learn.to_supernet(widths=WIDTHS, depths=(0,.5,1) if depth else None)
+    if c['recipe']=='bignas': zero_last_bn(learn.supernet)
     return learn
 
-def callbacks(c): return [] if c['recipe']=='alone' else [OnionTraining(recipe_of(c['recipe']), watch=(), estimate=False)]
+def callbacks(c): return [] if c['recipe']=='alone' else [OnionTraining(recipe_of(c['recipe']), seed=c['seed'], watch=(), estimate=False)]
 
 def train(c):
     "One run: accuracy of the four widths and mean Pareto accuracy, on validation and test, and what the fit took"
@@ -88,20 +89,21 @@ def train(c):
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(c['epochs'], c['lr'], cbs=callbacks(c))
     row = dict(seconds=round(time.perf_counter()-t,1), cpu_seconds=round(time.process_time()-cpu,1), steps=c['epochs']*len(learn.dls.train))
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, (Lean, CPUMixed))])
-    for part,dl in (('valid',learn.dls.valid), ('test',learn.dls.test))[:1+(c['seed'] in FRESH)]:
-        with learn.no_bar(): row[part] = score(learn, dl) if c['recipe']!='alone' else dict(widths={str(c['width']): round(100*learn.validate(dl=dl)[1],2)})
-    return row
+    dls = dict(valid=learn.dls.valid, **(dict(test=learn.dls.test) if c['seed'] in FRESH else {}))
+    with learn.no_bar(): return dict(row, **(score(learn, dls) if c['recipe']!='alone' else {k:dict(widths={str(c['width']): round(100*learn.validate(dl=dl)[1],2)}) for k,dl in dls.items()}))
 
-def score(learn, dl):
-    "Accuracy of the four slimmable widths, and mean Pareto accuracy over levels of all widths (and depths)"
+def score(learn, dls):
+    "Accuracy of the four slimmable widths, and mean Pareto accuracy over levels of all widths (and depths), which validation chooses"
     sn = learn.supernet
     four = {w:sn.space.uniform(w) for w in (.25,.5,.75,1.)}
     space = sn.space if sn.space.depth else sn.space.part()
     extra = [s for k in (('width',), ('depth',), ('width','depth')) for s in levels_of(Construct(levels=7, kinds=k), space.part(**{q:-1 for q in ('width','depth') if q not in k})) if sn.space.depth or k==('width',)]
-    table = evaluate_subnets(learn, [*four.values(), *extra], dl=dl, calibrate=1000)
-    acc = dict(zip(table.subnet, table.accuracy))
-    lo,hi = sn.macs(four[.25]), sn.macs(four[1.])
-    return dict(widths={str(w): round(100*acc[s],2) for w,s in four.items()}, mean_pareto=round(100*mean_pareto_accuracy(table, lo, hi), 3))
+    tables, res, lo, hi = {}, {}, sn.macs(four[.25]), sn.macs(four[1.])
+    for k,dl in dls.items():
+        tables[k] = t = evaluate_subnets(learn, [*four.values(), *extra], dl=dl, calibrate=1000)
+        t['valid'], acc = tables['valid'].accuracy, dict(zip(t.subnet, t.accuracy))
+        res[k] = dict(widths={str(w): round(100*acc[s],2) for w,s in four.items()}, mean_pareto=round(100*mean_pareto_accuracy(t, lo, hi, metric='accuracy', by='valid'), 3))
+    return res
 
 def cost(c):
     "Seconds of 24 steps over those of the base recipe, in turn, twice"
@@ -143,14 +145,12 @@ def together():
     "The best value of each field that gained, in one recipe; one that cannot be combined with better ones is left out"
     got, names = gains(SCREEN), []
     if not {*second()}<={*got} or not second(): return None
-    for field in ('construct','gradient','update','schedule'):
-        n = next((n for n,g in got.items() if n.startswith(f'{field}:') and ' + ' not in n and g>0), None)
-        if n: names.append(n)
-    names.sort(key=got.get) # of two that change the same, the better is the last
-    while len(names)>1:
-        try: combine(names)
-        except (ValueError, TypeError) as e: print(f'{names[0]} does not go with {names[1:]}: {e}', file=sys.stderr); names = names[1:]
-        else: return ' + '.join(names)
+    best = [next((n for n,g in got.items() if n.startswith(f'{field}:') and ' + ' not in n and g>0), None) for field in ('construct','gradient','update','schedule')]
+    for n in sorted(filter(None, best), key=got.get, reverse=True):
+        try: combine([n, *names]) # of two that change the same, the better is the last
+        except (ValueError, TypeError): continue
+        names = [n, *names]
+    return ' + '.join(names) if len(names)>1 else None
 
 def handful(n=3):
     "The recipes that are best on validation after both seeds, the combined one among them; the base aside"
@@ -169,10 +169,12 @@ def configs(seeds):
                 if r and (c := run_of('resnet', r, s, lr)) is not None: yield 'screen', c
     for net in NETS:
         if (lr := best_lr(net)) is None: continue
-        for r in sorted({*handful(), *PUBLISHED}-{'us_net'}): yield 'cost', dict(BASE, net=net, recipe=r, cost=True)
+        names = sorted(r for r in {*handful(), *PUBLISHED} if net=='resnet' or recipe_of(r).construct.kinds!=('depth',)) # the others have no depth to choose
+        for r in names:
+            if r!='us_net': yield 'cost', dict(BASE, net=net, recipe=r, cost=True)
         for s in FRESH:
             for w in (.25,.5,.75,1.): yield 'alone', dict(run_of(net, 'alone', s, lr), width=w)
-            for r in sorted({*handful(), *PUBLISHED}):
+            for r in names:
                 if (c := run_of(net, r, s, lr)) is not None: yield 'confirm', c
 
 if __name__=='__main__': main(__doc__, path, configs, train)

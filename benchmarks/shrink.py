@@ -146,7 +146,7 @@ def train(c):
         sn, macs = learn.supernet, {}
         for s in {s for step in nets.nets for s in step}: macs[s] = sn.macs(s)
         res = dict(passes=sum(map(len, nets.nets)), full_passes=round(sum(macs[s] for step in nets.nets for s in step)/sn.macs(sn.space.max)+nets.asked/3)) # a forward alone is a third
-    return dict(score(learn, c), seconds=round(t,1), cpu_seconds=round(cpu,1), watch_seconds=round(watch.seconds,1), steps=len(nets.nets) if onion else n, of_steps=n, **res, around=watch.found)
+    return dict(score(learn, c), seconds=round(t,1), cpu_seconds=round(cpu,1), watch_seconds=round(watch.seconds,1), **(dict(gpu=True) if gpu else {}), steps=len(nets.nets) if onion else n, of_steps=n, **res, around=watch.found)
 
 def alike(c): return c['net'], c['recipe'] # a learning rate is searched once for these
 
