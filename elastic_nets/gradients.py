@@ -91,13 +91,13 @@ def _surgery(gs, own, others):
             out[i] = out[i] - ((out[i]*h).sum()/(h*h).sum().clamp_min(1e-30)).clamp_max(0)*h
     return torch.stack(out).sum(0)
 
-# %% ../nbs/10_gradients.ipynb #77f63d5b
+# %% ../nbs/10_gradients.ipynb #99b24d3e
 def combine_project(
     gs:torch.Tensor, # (networks, ...): weighted gradients of one parameter, smallest network first
     own:torch.Tensor, # (networks, ...): is the element part of the network?
     ws:torch.Tensor, # (networks,): their weights
 ) -> torch.Tensor: # (...)
-    "The sum, after each network gave up what points against any other (PCGrad, per tensor)"
+    "The sum, after each network gave up what points against any other (PCGrad, Yu et al. 2020, per tensor; against smaller networks first)"
     return _surgery(gs, own, lambda i,n: [j for j in range(n) if j!=i])
 
 # %% ../nbs/10_gradients.ipynb #1525be04
@@ -142,7 +142,7 @@ def distill_loss(
     raise ValueError(f'loss_func: no distillation loss is known for {loss_func!r}, only for cross-entropy, BCEWithLogits and MSE; '
                      'give your own as distill: a function (pred, teacher) -> scalar')
 
-# %% ../nbs/10_gradients.ipynb #2aea8e70
+# %% ../nbs/10_gradients.ipynb #032505c3
 class GradientProbe(Callback):
     "Norms and cosines of the full network's, the shrinking and the epsilon-weighted gradient, layer by layer (DepS, figs. 3 and 4)"
     order,run_valid = 7,False # after the full network's backward, before the subnets'
@@ -151,7 +151,7 @@ class GradientProbe(Callback):
     ):
         if type(every) is not int or every<1: raise ValueError(f'every: a whole number of steps from 1, got {every!r}')
         self.every = every
-        self.rows,self.full = [],{}
+        self.rows,self.full = [],{} # rows: step, eps, layer, norms full, shrink and used, cosines with full cos_shrink and cos_used
 
 # %% ../nbs/10_gradients.ipynb #7276034e
 @patch
@@ -165,17 +165,19 @@ def before_fit(self:GradientProbe):
 # %% ../nbs/10_gradients.ipynb #db6c06c8
 def _grads(model): return {n:p.grad.clone() for n,p in model.named_parameters() if p.grad is not None}
 
-# %% ../nbs/10_gradients.ipynb #6cc5d26d
+# %% ../nbs/10_gradients.ipynb #114ab701
 @patch
 def before_backward(self:GradientProbe):
-    "Remember what is there already"
-    if self.onion_training.eps and self.n%self.every==0: self.before = _grads(self.model)
+    "Remember what is there already, where the step trains the full network and others"
+    o = self.onion_training
+    self.look = bool(o.subnets) and o.top==self.supernet.space.max and self.n%self.every==0
+    if self.look: self.before = _grads(self.model)
 
-# %% ../nbs/10_gradients.ipynb #86dc3fbd
+# %% ../nbs/10_gradients.ipynb #6fe18d70
 @patch
 def after_backward(self:GradientProbe):
     "Keep what the full network's backward has added"
-    if not self.onion_training.eps or self.n%self.every: return
+    if not self.look: return
     for n,g in _grads(self.model).items(): self.full[n] = self.full.get(n, 0)+g-self.before.get(n, 0)
 
 # %% ../nbs/10_gradients.ipynb #d1c1e286
@@ -196,26 +198,26 @@ def _compare(full, used, eps):
     cos = lambda g: F.cosine_similarity(full.flatten(), g.flatten(), 0).item()
     return dict(full=full.norm().item(), shrink=shrink.norm().item(), used=used.norm().item(), cos_shrink=cos(shrink), cos_used=cos(used))
 
-# %% ../nbs/10_gradients.ipynb #1507f6a7
+# %% ../nbs/10_gradients.ipynb #dcf305ad
 def plot_gradients(
     probe:GradientProbe, # After a fit
     step:int=None, # Which step's layers are drawn; None: the first it kept
     weights=lambda n: n.endswith('weight'), # Which parameters, by name
-):
-    "Per layer the norms and cosines of a step, and the norms over all steps relative to the full network's (DepS, figs. 3 and 4)"
+): # The three axes
+    "Per layer the norms and cosines of a step, and the norms over all steps relative to the full network's (DepS, figs. 3 and 4); `ValueError` where nothing, or not this step, was kept"
     rows = [r for r in probe.rows if weights(r['layer'])]
     if not rows: raise ValueError('probe: it has kept nothing; was there a step with subnets in the fit?')
     step = rows[0]['step'] if step is None else step
     at = [r for r in rows if r['step']==step]
     if not at: raise ValueError(f"step: {step} was not kept; these were: {sorted({r['step'] for r in rows})[:12]}")
     fig,axs = plt.subplots(1, 3, figsize=(8,2.3), dpi=80)
-    for k,l,c in (('full','full network','k'),('shrink','shrinking','tab:red'),('used','with epsilon','tab:blue')):
-        axs[0].semilogy([r[k] for r in at], '.-', ms=4, lw=.8, c=c, label=l)
+    for k,l,c in (('full','full network','.75'),('shrink','shrinking','tab:red'),('used','with epsilon','tab:blue')):
+        axs[0].semilogy([r[k] for r in at], '.-', ms=4, lw=3 if k=='full' else .8, c=c, label=l)
         if k=='full': continue
         axs[1].plot([r[f'cos_{k}'] for r in at], '.-', ms=4, lw=.8, c=c)
         steps = sorted({r['step'] for r in rows})
         size = lambda s,k: sum(r[k]**2 for r in rows if r['step']==s)**.5
         axs[2].plot(steps, [size(s,k)/size(s,'full') for s in steps], c=c, lw=.8)
     for a,t,x in zip(axs, (f'norm, step {step}', 'cosine with full', 'norm / full'), ('layer','layer','step')): a.set_title(t, fontsize=9); a.set(xlabel=x)
-    axs[0].legend(fontsize=7, frameon=False); fig.tight_layout()
+    fig.legend(*axs[0].get_legend_handles_labels(), loc='upper center', ncol=3, fontsize=7, frameon=False); fig.tight_layout(rect=(0,0,1,.92))
     return axs

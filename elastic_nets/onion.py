@@ -38,7 +38,12 @@ def _one_of(what, name, got, *values):
     "`ValueError` unless `got` is one of `values`"
     if got not in values: raise ValueError(f'{name}: {what}, one of {", ".join(map(repr,values))}; got {got!r}')
 
-# %% ../nbs/11_onion.ipynb #30cf8a51
+# %% ../nbs/11_onion.ipynb #b5dbfab5
+def _whole_k(k):
+    "`ValueError` unless `k` is a number of networks"
+    if type(k) is not int or k<1: raise ValueError(f'k: the networks in a step are a whole number from 1, the full one included, got {k!r}')
+
+# %% ../nbs/11_onion.ipynb #07f8d113
 @dataclass(frozen=True)
 class Construct:
     "The networks of one step, and what they are made of"
@@ -53,7 +58,7 @@ class Construct:
     sample:str='uniform' # Subnets are drawn 'uniform' per choice, or by 'importance': more of the size whose distillation loss is high
 
     def __post_init__(self):
-        if type(self.k) is not int or self.k<1: raise ValueError(f'k: the networks in a step are a whole number from 1, the full one included, got {self.k!r}')
+        _whole_k(self.k)
         if type(self.levels) is not int or self.levels in (1,) or self.levels<0: raise ValueError(f'levels: 0, or a number of networks from 2, got {self.levels!r}')
         object.__setattr__(self, 'kinds', tuple(L(self.kinds)))
         if not self.kinds or {*self.kinds}-{*KINDS}: raise ValueError(f'kinds: some of {KINDS}, got {self.kinds!r}')
@@ -65,11 +70,11 @@ class Construct:
         if self.bn!='shared' and not self.levels: raise ValueError(f'bn: {self.bn!r} needs a countable number of networks: say how many by levels')
         if self.bn!='shared' and self.sort=='phases': raise ValueError("sort: 'phases' would mix up private batch norms; 'once' or 'never' with them")
 
-# %% ../nbs/11_onion.ipynb #4e5e47c1
+# %% ../nbs/11_onion.ipynb #76f430d4
 def levels_of(
     c:Construct, # With levels
     space:Space, # Of the supernet
-) -> list: # At most `c.levels` subnets, smallest first
+) -> list: # `c.levels` subnets, smallest first; fewer where rounding makes two alike
     "The networks of a construction with levels"
     cache, key = vars(space).setdefault('_levels', {}), (c.levels, c.spacing)
     if key not in cache: cache[key] = _levels(c, space)
@@ -192,7 +197,7 @@ def weight_at(self:Delayed,
     if i>=ramp: return 1. if rest<=0 else 1+(self.end-1)*(i-ramp)/rest
     return eps_lr_at(i, ramp, lr(step/n), lr((start+ramp)/n), self.eps0) if self.code else eps_at(i, ramp, self.eps0)
 
-# %% ../nbs/11_onion.ipynb #5cb39e2c
+# %% ../nbs/11_onion.ipynb #a008d9ca
 @dataclass(frozen=True)
 class Phase:
     "One phase of training"
@@ -208,6 +213,7 @@ class Phase:
         try: object.__setattr__(self, 'part', tuple(dict(self.part).items()))
         except (TypeError, ValueError): raise ValueError(f"part: pairs such as (('width',-1),) or a dict are expected, got {self.part!r}") from None
         if not self.length>0: raise ValueError(f'length: more than 0, relative to the other phases, got {self.length!r}')
+        if self.k is not None: _whole_k(self.k)
         if self.lr is not None: _share('lr', self.lr, lo=False)
         _share('warmup', self.warmup, hi=False)
         Space(width={}).part(**dict(self.part))
@@ -299,7 +305,7 @@ class Recipe:
 
     def __str__(self): return '\n'.join(f'{f.name:10}{getattr(self, f.name)}' for f in fields(self))
 
-# %% ../nbs/11_onion.ipynb #e59ac43d
+# %% ../nbs/11_onion.ipynb #a458e920
 class OnionTraining(Callback):
     "Trains `learn.supernet`: the full network as ever, and beside it the subnets that `recipe` wants"
     order,run_valid,_learn = 8,False,None
@@ -308,8 +314,8 @@ class OnionTraining(Callback):
         seed:int=0, # Which subnets are drawn depends on it and on the step (with sample='importance' on the losses too), on nothing else
         distill=None, # (pred, teacher) -> scalar; default: what fits the learner's loss (`distill_loss`)
         teacher:nn.Module=None, # For target='teacher': a trained model; None: the full network at the end of a phase with teach=True
-        watch=('min','mid'), # Subnets that validation shows: 'min', the smallest, and 'mid', half the width and depth
-        estimate:bool=True, # Measure one step before training, and print what the fit will take
+        watch=('min','mid'), # Subnets that validation shows: 'min', the smallest, and 'mid', half the width and depth, rounded up
+        estimate:bool=True, # Before training, print what the fit will take: seconds and memory, from a measured step
     ):
         if not isinstance(recipe, Recipe): raise TypeError(f'recipe: a Recipe is expected, such as delayed_shrinking(), got {recipe!r}')
         if bad := {*L(watch)}-{'min','mid'}: raise ValueError(f"watch: some of 'min' and 'mid', got {', '.join(map(repr, sorted(bad)))}")
@@ -419,7 +425,7 @@ def _leave(self:OnionTraining):
     if getattr(self._learn, 'supernet', None) is not None: self._learn.supernet.set_active()
     self.hook,self.say,self.plain,self.lr_share,self.sched,self.made,self.parts,self.quiet = None,None,None,None,None,None,{},nullcontext()
 
-# %% ../nbs/11_onion.ipynb #9bb5297c
+# %% ../nbs/11_onion.ipynb #edccd21b
 @patch
 def before_train(self:OnionTraining):
     "Recalibrated statistics are out of date from here on; and what will the fit take?"
@@ -428,7 +434,7 @@ def before_train(self:OnionTraining):
     if self.moment is not None: return # not the first epoch
     for p in [*self.supernet.model.parameters(), *self.supernet.own_params()]: p.grad = None # of a step that was interrupted
     self._learning_rates()
-    if self.estimate and not self.finding: self._estimate()
+    if not self.finding: self._try()
 
 # %% ../nbs/11_onion.ipynb #72312d7b
 @patch
@@ -457,6 +463,12 @@ def _part(self:OnionTraining, m):
         self.parts[m.part] = part, _single(part)
     part, single = self.parts[m.part]
     return part, 1 if m.weight==0 or single else m.k or self.recipe.construct.k
+
+# %% ../nbs/11_onion.ipynb #83389f7f
+@patch
+def _alone(self:OnionTraining, m):
+    "Does a moment train the full network alone?"
+    return self._part(m)[1]<2 and m.full
 
 # %% ../nbs/11_onion.ipynb #bf6e9a2f
 @patch
@@ -493,23 +505,23 @@ def _begin(self:OnionTraining):
     if steps!='joint' or self.recipe.gradient.target=='next': nets = sorted(nets, key=self.supernet.macs, reverse=steps!='small first')
     self.new_step,self.eps,self.nets,self.subnets,self.top = False,m.weight,nets,nets[1:],top
 
-# %% ../nbs/11_onion.ipynb #5862c824
+# %% ../nbs/11_onion.ipynb #f63571f8
 @patch
 def _resumed(self:OnionTraining, last):
     "`ValueError` where a fit goes on without what the handle held"
     c = self.recipe.construct
-    if self._part(last)[1]<2 and last.full: return # no subnets yet
+    if self._alone(last): return # no subnets yet
     lacks = 'private batch norms' if c.bn!='shared' and not self.supernet.private else 'kernel matrices' if self.fresh else None
     if lacks: raise ValueError(f'start_epoch: this fit goes on with subnets that had {lacks}, and the supernet has none; load what `learn.supernet.state_dict()` gave, with load_state_dict, before fit')
 
-# %% ../nbs/11_onion.ipynb #0010ebdc
+# %% ../nbs/11_onion.ipynb #368bdf49
 @patch
 def _new_phase(self:OnionTraining, last, m):
     "What happens once between two phases: a teacher is kept, channels are sorted, batch norms become private"
     sn, c, (part,k) = self.supernet, self.recipe.construct, self._part(m)
     if last is not None and last.teach and self.made is None: self.made = sn.extract(sn.space.max).eval().requires_grad_(False)
     if m.lr is None and last is not None and last.lr is not None and self.sched is None: self.opt.set_hypers(lr=self.peak)
-    if k<2 and m.full: return
+    if self._alone(m): return
     before, k0 = self._part(last) if last is not None else (None,1)
     trained = before and (before if k0>1 or not last.full else before.part(width=-1)) # its widths keep their channels
     if self.sorts and not sn.private and (c.sort=='once' and (k0<2 and (last is None or last.full)) or c.sort=='phases' and (trained is None or trained.width!=part.width)):
@@ -681,41 +693,62 @@ def _scale_step(self:OnionTraining):
     for n,p in self.supernet.model.named_parameters(): p.copy_(self.olds[n].lerp(p, 1/sum(o[n].to(p.dtype) for o in own).clamp_min(1)))
     self.olds = None
 
-# %% ../nbs/11_onion.ipynb #e198232f
+# %% ../nbs/11_onion.ipynb #5e30fba4
 @patch
-def _estimate(self:OnionTraining):
-    "Print what the passes of this fit will take, from one measured step"
+def _try(self:OnionTraining):
+    "A batch through the full network and a subnet, undone: do the losses fit, and what will the fit take?"
     sn, n = self.supernet, self.n_epoch*len(self.dls.train)
-    ms = [self._at(i) for i in range(0, n, max(1, n//1000))]
-    last = max(ms, key=lambda m: (self._part(m)[1], m.phase))
+    moments = [self._at(i) for i in range(0, n, max(1, n//1000))]
+    last = max(moments, key=lambda m: (self._part(m)[1], m.phase))
     part, k = self._part(last)
+    some = None if self._alone(last) else self.recipe.construct.draw(part, random.Random(0), k, last.full, whole=self.space)[-1]
     with _quiet(self.dls.train):
         b = self.learn._set_device(next(iter(self.dls.train)))
         self.learn.xb = inputs_of(self.dls.train, b)
         self.learn.yb = tuple(y.as_subclass(torch.Tensor) if isinstance(y, torch.Tensor) else y for y in b[len(self.xb):])
         with _as_it_was(sn):
-            full = min(self._time(sn.space.max) for _ in range(2))
-            some = self.recipe.construct.draw(part, random.Random(0), k, last.full, whole=self.space)[-1]
-            sub = min(self._time(some) for _ in range(2)) if k>1 or not last.full else 0.
-        for p in [*sn.model.parameters(), *sn.own_params()]: p.grad = None
-    def cost(m):
-        k = self._part(m)[1]
-        return full+(k-1)*sub if m.full else k*sub
-    total, some_steps = sum(map(cost, ms))*n/len(ms), sum(self._part(m)[1]>1 or not m.full for m in ms)*n/len(ms)
-    memory = f', peak memory {torch.cuda.max_memory_allocated()/2**30:.1f} GB' if torch.cuda.is_available() else ''
-    whole = f'{total/60:.1f} min' if total>=60 else f'{total:.0f} s'
-    self.say(f'{n} steps, {some_steps:.0f} of them with subnets; passes of the full network take {full:.3g} s, of a subnet about {sub:.3g} s: {whole} in all, without validation{memory}')
+            with _held(sn.model) as held: _,soft = self._pass(sn.space.max)
+            if some: self._pass(some, soft)
+            if self.estimate: self._say(moments, k, sum(held.values()), *zip(*[(self._pass(sn.space.max)[0], self._pass(some, soft)[0] if some else 0.) for _ in range(3)]))
+    for p in [*sn.model.parameters(), *sn.own_params()]: p.grad = None
 
-# %% ../nbs/11_onion.ipynb #91e3ed2e
+# %% ../nbs/11_onion.ipynb #25d99a8f
 @patch
-def _time(self:OnionTraining, s):
-    "Seconds of a forward and a backward of network `s` on the batch at hand; `ValueError` where its loss is no scalar"
+def _say(self:OnionTraining, moments, k, held, fulls, subs):
+    "Print what the passes of this fit will take"
+    full, sub, n = min(fulls), min(subs), self.n_epoch*len(self.dls.train)
+    def cost(m): return sub*self._part(m)[1]+(full-sub)*m.full
+    total, some = sum(map(cost, moments))*n/len(moments), sum(not self._alone(m) for m in moments)*n/len(moments)
+    weights = sum(p.nbytes for p in [*self.supernet.model.parameters(), *self.supernet.own_params()])
+    memory = held+weights*(1+(1 if self.sums or self.recipe.update.steps!='joint' else k))
+    whole = f'{total/60:.1f} min' if total>=60 else f'{total:.0f} s'
+    self.say(f'{n} steps, {some:.0f} of them with subnets; passes of the full network take {full:.3g} s, of a subnet about {sub:.3g} s: {whole} in all, without validation; '
+        f"{memory/1e6:.3g} MB of weights, gradients and activations, beside the optimizer's state")
+
+# %% ../nbs/11_onion.ipynb #8ae54fc7
+@patch
+def _pass(self:OnionTraining, s, soft=None):
+    "Seconds of a forward and a backward of network `s` on the batch at hand, and what it says; `ValueError` where its loss is no scalar"
     t = time.perf_counter()
     with self.supernet.active(s):
-        with self._precise() as exact: loss = _scalar('loss_func', self.plain(exact(self.supernet.model(*self.xb)), *self.yb))
+        with self._precise() as exact:
+            pred = exact(self.supernet.model(*self.xb))
+            if soft is None or self.distill_func is None: loss = _scalar('loss_func', self.plain(pred, *self.yb))
+            else: loss = _scalar('distill', self.distill_func(pred, soft))
         loss.backward()
     if torch.cuda.is_available(): torch.cuda.synchronize()
-    return time.perf_counter()-t
+    return time.perf_counter()-t, to_detach(pred, cpu=False, gather=False)
+
+# %% ../nbs/11_onion.ipynb #ace314ca
+@contextmanager
+def _held(model):
+    "Storage -> bytes of what the backward pass will need, parameters aside"
+    own, res = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
+    def pack(t):
+        st = t.untyped_storage()
+        if st.data_ptr() not in own: res[st.data_ptr()] = st.nbytes()
+        return t
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): yield res
 
 # %% ../nbs/11_onion.ipynb #33aced7c
 @patch
@@ -753,25 +786,27 @@ def after_train(self:OnionTraining):
     self.supernet.set_active()
     if self.top!=self.supernet.space.max: calibrate_bn(self.supernet.model, self.dls.train)
 
-# %% ../nbs/11_onion.ipynb #4cc4635c
+# %% ../nbs/11_onion.ipynb #bb03a912
 @patch
 def after_validate(self:OnionTraining):
     "Warn where the smallest subnet guesses, an epoch after shrinking started"
-    c, acc = getattr(self.dls, 'c', None), next((m for m in self.learn.metrics if getattr(m, 'which', None)=='min' and m.name=='acc_min'), None)
-    if self.warned or self.moment is None or not c or acc is None or acc.net is None or acc.value is None or self.finding or self.moment.weight<.1: return
-    step = self.epoch*len(self.dls.train)
-    if step and self._part(self._at(step))[1]>1 and float(acc.value)<1.2/c:
+    got = next((m for m in self.learn.metrics if getattr(m, 'which', None)=='min' and m.name in ('acc_min','error_rate_min')), None)
+    c, m, step = getattr(self.dls, 'c', None), self.moment, self.epoch*len(self.dls.train)
+    if self.warned or not step or m is None or not c or got is None or got.net is None or got.value is None or self.finding or m.weight<.1: return
+    acc, (part,k) = float(got.value) if got.name=='acc_min' else 1-float(got.value), self._part(self._at(step))
+    if k>1 and self.space.min in part and acc<1.2/c:
         self.warned = True
-        warn(f'epoch {self.epoch}: the smallest subnet is at chance ({float(acc.value):.3f} with {c} classes): {self.space.min}. It may be too small for this data; or try {"" if self.recipe.construct.smallest else "smallest=True, "}a longer warm-up, a smaller learning rate')
+        warn(f'epoch {self.epoch}: the smallest subnet is at chance ({acc:.3f} with {c} classes): {self.space.min}. It may be too small for this data; or try {"" if self.recipe.construct.smallest else "smallest=True, "}a longer warm-up, a smaller learning rate')
 
-# %% ../nbs/11_onion.ipynb #29479283
+# %% ../nbs/11_onion.ipynb #86b825e6
 class _SubnetMetric(Metric):
     "`metric` of the subnet `which`, taken out when a validation begins"
     def __init__(self, cb, which, metric): self.cb,self.which,self.metric,self.net = cb,which,deepcopy(metric),None
 
     def reset(self):
         self.metric.reset()
-        self.net = self._take_out() if self.cb.learn is not None and not self.cb.training and self.cb.eps!=0 else None
+        cb = self.cb
+        self.net = self._take_out() if cb.learn is not None and not cb.training and (cb.moment is None or not cb._alone(cb.moment)) else None
 
     def _take_out(self):
         sn, sp = self.cb.supernet, self.cb.space
@@ -783,11 +818,12 @@ class _SubnetMetric(Metric):
 
     def accumulate(self, learn):
         if self.net is None: return
-        pred = learn.pred
+        pred, loss = learn.pred, learn.loss
         try:
             learn.pred = self.net(*learn.xb)
+            learn.loss = learn.loss_func(learn.pred, *learn.yb) # for metrics that read it
             self.metric.accumulate(learn)
-        finally: learn.pred = pred
+        finally: learn.pred,learn.loss = pred,loss
 
     @property
     def value(self): return float('nan') if self.net is None else self.metric.value

@@ -31,11 +31,11 @@ def bignas(
     "BigNAS (Yu et al. 2020): sandwich rule and in-place distillation from the start, over every choice"
     return Recipe(Construct(k=k, smallest=True), Gradient('distill'), schedule=Delayed(0., 0., lr_floor=.05))
 
-# %% ../nbs/12_recipes.ipynb #2fbe5857
+# %% ../nbs/12_recipes.ipynb #67a77c5f
 def zero_last_bn(
     sn, # `Supernet` of a fresh network; changed in place
 ) -> list: # Names of the batch norms
-    "Let every residual block begin as the identity: the weight of its last batch norm is 0 (BigNAS; only where training starts)"
+    "Let every block that may be dropped begin as the identity: the weight of its last batch norm is 0 (BigNAS; before training starts)"
     names = []
     for b in {b for bs in sn.graph.runs.values() for b in bs}:
         bns = [n for n,m in sn.model.get_submodule(b).named_modules() if 'BatchNorm' in type(m).__name__ and m.affine]
@@ -71,12 +71,12 @@ def compofa(
     phases = (_grow(25, (('width',-2),('depth',-2)), 4, .0025), _grow(125, (), 4, .0075))
     return Recipe(Construct(k=4, sort='phases'), Gradient('teacher', dropout=True), schedule=Phases(_teacher(teacher)+phases))
 
-# %% ../nbs/12_recipes.ipynb #9bb4ebad
+# %% ../nbs/12_recipes.ipynb #468b77b2
 def delayed_shrinking(
     k:int=4, # Networks in a step, the full one included
-    warmup:float=.5, # Share of the steps with the full network alone, in [0, 1)
-    ramp:float=5/270, # Share of the steps until the subnets' weight is 1, in [0, 1]
-    eps0:float=1e-4, # Their first weight, in (0, 1]
+    warmup:float=.5, # Share of the steps with the full network alone, in [0, 1) (section 4.1: about half)
+    ramp:float=5/270, # Share of the steps until the subnets' weight is 1, in [0, 1] (published code: 5 of 270 epochs)
+    eps0:float=1e-4, # Their first weight, in (0, 1] (section 4.2)
     code:bool=False, # As the published code: the smallest network in every step, the ramp before the warm-up's end and straight in the effective learning rate
 ) -> Recipe:
     "Delayed epsilon-shrinking (Annavajjala et al. 2024, eq. 4): full network first, then `k-1` random subnets, distilled in place"

@@ -47,15 +47,15 @@ def _evaluate(learn, subnet, metrics, dl, calibrate):
                   cbs=[copy(cb) for cb in learn.cbs if isinstance(cb, MixedPrecision)])
     with own.no_bar(), _quiet(dl): return own.validate(dl=dl)[1:]
 
-# %% ../nbs/30_search.ipynb #09c7297e
+# %% ../nbs/30_search.ipynb #a5458d17
 def evaluate_subnets(
     learn:Learner, # With a supernet
     subnets, # Subnets of its space; one that comes twice is evaluated once
     metrics=None, # One or several; default: the learner's first
     dl=None, # Default: the validation loader
     calibrate:int=2000, # Training samples for the batch norm statistics of each subnet; 0: keep what there is
-) -> pd.DataFrame: # A row per subnet: subnet, macs, params, and the metrics by their names
-    "Evaluate subnets as plain networks; the full network, random numbers and the order of the loaders stay as they are"
+) -> pd.DataFrame: # A row per subnet: subnet, macs (per sample), params, and the metrics by their names
+    "Evaluate subnets as plain networks; the full network, random numbers and the order of the loaders stay as they are. `ValueError` for a subnet outside the space"
     sn, ms = _supernet(learn), _metrics(learn, metrics)
     subnets = list(dict.fromkeys([subnets] if isinstance(subnets, Subnet) else subnets))
     if not subnets: raise ValueError('subnets: none given; take some, such as [learn.supernet.space.min, learn.supernet.space.max]')
@@ -88,11 +88,11 @@ def pareto(
     v = t[m].astype(float)*(-1 if lower else 1)
     return t[v>v.cummax().shift(fill_value=-math.inf)]
 
-# %% ../nbs/30_search.ipynb #f76077b3
+# %% ../nbs/30_search.ipynb #a2584fa1
 def flops_buckets(
     sn, # A `Supernet`, or a `Space` that knows its macs
     n:int=6, # Buckets
-) -> list: # of (lowest, highest) MACs; the highest belongs to the next one, in the last to the bucket
+) -> list: # of (lo, hi) in MACs per sample: lo<=macs<hi, in the last lo<=macs<=hi
     "The range of MACs between the smallest and the largest subnet in `n` equal parts"
     space = getattr(sn, 'space', sn)
     if type(n) is not int or n<1: raise ValueError(f'n: a number of buckets from 1, got {n!r}')
@@ -192,7 +192,7 @@ def _choose(sn, table, n, lower):
     small, large = (table[[s==end for s in table.subnet]] for end in (sn.space.min, sn.space.max))
     return pareto(table, metric='valid', lower=lower), pd.concat([small.set_axis(['smallest']), best, large.set_axis(['largest'])])
 
-# %% ../nbs/30_search.ipynb #f3f33f83
+# %% ../nbs/30_search.ipynb #3a729454
 def score_supernet(
     learn:Learner, # With a supernet; chooses on its validation loader
     test, # Loader of the pictures that the chosen are reported on
@@ -204,7 +204,7 @@ def score_supernet(
     lower:bool=None, # Is less of it better? Default: by its name (loss, error, mse, ...)
     calibrate:int=2000, # Training samples for the batch norm statistics of each subnet; 0: keep what there is
 ) -> SupernetScore:
-    "Choose subnets on validation and report them on `test`: smallest, best of each bucket, largest, mean Pareto accuracy"
+    "Choose subnets on validation and report them on `test`: smallest, best of each bucket, largest, mean Pareto accuracy. `ValueError` where `test` is the train or validation data"
     sn, ms, data = _supernet(learn), _metrics(learn, metric), lambda dl: getattr(dl, 'dataset', dl)
     if len(ms)>1: raise ValueError(f'metric: one that subnets are chosen by, got {len(ms)}')
     for k in ('train','valid'):

@@ -1,10 +1,11 @@
 "Every value of a recipe's four fields against an update computed by hand in float64, on networks small enough to print"
-import math, random, warnings
+import math, random, warnings, weakref
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 import pytest, torch
+from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
@@ -13,8 +14,10 @@ from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
-from fastai.metrics import accuracy
+from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
+from fastai.metrics import Perplexity, accuracy, error_rate
 from fastai.optimizer import OptimWrapper, SGD
+from fastai.torch_core import TensorMask
 from torch import nn
 from torch.nn import functional as F
 from elastic_nets.gradients import GradientProbe, owned, plot_gradients
@@ -622,6 +625,31 @@ def test_estimate_counts():
         learn.fit(2, lr, cbs=[OnionTraining(rec, watch=()), Shown()])
         assert said[0].startswith(f'8 steps, {n} of them'), said
 
+def test_estimate_memory():
+    "Weights, gradients and what autograd keeps of one network, counted by hand; a rule that keeps gradients has one for each network"
+    class Wide(nn.Sequential):
+        def __init__(self): super().__init__(nn.Linear(3, 4096, bias=False), nn.Identity(), nn.Linear(4096, 3, bias=False))
+    weights,hidden = 8*2*3*4096,8*bs*4096
+    for rule,n in (('sum',1), ('avg',4)):
+        said,learn = [],new_learner(Wide)
+        learn.logger = lambda s: said.append(s) if isinstance(s, str) else None
+        learn.fit(1, lr, cbs=[OnionTraining(Recipe(Construct(k=4), Gradient('hard', rule)), watch=()), Shown()])
+        mb = float(said[0].split('validation; ')[1].split(' MB')[0])
+        assert mb==pytest.approx((weights*(1+n)+hidden)/1e6, rel=.02), said
+
+@pytest.mark.parametrize('target', ['hard','distill'])
+def test_one_graph_at_a_time(target):
+    "Before a network goes through the model, what autograd kept of the one before it is gone; with the sum no gradient is kept"
+    learn,kept,alive = new_learner(),[],[]
+    class Box:
+        def __init__(self, t): self.t = t; kept.append(weakref.ref(self))
+    class Kept(Callback):
+        order,run_valid = 30,False
+        def after_backward(self): assert not self.onion_training.kept
+    learn.model[0].register_forward_pre_hook(lambda m, i: alive.append(sum(r() is not None for r in kept)) if learn.model.training else None)
+    with torch.autograd.graph.saved_tensors_hooks(Box, lambda b: b.t): fit(learn, Recipe(all_four, Gradient(target)), cbs=[Kept()])
+    assert len(alive)==2+4*n_batches and not any(alive) and len(kept)>2*len(alive)
+
 def test_lr_find(tmp_path):
     "The finder's rates, not the recipe's; and the model is put back"
     learn = new_learner(path=tmp_path)
@@ -662,8 +690,8 @@ def test_not_finite_leaves_no_gradient():
     b = fit(learn, Recipe(all_four, Gradient('hard')))[0]
     close(b.grads, add(*[grad(h, label(b.y), b.W, b.x) for h in (1,2,3,4)]))
 
-def chance(y, rec, n=4):
-    learn = new_learner(y=y, metrics=accuracy)
+def chance(y, rec, n=4, metrics=accuracy):
+    learn = new_learner(y=y, metrics=metrics)
     learn.dls.c = 3
     with warnings.catch_warnings(record=True) as got:
         warnings.simplefilter('always')
@@ -677,7 +705,9 @@ def test_at_chance():
     wrong = (right+1)%3
     got = chance(wrong, Recipe(Construct(k=2)))
     assert len(got)==1 and got[0].startswith('epoch 1: the smallest subnet is at chance (0.000 with 3 classes): Subnet(width={\'0\': 1}')
+    assert chance(wrong, Recipe(Construct(k=2)), metrics=error_rate)==got and not chance(right, Recipe(Construct(k=2)), metrics=error_rate)
     assert [m[:7] for m in chance(wrong, Recipe(Construct(k=2), schedule=Delayed(.5, 0.)))]==['epoch 2']
+    assert not chance(wrong, Recipe(Construct(k=2), schedule=Phases((Phase(1, (('width',-1),)), Phase(1, (('width',-2),)))))) # the smallest is not trained yet
     assert not chance(right, Recipe(Construct(k=2)))
     assert not chance(wrong, Recipe(Construct(k=2), schedule=Delayed(0., 1., 1e-4)), n=1)
     assert not chance(wrong, Recipe(Construct(k=2), schedule=Delayed(0., 0., end=.05)), n=2)
@@ -707,6 +737,7 @@ def test_bad_values():
     fails("momentum: .*'shared', 'own'; got 'mine'", lambda: Update('small first', momentum='mine'))
     fails("momentum: .*choose steps='small first' or 'large first'", lambda: Update(momentum='own'))
     fails("skin_lr: .*only with steps='joint'", lambda: Update('small first', True))
+    for k in (0, -1, 2.5): fails('k: .*from 1', lambda: Phase(1, k=k))
     fails('length: more than 0', lambda: Phase(0))
     fails('lr: a share in \\(0, 1\\]', lambda: Phase(1, lr=2.))
     fails('warmup: a share in \\[0, 1\\)', lambda: Phase(1, warmup=1.))
@@ -726,7 +757,7 @@ def test_bad_values():
 @pytest.mark.parametrize('estimate', [True, False])
 def test_bad_fits(estimate):
     "Errors come before training: no weight, no statistic and no metric has changed"
-    def refuses(match, rec, make=two_layers, cbs=(), loss=None, n=1, space={}, **kwargs):
+    def refuses(match, rec, make=with_norm, cbs=(), loss=None, n=1, space={}, **kwargs):
         learn = new_learner(make, loss=loss, metrics=accuracy, **space)
         learn.logger,before = (lambda *a: None),deepcopy(learn.model.state_dict())
         fails(match, lambda: fit(learn, rec, n=n, cbs=cbs, estimate=estimate, watch=('min',), **kwargs))
@@ -734,14 +765,14 @@ def test_bad_fits(estimate):
         assert learn.supernet.subnet==learn.supernet.space.max and [m.name for m in learn.metrics]==['accuracy'], match
     refuses('teacher: .*OnionTraining', Recipe(gradient=Gradient('teacher')))
     refuses('teacher: .*OnionTraining', progressive_shrinking(0))
-    for l in (lambda p, y: F.cross_entropy(p, y, reduction='none'), *[lambda p, y: 1.]*estimate): # without an estimate fastai is the first to see a float
+    for l in (lambda p, y: F.cross_entropy(p, y, reduction='none'), lambda p, y: 1.):
         refuses('loss_func: training needs a scalar, it returned', Recipe(gradient=Gradient('hard')), loss=l)
         refuses('loss_func: training needs a scalar, it returned', Recipe(gradient=Gradient('hard'), update=Update('small first')), loss=l)
     refuses("reduction 'mean' or 'sum', got 'none'", base, loss=nn.CrossEntropyLoss(reduction='none'))
     refuses('loss_func: no distillation loss .*give your own as distill', base, loss=nn.L1Loss())
     depth_only = dict(widths=None, depths=(0,1))
     for rec in (us_net(), slimmable()): refuses("space: it has one subnet, .*'width'", rec, make=elastic_everywhere, space=depth_only)
-    refuses("bn: 'private' is not possible, the model has no batch norm", slimmable())
+    refuses("bn: 'private' is not possible, the model has no batch norm", slimmable(), make=two_layers)
     refuses('train it, or grow a plain model, in separate fits', base, cbs=[GrowWidth(stages=2)], n=2) # the growth is the first to see it
     refuses('growth and shrinking cannot share a fit: .*take out GrowDepth or', base, cbs=[type('GrowDepth', (Callback,), {})()])
     for cb in (MixedPrecision(), GradientAccumulation(16), GradientClip(1.)):
@@ -750,10 +781,11 @@ def test_bad_fits(estimate):
     refuses('GradientProbe can tell', Recipe(update=Update('small first')), cbs=[GradientProbe()])
 
 def test_bad_distill():
-    "A distillation that returns no scalar is named, and no step has been taken"
-    learn = new_learner()
+    "A distillation that returns no scalar is named before training, although it is needed only later"
+    learn,log = new_learner(with_norm),Noted()
     before = deepcopy(learn.model.state_dict())
-    fails('the loss of a subnet: training needs a scalar', lambda: fit(learn, base, distill=lambda p, t: (p-t)**2))
+    fails('distill: training needs a scalar, it returned a tensor of shape', lambda: fit(learn, delayed_shrinking(), distill=lambda p, t: (p-t)**2, n=4, cbs=[log]))
+    assert not log.rows
     for a,b in zip(before.values(), learn.model.state_dict().values()): assert torch.equal(a, b)
 
 def test_no_supernet():
@@ -765,6 +797,67 @@ def test_no_supernet():
     fails('another model', lambda: fit(learn, base))
     learn = new_learner()
     with learn.no_logging(): fails('put both into cbs', lambda: learn.fit(1, cbs=GradientProbe()))
+
+# ---- with other parts of fastai
+
+class Scaled(MixedPrecision):
+    "A gradient scaler that works on a CPU, without autocast: gradients must not change"
+    def before_fit(self): self.autocast,self.learn.scaler,self.scales = torch.autocast('cpu', enabled=False),torch.amp.GradScaler('cpu', init_scale=1024.),[]
+
+@pytest.mark.parametrize('rec', [Recipe(all_four, Gradient('hard', r)) for r in ('avg','project','skins')]+[Recipe(all_four, update=Update(skin_lr=True))], ids=['avg','project','skins','skin_lr'])
+def test_scaler(rec):
+    "A gradient scaler is out of what is combined, and out of the probe's norms"
+    ends,probes = [],[]
+    for cbs in ([], [Scaled()]):
+        learn,probe = new_learner(),GradientProbe()
+        fit(learn, rec, n=2, cbs=[*cbs, *([probe] if rec.gradient.combine=='sum' else [])])
+        ends.append([p.detach() for p in learn.model.parameters()]); probes.append(probe.rows)
+    close(*ends, eps=1e-6)
+    for a,b in zip(*probes, strict=True): assert a.pop('layer')==b.pop('layer') and a==pytest.approx(b, rel=1e-6)
+    assert probes[0] or rec.gradient.combine!='sum'
+
+def test_scaler_skips_a_step():
+    "A step that overflows is left out, with a learning rate per skin too"
+    class Overflow(Callback):
+        order,run_valid = 9,False
+        def after_backward(self):
+            if self.iter==1: self.model[0].weight.grad.fill_(math.inf)
+    log = fit(new_learner(), Recipe(all_four, update=Update(skin_lr=True)), cbs=[Scaled(), Overflow()])
+    assert [torch.equal(b.W[0], b.end[0]) for b in log]==[False, True, False, False]
+
+def test_probe_looks_at_the_full_network():
+    "Phases that do not train the full network, or nothing else, leave no rows"
+    probe = GradientProbe()
+    log = fit(new_learner(), Recipe(Construct(k=2), Gradient('hard'), schedule=Phases((Phase(1, (('width',-1),)), Phase(1, full=False), Phase(2)))), n=2, cbs=[probe])
+    assert {r['step'] for r in probe.rows}=={*range(4, 8)} and len(log)==8
+
+def test_metric_of_the_loss():
+    "A metric that reads the loss gets that of the subnet"
+    learn = new_learner(metrics=[Perplexity()])
+    fit(learn, Recipe(Construct(k=2)), n=1, watch=('min',))
+    assert learn.recorder.metric_names[-3:-1]==['perplexity','perplexity_min']
+    W = [p.detach() for p in learn.model.parameters()]
+    assert [float(v) for v in learn.recorder.values[-1][-2:]]==pytest.approx([F.cross_entropy(logits(h, W, x), y).exp().item() for h in (4,1)], rel=1e-5)
+
+pixels = torch.rand(32, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+def dense(n): return lambda: nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, n, 1))
+LOSSES = dict(segmentation=(CrossEntropyLossFlat(axis=1, ignore_index=255), dense(3), TensorMask((pixels[:,0]*3).long().where(pixels[:,0]<.9, 255))),
+              binary=(BCEWithLogitsLossFlat(), dense(1), (pixels>.5).double()), regression=(MSELossFlat(), dense(1), pixels*2))
+
+@pytest.mark.parametrize('kind', LOSSES)
+@pytest.mark.parametrize('cb', [None, ChannelsLast], ids=['','channels_last'])
+def test_losses(kind, cb):
+    "The loss that the learner has gets a distillation that fits, and the smallest subnet learns; in channels_last weights stay so"
+    loss,make,ys = LOSSES[kind]
+    learn = new_learner(make, y=ys, loss=loss, xs=pixels)
+    def value():
+        m = learn.supernet.extract(learn.supernet.space.min)
+        calibrate_bn(m, [(pixels, ys)])
+        with torch.no_grad(): return loss(m.eval()(pixels), ys).item()
+    before = value()
+    fit(learn, delayed_shrinking(warmup=.25, ramp=.25), n=8, lr=.2, cbs=[cb()] if cb else [])
+    assert value()<.95*before
+    if cb: assert learn.model[0].weight.is_contiguous(memory_format=torch.channels_last) and learn.model[3].weight.is_contiguous(memory_format=torch.channels_last)
 
 # ---- statistics
 
