@@ -18,14 +18,14 @@ def _basis(x):
     "Orthonormal rows that span the rows of `x`"
     return torch.linalg.qr(x.T).Q.T
 
-# %% ../nbs/20_widen.ipynb #41d815fa
+# %% ../nbs/20_widen.ipynb #3bf437fc
 def _uncovered(
     w:torch.Tensor, # (m, d) in float64
     n:int, # Vectors wanted
 ) -> torch.Tensor: # (n, d), of length 1
     "Vectors orthogonal to the rows of `w` and to each other; where there is no room, along what the rows cover least"
-    d = w.shape[1]
-    if n>d: return torch.cat([_uncovered(w, n-d), _basis(torch.randn(d, d, dtype=w.dtype))])
+    d, more = w.shape[1], (n-1)//w.shape[1] # more whole bases, where there are more vectors than dimensions
+    if more: return torch.cat([_uncovered(w, n-more*d), *[_basis(torch.randn(d, d, dtype=w.dtype)) for _ in range(more)]])
     if len(w)+n>d: return torch.linalg.eigh(w.T@w).eigenvectors.T[:n]
     v, x = _basis(w), torch.randn(n, d, dtype=w.dtype)
     for _ in range(2): x = x - x@v.T@v # twice: the first time leaves rounding errors

@@ -1,5 +1,5 @@
 "Growing keeps what was learned, and any fastai fit goes on as if nothing had happened"
-import copy
+import copy, time, warnings
 from functools import partial
 import numpy as np, pytest, torch
 from fastai.vision.all import (Adam, Callback, CancelFitException, ChannelsLast, EarlyStoppingCallback, GradientAccumulation, GradientClip, Learner, MixedPrecision, MixUp, MSELossFlat, OptimWrapper, ProgressCallback, ReduceLROnPlateau, SGD, SaveModelCallback, default_split,
@@ -7,8 +7,10 @@ from fastai.vision.all import (Adam, Callback, CancelFitException, ChannelsLast,
 from torch import nn
 from torchvision.models import DenseNet, SqueezeNet
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
-from elastic_nets.channels import trace_channels
+from elastic_nets.channels import NotElasticError, trace_channels
+from elastic_nets.cost import macs
 from elastic_nets.data import digits_dls
+from elastic_nets.deepen import BlockEMA
 from elastic_nets.growing import GrowDepth, GrowWidth, StagePlan, plan_stages, _Ages, _choose, _past, _step_seconds
 from elastic_nets.models import mobilenet_cifar, resnet_cifar, vit
 from elastic_nets.supernet import calibrate_bn
@@ -193,7 +195,11 @@ def test_fit_goes_on(data, fit, opt):
     assert len(b.moved) == 3*len(b.first)-2 # the stem reads pictures and the head writes classes; only the head's bias has one size
     assert {k:p.shape for k,p in grown.model.state_dict().items()} == {k:p.shape for k,p in net().state_dict().items()}
     assert [(r['step'], r['width']) for r in cb.rows] == list(zip(starts, (.5,.75,1.))) and all(r['seconds']>0 for r in cb.rows)
-    assert cb.rows[0]['macs'] < cb.rows[1]['macs'] < cb.rows[2]['macs']
+    xb = grown.dls.one_batch()[0]
+    for r in cb.rows:
+        m = net()
+        start_narrow(m, trace_channels(m, xb), r['width']) if r['width']<1 else None
+        assert r['macs']==macs(m, xb)
     assert grown.recorder.losses[-1] < grown.recorder.losses[0]
 
 class Spy(Callback):
@@ -278,6 +284,9 @@ def test_early_end_can_be_finished(data):
     assert learn.model.stem[0].out_channels == 4
     learn.finish_growing()
     net().load_state_dict(learn.model.state_dict())
+    again = calibrate_bn(copy.deepcopy(learn.model), learn.dls.train)
+    for (n,a),b in zip(learn.model.named_buffers(), again.buffers()):
+        if 'running' in n: torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
     was = [p.detach().clone() for p in learn.model.parameters()]
     quietly(learn, 'fit', 1)
     assert all(not torch.equal(p,q) for p,q in zip(learn.model.parameters(), was))
@@ -427,8 +436,6 @@ def test_adapt_lr_scales_the_skins(data):
     ages.after()
     torch.testing.assert_close(p.detach()[:4], was[:4]-.1*g[:4])
     torch.testing.assert_close(p.detach()[4:], was[4:]-.1*g[4:]*ratio)
-    learn = quietly(learner(data()), 'fit', 3, .01, cbs=GrowWidth(adapt_lr=True))
-    net().load_state_dict(learn.model.state_dict())
 
 def test_interrupted_fit_is_finished_by_another(data, tmp_path):
     "The model says where it stands, also from a file, and a second fit takes it to its end without cutting it again"
@@ -482,7 +489,7 @@ def test_depth_grows_in_a_fit(data, opt, kw):
     quietly(dense, 'fit_one_cycle', 2, .003)
     quietly(grown, 'fit_one_cycle', 2, .003, cbs=cb)
     assert grown.recorder.lrs==dense.recorder.lrs and [r['depth'] for r in cb.rows]==[.5,1.] and grown.recorder.stages is cb.rows
-    assert cb.rows[0]['macs']<cb.rows[1]['macs'] and not hasattr(grown.model, 'growth')
+    assert cb.rows[0]['macs']<cb.rows[1]['macs']==macs(deep(), grown.dls.one_batch()[0]) and not hasattr(grown.model, 'growth')
     deep().load_state_dict(grown.model.state_dict())
     assert [id(p) for g in grown.opt.param_lists for p in g]==[id(p) for p in grown.model.parameters()]
     was = [p.detach().clone() for p in grown.model.parameters()]
@@ -494,12 +501,176 @@ def test_depth_groups_follow_the_splitter(data):
     learn = learner(data(), deep(), splitter=split)
     quietly(learn, 'fit', 2, slice(1e-4,1e-3), cbs=GrowDepth())
     assert [[id(p) for p in g] for g in learn.opt.param_lists]==[[id(p) for p in g] for g in split(learn.model)]
+    split = lambda m: [list(m.blocks[:2].parameters()), list(m.blocks[2:].parameters()), [p for n,p in m.named_parameters() if not n.startswith('blocks')]]
+    learn = learner(data(), deep(), splitter=split)
+    learn.freeze_to(1) # what a block's place says counts, not whose copy it is
+    quietly(learn, 'fit', 2, slice(1e-4,1e-3), cbs=GrowDepth(discard_pretrained=True))
+    assert [{p.requires_grad for m in b.modules() if isinstance(m, nn.Linear) for p in m.parameters()} for b in learn.model.blocks]==[{False}]*2+[{True}]*2
 
 def test_depth_errors(data):
     learn = learner(data(), deep())
     with pytest.raises(ValueError, match='round to the same blocks'): quietly(learn, 'fit', 9, cbs=GrowDepth(start=.5, stages=5))
     with pytest.raises(ValueError, match='in one fit'): quietly(learn, 'fit', 3, cbs=[GrowDepth(), GrowWidth()])
     with pytest.warns(UserWarning, match='blocks of this model cannot'): quietly(learner(data(), nn.Sequential(nn.Flatten(), nn.Linear(64,10))), 'fit', 2, cbs=GrowDepth())
+
+def blocks(m): return [b for b in m.blocks if any(True for _ in b.parameters())]
+
+@pytest.mark.parametrize('kw', [dict(half_life=5), dict(block='model'), dict(half_life=5, place='stack'), dict(block='model', zero_last=True)], ids=['ema','model','stack','zero'])
+def test_depth_callback_does_as_told(data, kw):
+    "In a fit new blocks are copies of the average, kept here by hand, or of the model, where they belong; or the identity"
+    class Mine(Callback):
+        order,run_valid,new = 100,False,None
+        def before_fit(self):
+            self.old = blocks(self.learn.model)
+            self.avg = [[p.detach().clone() for p in b.parameters()] for b in self.old]
+        def after_step(self):
+            if self.new is None: self.avg = [[.5**(1/5)*a+(1-.5**(1/5))*p.detach() for a,p in zip(x, b.parameters())] for x,b in zip(self.avg, self.old)]
+        def before_batch(self):
+            bs = blocks(self.learn.model)
+            if self.new is None and len(bs)>len(self.old): self.at, self.new = [next((i for i,o in enumerate(self.old) if o is b), None) for b in bs], copy.deepcopy(bs)
+    mine, learn = Mine(), learner(data(), deep(), opt_func=SGD)
+    quietly(learn, 'fit', 2, .05, cbs=[GrowDepth(**kw), mine])
+    stack = kw.get('place')=='stack'
+    assert mine.at==([0,1,None,None] if stack else [0,None,1,None])
+    for i,j in enumerate(mine.at):
+        if j is not None: continue
+        src = i-2 if stack else i-1
+        want = mine.avg[mine.at[src]] if kw.get('half_life') else list(mine.new[src].parameters())
+        if 'zero_last' not in kw:
+            for p,q in zip(mine.new[i].parameters(), want, strict=True): torch.testing.assert_close(p.detach(), q.detach())
+        x = torch.randn(2, 16, 24)
+        assert torch.equal(mine.new[i].eval()(x), x)==('zero_last' in kw)
+    if kw.get('half_life'): assert not torch.equal(mine.avg[0][0], next(mine.new[0].parameters())) # what tells the average from the model
+
+def test_half_life_follows_the_stage(data):
+    seen = set()
+    class See(Callback):
+        order,run_valid = 100,False
+        def before_batch(self):
+            if self.learn.grow_depth._ema: seen.add(self.learn.grow_depth._ema.decay)
+    for kw in (dict(half_life=5.), dict()):
+        seen.clear()
+        learn = quietly(learner(data(), deep()), 'fit', 4, .001, cbs=[GrowDepth(**kw), See()])
+        assert seen=={.5**(1/5) if kw else BlockEMA(learn.model, trace_channels(learn.model, learn.dls.one_batch()[0]), stage=2*len(learn.dls.train)).decay}
+
+@pytest.mark.parametrize('adapt', [False, True])
+def test_adapt_lr_in_a_fit(data, adapt):
+    "The step after growth: the core's is the gradient's, the skin's is times the ratio of norms"
+    class See(Callback):
+        order,run_valid,done = 100,False,False
+        def before_step(self):
+            w = self.learn.model.stem[0].weight
+            if not self.done and len(w)==8: self.was, self.g = w.detach().clone(), w.grad.clone()
+        def after_step(self):
+            w = self.learn.model.stem[0].weight
+            if not self.done and len(w)==8: self.now, self.done = w.detach().clone(), True
+    see = See()
+    quietly(learner(data(), opt_func=SGD), 'fit', 2, .1, wd=0., cbs=[GrowWidth(stages=2, init='random', adapt_lr=adapt), see])
+    ratio = see.was[4:].norm()/see.was[:4].norm() if adapt else 1.
+    torch.testing.assert_close(see.now[:4], see.was[:4]-.1*see.g[:4])
+    torch.testing.assert_close(see.now[4:], see.was[4:]-.1*ratio*see.g[4:])
+    assert not adapt or abs(ratio-1)>.05
+
+class Parts(nn.Module):
+    "A backbone that grows and a head that does not"
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = resnet_cifar(8, width=8, n_in=1)[:4], nn.Sequential(nn.Conv2d(32, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    def forward(self, x): return self.head(self.backbone(x))
+
+def test_submodule_grows_in_a_fit(data):
+    class See(Callback):
+        order,run_valid = 100,False
+        def before_fit(self): self.sizes = []
+        def before_batch(self): self.sizes.append((self.learn.model.backbone.stem[0].out_channels, self.learn.model.head[0].out_channels, self.learn.model.head[4].in_features))
+    torch.manual_seed(0)
+    see, learn = See(), learner(data(), Parts())
+    plan = plan_stages(learn, stages=2, rounds=1, submodule='backbone', show_plot=False)
+    assert [m[0] for m in plan.measured]==[.5,.625,.75,.875,1.] and plan.measured[0][2]<plan.measured[-1][2]
+    quietly(learn, 'fit', 2, .01, cbs=[GrowWidth(stages=2, submodule='backbone'), see])
+    n = len(learn.dls.train)
+    assert see.sizes==[(4,8,8)]*n+[(8,8,8)]*n
+    Parts().load_state_dict(learn.model.state_dict())
+    with pytest.raises(ValueError, match="'body'.*backbone, head"): quietly(learner(data(), Parts()), 'fit', 2, cbs=GrowWidth(stages=2, submodule='body'))
+
+def test_frozen_blocks_stay_frozen(data):
+    "Copies of frozen blocks are frozen too, and discriminative rates are kept"
+    split = lambda m: [list(m.blocks.parameters()), [p for n,p in m.named_parameters() if not n.startswith(('blocks','head'))], list(m.head.parameters())]
+    learn = learner(data(), deep(), splitter=split)
+    learn.freeze_to(1)
+    was = [p.detach().clone() for p in learn.model.blocks[0].mlp.parameters()]
+    quietly(learn, 'fit', 2, slice(1e-4,1e-2), cbs=GrowDepth(discard_pretrained=True))
+    assert [[id(p) for p in g] for g in learn.opt.param_lists]==[[id(p) for p in g] for g in split(learn.model)]
+    assert not any(p.requires_grad for m in learn.model.blocks.modules() if isinstance(m, nn.Linear) for p in m.parameters()) and all(p.requires_grad for p in learn.model.head.parameters())
+    assert all(torch.equal(p,q) for p,q in zip(learn.model.blocks[0].mlp.parameters(), was)) and learn.opt.hypers[0]['lr']<learn.opt.hypers[2]['lr']
+
+@pytest.mark.parametrize('carry', [True, False])
+@pytest.mark.parametrize('opt', ['sgd','adamw'])
+def test_depth_carries_state_or_forgets(data, opt, carry):
+    class State(Callback):
+        order,run_valid = 200,False
+        def before_fit(self): self.n = []
+        def before_batch(self): self.n.append(sum(isinstance(v, torch.Tensor) and bool(v.any()) for s in getattr(self.opt, 'opt', self.opt).state.values() for v in s.values()))
+    st = State()
+    learn = quietly(learner(data(), deep(), opt_func=optimizers[opt]), 'fit', 2, .01, cbs=[GrowDepth(carry_state=carry), st])
+    assert (st.n[len(learn.dls.train)]>0)==carry
+
+def test_heads_keep_their_size_where_their_number_doubles():
+    "bert2BERT doubles heads, not what a head is made of"
+    torch.manual_seed(0)
+    m, x = vit(img=16, dim=24, depth=1, heads=2).double().eval(), torch.randn(2,3,16,16).double()
+    graph = trace_channels(m, x.float())
+    keep = start_narrow(m, graph, .5)
+    a = m.blocks[0].attn
+    assert a.q.out_features==a.head_dim==12
+    y = m(x)
+    grow_width(m, graph, keep, 1., init_bert2bert)
+    torch.testing.assert_close(m(x), y)
+    assert a.q.out_features==24 and a.head_dim==12
+
+@pytest.mark.parametrize('grow', [GrowWidth, GrowDepth])
+def test_validation_is_no_fit(data, grow):
+    "A callback of the learner leaves `validate` and `get_preds` alone, before the fit and after it"
+    learn = learner(data(), deep() if grow is GrowDepth else None, cbs=grow(stages=2, discard_pretrained=True))
+    cb = learn.cbs[-1]
+    def look():
+        shapes = [p.shape for p in learn.model.parameters()]
+        with warnings.catch_warnings(), learn.no_logging(), learn.no_bar():
+            warnings.simplefilter('error')
+            for _ in range(2): learn.validate(); learn.get_preds()
+        assert shapes==[p.shape for p in learn.model.parameters()]
+    look()
+    quietly(learn, 'fit', 2)
+    assert len(cb.rows)==2
+    look()
+    assert len(cb.rows)==2 and learn.recorder.stages is cb.rows
+
+def test_frozen_fit_says_that_it_does_not_grow(data):
+    learn, said = learner(data(), splitter=default_split), []
+    learn.freeze()
+    learn.logger = lambda s: said.append(s) if isinstance(s, str) else None
+    learn.fit(2, cbs=GrowWidth(stages=2, discard_pretrained=True))
+    assert learn.model.stem[0].out_channels==4 and len(said)==1 and 'stays at width 0.5 in this fit' in said[0]
+
+class Gated(nn.Module):
+    "A residual block whose branch does not end with a layer"
+    def __init__(self): super().__init__(); self.f = nn.Conv2d(8, 8, 3, padding=1)
+    def forward(self, x): return x+torch.sigmoid(self.f(x))
+
+def test_depth_plans_are_tried_before_training(data):
+    make = lambda: nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), *[Gated() for _ in range(4)], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    for kw,ex in ((dict(zero_last=True), NotElasticError), (dict(place=lambda b,c: b), ValueError)):
+        learn = learner(data(), make())
+        before = copy.deepcopy(learn.model.state_dict())
+        with pytest.raises(ex): quietly(learn, 'fit', 2, cbs=GrowDepth(stages=2, **kw))
+        assert {k:v.shape for k,v in before.items()}=={k:v.shape for k,v in learn.model.state_dict().items()} and all(torch.equal(v, before[k]) for k,v in learn.model.state_dict().items())
+
+def test_one_output_is_enough(data):
+    "More new vectors than dimensions, by far: the head of a network with one output"
+    x = init_orthogonal(torch.randn(1, 1024).double(), 1, 2048)
+    assert x.shape==(1,2048) and x.isfinite().all()
+    x = init_orthogonal(torch.randn(3, 2).double(), 40, 2)
+    torch.testing.assert_close(x[3:].norm(dim=1), x[3:4].norm().expand(37))
 
 class Half(MixedPrecision):
     "bfloat16 on a CPU"
@@ -520,16 +691,19 @@ def test_works_with_the_usual_callbacks(data, grow):
     (deep() if cb.by=='depth' else net()).load_state_dict(b.model.state_dict())
 
 def test_compiled_stages(data):
-    "Every stage is compiled anew, and the model ends as it was passed in"
-    seen = []
-    def backend(gm, xs): return seen.append(1) or gm
+    "Every stage is compiled anew, which counts in its seconds, and the model ends as it was passed in"
+    seen, widths = [], []
+    def backend(gm, xs):
+        time.sleep(.5*(not seen or seen[-1]!=len(widths))) # a compiler takes its time, once a stage
+        return seen.append(len(widths)) or gm
     flat = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
-    learn, real = learner(data(), flat()), torch.compile
+    learn, real, cb = learner(data(), flat()), torch.compile, GrowWidth(stages=2, compile=True)
+    learn.model.compile = lambda: widths.append(learn.model[1].out_features) or nn.Module.compile(learn.model)
     try:
         torch.compile = partial(real, backend=backend) # as `compile=True`, without a C++ compiler's minutes
-        quietly(learn, 'fit', 2, .01, cbs=GrowWidth(stages=2, compile=True))
+        quietly(learn, 'fit', 2, .01, cbs=cb)
     finally: torch.compile = real; torch._dynamo.reset()
-    assert len(seen)>=2
+    assert widths==[8,16] and {*seen}=={1,2} and all(r['seconds']>.5 for r in cb.rows)
     flat().load_state_dict(learn.model.state_dict())
 
 def test_plans_are_for_one_thing(data):
