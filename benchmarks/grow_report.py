@@ -4,6 +4,8 @@ python benchmarks/grow_report.py
 """
 import statistics as st
 from common import root, results, rows
+from elastic_nets.growing import _choose
+from grow_width import HALF
 
 def mean(xs): return st.mean(xs) if xs else float('nan')
 def pm(xs, digits=2): return f'{mean(xs):.{digits}f} ± {st.stdev(xs):.{digits}f}' if len(xs)>1 else f'{mean(xs):.{digits}f} (one run)' if xs else ''
@@ -17,9 +19,9 @@ def paired(a, b, key='test'):
 
 def by_seed(rs, keep): return {r['config']['seed']: r for r in rs if keep(r)}
 
-def steps_of(net, fmt):
-    "Size -> milliseconds, as measured in turn on an idle machine; empty where that was not done"
-    return {s:ms for r in rows(results/'grow_steps.jsonl') if r['config']['net']==net and r['config']['format']==fmt and not r['config']['gpu'] for s,ms,_ in r['sizes']}
+def steps_of(net, fmt, gpu=False):
+    "Size -> milliseconds, as measured in turn; empty where that was not done"
+    return {s:ms for r in rows(results/'grow_steps.jsonl') if r['config']['net']==net and r['config']['format']==fmt and r['config']['gpu']==gpu for s,ms,_ in r['sizes']}
 
 def ceiling(times, c, key):
     "Seconds of one pass of configuration `c` over those of full steps, by measured steps"
@@ -50,14 +52,32 @@ def made(*names):
     rs = [r for n in names for r in rows(results/f'grow_{n}.jsonl')]
     return f"Made on {' and '.join(sorted({r['machine'] for r in rs}))}; commits {', '.join(sorted({r['commit'] for r in rs}))}; {min(r['date'] for r in rs)} to {max(r['date'] for r in rs)}." if rs else 'Not run yet.'
 
+WIDTH = ['dense','plan','dense, seconds of the plan','plan, equal seconds','uniform']
 def width():
     rs, res = rows(results/'grow_width.jsonl'), []
     lr = {r['config']['lr']:r['valid'] for r in rs if r['name']=='lr'}
     if lr: res += [f"The learning rate was chosen once, for a dense ResNet-8, on validation: {', '.join(f'{k:g}: {v}' for k,v in sorted(lr.items()))}.", '']
-    for w in (32,16):
-        part = [r for r in rs if r['config']['width']==w and r['config']['net']==20 and r['name'] in ('dense','plan','dense, seconds of the plan','plan, equal seconds','uniform')]
-        if part: res += [f'### ResNet-20, base width {w}', '', compare(part, part[0]['config'], ['dense','plan','dense, seconds of the plan','plan, equal seconds','uniform'], steps_of(f'ResNet-20, base {w}', 'bf16 channels_last')), '']
+    for key in dict.fromkeys((r['config']['net'], r['config']['width'], r['config']['bs']) for r in rs if r['name'] in WIDTH):
+        part, (net,w,bs) = [r for r in rs if r['name'] in WIDTH and (r['config']['net'], r['config']['width'], r['config']['bs'])==key], key
+        gpu = bs>128 # the settings for a GPU
+        times = steps_of(f'ResNet-{net}, batch {bs}' if gpu else f'ResNet-{net}, base {w}', 'bf16 channels_last', gpu)
+        res += [f"### ResNet-{net}, base width {w}{', on a GPU' if gpu else ''}", '', compare(part, part[0]['config'], WIDTH, times), '']
     return '\n'.join(res)
+
+def plans():
+    "What `plan_stages` makes of the measured steps"
+    res = []
+    for w in (32,16):
+        r = next((r for r in rows(results/'grow_steps.jsonl') if (r['config']['net'],r['config']['format'])==(f'ResNet-20, base {w}','bf16 channels_last')), None)
+        if r is None: continue
+        try: p = str(_choose(tuple((s,ms/1000,m) for s,ms,m in r['sizes'] if s>=.5), speedup=1.6, by='width')); p = f'```\n{p}\n```'
+        except ValueError as e: p = f'an error: *{e}*.'
+        res += [f'At base width {w}, `plan_stages(learn, speedup=1.6)` makes of these steps:', '', p, '']
+    return '\n'.join(res)
+
+def plan_text(): (size,_),(_,until) = HALF; return f'{size:g} of the width for {until:.0%} of the fit'
+
+def overheads(): return [(100*r['overhead']/r['seconds'], what) for f,what in (('width','width, ResNets'), ('depth','depth, ViT'), ('segment','DeepLabV3+')) for r in rows(results/f'grow_{f}.jsonl') if r['config']['plan']]
 
 def targets():
     "What was aimed at, and whether it was reached"
@@ -66,13 +86,14 @@ def targets():
     for w,name,least,what in ((32,'plan',0,'base width 32, equal epochs: no loss'), (32,'plan, equal seconds',3,'base width 32, equal seconds: 3 points above dense'), (16,'plan, equal seconds',0,'base width 16, equal seconds: at least dense')):
         a, b = get(w,name), get(w,'dense')
         d = [a[s]['test']-b[s]['test'] for s in a if s in b]
-        if d: res.append([what, f'at least {least:+d}', f'{mean(d):+.2f}', len(d), 'reached' if mean(d)>=least else 'not reached'])
+        if d: res.append([what, f'at least {least:+d}', paired(a, b), 'reached' if mean(d)>=least else 'not reached'])
         if d and name=='plan':
             x = st.median(b[s]['cpu_seconds']/a[s]['cpu_seconds'] for s in a if s in b)
-            res.append(['base width 32, equal epochs: time', 'at least 1.60x', f'{x:.2f}x', len(d), 'reached' if x>=1.6 else 'not reached'])
-    over = [100*r['overhead']/r['seconds'] for r in rs if r['config']['plan']]
-    if over: res.append(['callback overhead, largest', 'below 2 %', f'{max(over):.2f} %', len(over), 'reached' if max(over)<2 else 'not reached'])
-    return table(['aim','wanted','found','runs',''], res) if res else 'Not run yet.'
+            res.append(['base width 32, equal epochs: time', 'at least 1.60x', f'{x:.2f}x', 'reached' if x>=1.6 else 'not reached'])
+    for what in dict.fromkeys(w for _,w in overheads()):
+        most = max(o for o,w in overheads() if w==what)
+        res.append([f'callback overhead, largest: {what}', 'below 2 %', f'{most:.2f} %', 'reached' if most<2 else 'not reached'])
+    return table(['aim','wanted','found (runs)',''], res) if res else 'Not run yet.'
 
 def label(c):
     if c['plan'] is None: return 'dense'
@@ -82,13 +103,13 @@ def label(c):
 def inits():
     rs = [dict(r, name=label(r['config'])) for r in rows(results/'grow_width.jsonl') if r['config']['net']==8 and r['name']!='lr']
     names = sorted({r['name'] for r in rs}, key=lambda n: (n!='dense', n!='orthogonal', 'for' in n))
-    return compare(rs, rs[0]['config'], names) if rs else 'Not run yet.'
+    return compare(rs, rs[0]['config'], names, steps_of('ResNet-8, base 16', 'bf16 channels_last')) if rs else 'Not run yet.'
 
 def depth_setting():
     rs = rows(results/'grow_depth.jsonl')
     if not rs: return ''
     c = rs[0]['config']
-    return f"{c['depth']} blocks of width {c['dim']}, {c['patch']} pixels a patch, float32 (with so few tokens the fastest), AdamW, {c['epochs']} epochs; half the blocks for half of the fit. The ceiling is that of the steps above, with 4 pixels a patch."
+    return f"{c['depth']} blocks of width {c['dim']}, {c['patch']} pixels a patch, float32, AdamW, {c['epochs']} epochs; half the blocks for half of the fit, if nothing else is said."
 
 def depth():
     rs = rows(results/'grow_depth.jsonl')
@@ -97,7 +118,7 @@ def depth():
 
 def segment():
     rs = rows(results/'grow_segment.jsonl')
-    return compare(rs, rs[0]['config'], list(dict.fromkeys(r['name'] for r in rs))) if rs else 'Not run yet.'
+    return compare(rs, rs[0]['config'], list(dict.fromkeys(r['name'] for r in rs)), steps_of('DeepLabV3+ on ResNet-18, its backbone', 'bf16')) if rs else 'Not run yet.'
 
 def steps():
     rs = rows(results/'grow_steps.jsonl')
@@ -119,10 +140,28 @@ def picture():
     most = {n: mean([max(abs(v) for v in r[:old]) for r in c[old:]]) for n,c in cs.items()}
     return '![correlations](growing_correlation.png)\n\n'+table(['','largest |correlation| of a new map with an old one, mean'], [[n,f'{v:.2f}'] for n,v in most.items()])
 
+def tradeoff():
+    "Start against speed-up and accuracy, as tables 4 and 5 of the paper"
+    import matplotlib; matplotlib.use('agg')
+    import matplotlib.pyplot as plt
+    fig,axs = plt.subplots(1, 2, figsize=(7.5,2.8), dpi=80, layout='constrained')
+    ours = lambda c: c['plan'] is None or c.get('init', 'orthogonal')=='orthogonal' and c.get('carry', True) and not c.get('grow') and len(c['plan'])==2
+    for ax,f,title,keep in ((axs[0],'width','width, ResNet-8',lambda r: r['config']['net']==8 and r['name']!='lr'), (axs[1],'depth','depth, ViT',lambda r: True)):
+        rs = [r for r in rows(results/f'grow_{f}.jsonl') if keep(r) and ours(r['config'])]
+        dense = by_seed(rs, lambda r: r['config']['plan'] is None)
+        for key in sorted({str(r['config']['plan']) for r in rs}):
+            runs = by_seed(rs, lambda r: str(r['config']['plan'])==key and r['config']['seed'] in dense)
+            if not runs: continue
+            x, y, p = st.median(dense[s]['cpu_seconds']/r['cpu_seconds'] for s,r in runs.items()), mean([r['test'] for r in runs.values()]), next(iter(runs.values()))['config']['plan']
+            ax.plot(x, y, 'ks' if p is None else 'o'); ax.annotate('dense' if p is None else f'{p[0][0]:g} for {p[1][1]:.0%}', (x,y), fontsize=8, xytext=(4,3), textcoords='offset points')
+        ax.margins(x=.25, y=.15); ax.set(title=title, xlabel='times faster than dense', ylabel='test accuracy, %')
+    fig.savefig(root/'docs/growing_tradeoff.png', metadata=dict(Software=None))
+    return '![start size against speed-up and accuracy](growing_tradeoff.png)'
+
 PAGE = '''# What growing saved, and what it cost
 
 Generated by `python benchmarks/grow_report.py` from `benchmarks/results/grow_*.jsonl`, a row per finished run; nothing here is typed. All times are of training alone, without validation. *Faster, measured* is the median over seeds of the
-processor seconds of the dense fit over those of the grown one, both with one thread. *Ceiling* is what the steps below allow, measured in turn with two threads on an idle machine. *Difference* is the mean over runs of the same seed, with
+processor seconds of the dense fit over those of the grown one, both with one thread. *Ceiling* is what the steps below allow, measured in turn on an idle machine with one thread as well. *Difference* is the mean over runs of the same seed, with
 its 95 % interval (t distribution); where the interval holds 0 there is no difference to speak of. *Overhead* is what the callback itself took: tracing, cutting, growing.
 
 ## Seconds of a step
@@ -133,10 +172,11 @@ Time of a training step at each size, as a part of the step at full size. bf16 i
 
 {steps_made}
 
+{plans}
 ## Width: CIFAR-10, 10,000 training pictures
 
-bf16, channels_last, batch 128, SGD with momentum .9 and weight decay 5e-4, one cycle. *plan* is half the width for 60 % of the fit, *uniform* the paper's rule with three stages (.5, .75, 1). *Equal seconds* has as many more epochs as fit into
-the dense run's time by the steps that were measured before (33 instead of 20 at base width 32, 24 at 16).
+bf16, channels_last, batch 128, SGD with momentum .9 and weight decay 5e-4, one cycle. *plan* is {plan}, what `plan_stages` plans for 1.6x at base width 32; *uniform* the paper's rule with three stages (.5, .75, 1). *Equal seconds* has as many more epochs as fit into
+the dense run's time, by the first seed's processor seconds; *seconds of the plan* as many fewer. ResNet-32 and 56 have rows here where a GPU was at hand.
 
 {width}
 {width_made}
@@ -147,9 +187,11 @@ the dense run's time by the steps that were measured before (33 instead of 20 at
 
 ### How new channels begin, and where to start
 
-ResNet-8 of base width 16, 10 epochs, half the width for 60 % of them, if nothing else is said.
+ResNet-8 of base width 16, 10 epochs, {plan}, if nothing else is said.
 
 {inits}
+
+{tradeoff}
 
 ### Correlation of feature maps just after growth
 
@@ -167,7 +209,7 @@ The third convolution of a ResNet-20 of base width 16, grown from 8 to 12 channe
 
 ## A part of a network: DeepLabV3+ on generated shapes
 
-Mean IoU in percent; ResNet-18 as backbone, which grows alone.
+Mean IoU in percent; ResNet-18 as backbone, which grows alone; bf16. The callback's overhead is tracing and the new weights of a backbone of 11 million parameters: seconds, whatever the length of the fit.
 
 {segment}
 
@@ -175,5 +217,5 @@ Mean IoU in percent; ResNet-18 as backbone, which grows alone.
 '''
 
 if __name__=='__main__':
-    text = PAGE.format(steps=steps(), steps_made=made('steps'), width=width(), targets=targets(), width_made=made('width'), inits=inits(), picture=picture(), depth_setting=depth_setting(), depth=depth(), depth_made=made('depth'), segment=segment(), segment_made=made('segment'))
+    text = PAGE.format(steps=steps(), plans=plans(), plan=plan_text(), tradeoff=tradeoff(), steps_made=made('steps'), width=width(), targets=targets(), width_made=made('width'), inits=inits(), picture=picture(), depth_setting=depth_setting(), depth=depth(), depth_made=made('depth'), segment=segment(), segment_made=made('segment'))
     (root/'docs/growing.md').write_text('\n'.join(l.rstrip() for l in text.split('\n')))

@@ -321,17 +321,19 @@ def before_train(self:GrowWidth):
     "The skins' norms change slowly: once per epoch is enough"
     if self._ages: self._ages.rates()
 
-# %% ../nbs/22_growing.ipynb #ade75c29
+# %% ../nbs/22_growing.ipynb #a8ff2eec
 @patch
 def before_step(self:GrowWidth):
     "Remember the weights, for the skins' shares of the step"
-    if self._ages: self._ages.before()
+    if self._ages:
+        with self._timed(): self._ages.before()
 
-# %% ../nbs/22_growing.ipynb #fab5606e
+# %% ../nbs/22_growing.ipynb #3bd6a4fd
 @patch
 def after_step(self:GrowWidth):
     "Give each skin its share of the step"
-    if self._ages: self._ages.after()
+    if self._ages:
+        with self._timed(): self._ages.after()
 
 # %% ../nbs/22_growing.ipynb #b58c3c0e
 class GrowDepth(_Grow):
