@@ -331,6 +331,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'elastic_nets/growing.py'),
                                       'elastic_nets.growing._Grow._timed': ('growing.html#_grow._timed', 'elastic_nets/growing.py'),
                                       'elastic_nets.growing._Grow._trace': ('growing.html#_grow._trace', 'elastic_nets/growing.py'),
+                                      'elastic_nets.growing._Grow._wrap_again': ( 'growing.html#_grow._wrap_again',
+                                                                                  'elastic_nets/growing.py'),
                                       'elastic_nets.growing._Grow.after_fit': ('growing.html#_grow.after_fit', 'elastic_nets/growing.py'),
                                       'elastic_nets.growing._Grow.before_batch': ( 'growing.html#_grow.before_batch',
                                                                                    'elastic_nets/growing.py'),

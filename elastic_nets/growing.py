@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['StagePlan', 'Growth', 'GrowWidth', 'GrowDepth', 'plan_stages']
 
-# %% ../nbs/22_growing.ipynb #7e67190f
-import copy, torch, warnings, numpy as np
+# %% ../nbs/22_growing.ipynb #f6d1eeef
+import copy, gc, torch, warnings, numpy as np
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
@@ -21,6 +21,7 @@ from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import SaveModelCallback, TrackerCallback
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.learner import Learner, Recorder
+from fastai.torch_core import get_model
 from fastprogress.fastprogress import progress_bar
 from .channels import ChannelGraph, copy_model, trace_channels
 from .cost import _sync
@@ -124,7 +125,7 @@ class _Grow(Callback):
         yield
         self.overhead += perf_counter()-t
 
-# %% ../nbs/22_growing.ipynb #7a21d5e4
+# %% ../nbs/22_growing.ipynb #2d96cd4e
 @patch
 def _check(self:_Grow):
     "Raise `ValueError` where growing cannot be done, before anything is changed"
@@ -132,20 +133,19 @@ def _check(self:_Grow):
     if g and g.by!=self.by: raise ValueError(f'the model is in the middle of growing in {g.by} ({g}): finish that first')
     if others := [c for c in self.learn.cbs if isinstance(c, _Grow) and c is not self]: raise ValueError(f'{type(others[0]).__name__} beside {type(self).__name__} in one fit: one network, one callback that grows it')
     if any(getattr(m, '_is_elastic', False) for m in self.model.modules()): raise ValueError('the model is a supernet, whose subnets are trained together: train it, or grow a plain model, in separate fits')
-    if hasattr(self.learn, 'distributed_trainer'): raise ValueError('growing under DistributedDataParallel is not there yet: train in one process')
     n, at = sum(s>g.size for s in self.plan.sizes)+1 if g else len(self.plan.sizes), [round(s*steps) for s in self.plan.starts]
     if n>max(self.n_epoch, 2 if g else 1) and not self._hold: raise ValueError(f'{n} stages do not fit into {self.n_epoch} epoch(s): ask for at most one stage per epoch (`fine_tune` needs a splitter with two groups or more: its first fit then leaves growth to the second)')
     if len({*at, steps})<=len(at) and not self._hold: raise ValueError(f'a stage of this plan has no step: they begin at {at} of {steps}')
     if not g and not self.discard_pretrained and (why := _past(self.learn, self._part())):
         raise ValueError(f'the model seems to have been trained ({why}), and cutting it would lose its weights: train on without {type(self).__name__}, or let discard_pretrained=True cut it anyway')
 
-# %% ../nbs/22_growing.ipynb #22203784
+# %% ../nbs/22_growing.ipynb #a7528de5
 @patch
 def _part(self:_Grow):
     "The module that grows"
     name = getattr(self, 'submodule', '')
-    if name not in dict(self.model.named_modules()): raise ValueError(f'submodule {name!r} is not in the model, which has {", ".join(n for n,_ in self.model.named_children())}')
-    return self.model.get_submodule(name)
+    if name not in dict(self._net.named_modules()): raise ValueError(f'submodule {name!r} is not in the model, which has {", ".join(n for n,_ in self._net.named_children())}')
+    return self._net.get_submodule(name)
 
 # %% ../nbs/22_growing.ipynb #95a3d182
 @patch
@@ -207,7 +207,7 @@ def _begin(self:_Grow, step):
         torch.compiler.reset() # what was compiled for smaller sizes
         self._net.compile()
 
-# %% ../nbs/22_growing.ipynb #d69bdb58
+# %% ../nbs/22_growing.ipynb #8fd8dea7
 @patch
 def before_batch(self:_Grow):
     "Grow where a stage begins"
@@ -216,11 +216,23 @@ def before_batch(self:_Grow):
     if self.rows[-1]['seconds'] is None and len(self.rows)==1 and self.train_iter==0: self.rows[0].update(step=step, epoch=step/self.n_iter) # `start_epoch` has skipped some
     if self._hold or size<=self._growth.size or any(c.count for c in acc): return
     self._stop_clock()
-    with self._timed(): self._growth.keep = self._expand(size)
+    with self._timed():
+        self._growth.keep = self._expand(size)
+        self._wrap_again()
     self._growth.size, self._stale = size, True
     if not self.carry_state: self.opt.clear_state()
     self._begin(step)
     self._forget_best()
+
+# %% ../nbs/22_growing.ipynb #a326aa8c
+@patch
+def _wrap_again(self:_Grow):
+    "`DistributedDataParallel` knows the parameters it was made with: a grown model needs a new one, which gives rank 0's weights to all"
+    if (dt := getattr(self.learn, 'distributed_trainer', None)) is None: return
+    dt.accelerator._models.clear()
+    self.learn.model = self._net
+    gc.collect() # the old one's hooks go with it
+    self.learn.model = dt.accelerator.prepare(self._net)
 
 # %% ../nbs/22_growing.ipynb #471daf37
 @patch
@@ -371,10 +383,10 @@ class GrowDepth(_Grow):
         with self._timed():
             if self._ema: self._ema.update()
 
-# %% ../nbs/22_growing.ipynb #6c528d80
+# %% ../nbs/22_growing.ipynb #2881141b
 def _regroup(learn):
     "Give every parameter the group that the learner's splitter says"
-    groups = learn.splitter(learn.model)
+    groups = learn.splitter(get_model(learn.model))
     groups = [list(g) for g in groups] if isinstance(groups[0], (L,list)) else [list(groups)]
     if len(groups)!=len(learn.opt.param_lists): return # an optimizer of the user's own
     learn.opt.param_lists = L(L(g) for g in groups)

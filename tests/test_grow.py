@@ -1,5 +1,5 @@
 "Growing keeps what was learned, and any fastai fit goes on as if nothing had happened"
-import copy, time, warnings
+import copy, os, subprocess, sys, time, warnings
 from functools import partial
 import numpy as np, pytest, torch
 from fastai.vision.all import (Adam, Callback, CancelFitException, ChannelsLast, EarlyStoppingCallback, GradientAccumulation, GradientClip, Learner, MixedPrecision, MixUp, MSELossFlat, OptimWrapper, ProgressCallback, ReduceLROnPlateau, SGD, SaveModelCallback, default_split,
@@ -245,9 +245,6 @@ def test_errors_before_training(data):
     unchanged(learn, 'round to the same', start=.97)
     learn.to_supernet()
     unchanged(learn, 'supernet')
-    learn = learner(data())
-    learn.distributed_trainer = Callback() # what `distrib_ctx` adds
-    unchanged(learn, 'one process')
 
 def test_trained_model_is_not_cut(data):
     "Batch norms, the optimizer, frozen layers and vision_learner's flag tell that there are weights to lose"
@@ -791,3 +788,39 @@ def test_optimizers_that_remember_from_the_start_are_not_a_past(data):
     assert _past(learn)==''
     quietly(learn, 'fit', 2, .01, cbs=GrowWidth(stages=2))
     net().load_state_dict(learn.model.state_dict())
+
+DISTRIBUTED = """
+import sys, torch
+from functools import partial
+from fastai.vision.all import *
+from fastai.distributed import *
+import fastai.distributed as fd
+from elastic_nets.data import digits_dls
+from elastic_nets.growing import GrowDepth, GrowWidth
+from elastic_nets.models import resnet_cifar, vit
+fd.DistributedDL._broadcast = lambda self, t, rank: (lambda x: (torch.distributed.broadcast(x, rank), x.tolist())[1])(torch.LongTensor(t)) # fastai's is for a GPU
+torch.set_num_threads(1)
+class Batches(Callback):
+    "Batches that every process takes alike would make the same weights without any exchange"
+    run_valid = False
+    def after_batch(self): self.seen = self.y.tolist()
+for grow,make in ((GrowWidth, partial(resnet_cifar, 8, width=8, n_in=1)), (GrowDepth, partial(vit, img=8, patch=2, dim=24, depth=4, heads=2, n_in=1))):
+    torch.manual_seed(rank_distrib()) # other new channels in every process, if nobody shared them out
+    learn = Learner(digits_dls(bs=128, device='cpu'), make()).remove_cb(ProgressCallback)
+    see = Batches()
+    with learn.distrib_ctx(sync_bn=False, cpu=True), learn.no_logging(): learn.fit(4, .05, cbs=[grow(stages=2), see])
+    torch.save(dict(model=learn.model.state_dict(), seen=see.seen, stages=[r['width' if grow is GrowWidth else 'depth'] for r in learn.recorder.stages]), f'{sys.argv[1]}/{grow.__name__}{rank_distrib()}')
+"""
+
+def test_distributed(tmp_path):
+    "Two processes with batches of their own end with the same weights, of the whole model, although each draws other new channels"
+    (tmp_path/'run.py').write_text(DISTRIBUTED)
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', str(20000+os.getpid()%20000), str(tmp_path/'run.py'), str(tmp_path)],
+        env={**os.environ, 'OMP_NUM_THREADS':'1', 'CUDA_VISIBLE_DEVICES':''}, capture_output=True, text=True, timeout=300)
+    assert res.returncode==0, res.stderr[-3000:]
+    for name,make in (('GrowWidth',net), ('GrowDepth',lambda: vit(img=8, patch=2, dim=24, depth=4, heads=2, n_in=1))):
+        a,b = [torch.load(tmp_path/f'{name}{i}') for i in (0,1)]
+        assert a['stages']==b['stages']==[.5,1.] and a['seen']!=b['seen']
+        make().load_state_dict(a['model'])
+        for n,p in a['model'].items():
+            if 'running' not in n and 'num_batches' not in n: assert torch.equal(p, b['model'][n]), n
