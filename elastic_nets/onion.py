@@ -514,11 +514,11 @@ def _resumed(self:OnionTraining, last):
     lacks = 'private batch norms' if c.bn!='shared' and not self.supernet.private else 'kernel matrices' if self.fresh else None
     if lacks: raise ValueError(f'start_epoch: this fit goes on with subnets that had {lacks}, and the supernet has none; load what `learn.supernet.state_dict()` gave, with load_state_dict, before fit')
 
-# %% ../nbs/11_onion.ipynb #368bdf49
+# %% ../nbs/11_onion.ipynb #1f9ca741
 @patch
 def _new_phase(self:OnionTraining, last, m):
     "What happens once between two phases: a teacher is kept, channels are sorted, batch norms become private"
-    sn, c, (part,k) = self.supernet, self.recipe.construct, self._part(m)
+    sn, c, part = self.supernet, self.recipe.construct, self._part(m)[0]
     if last is not None and last.teach and self.made is None: self.made = sn.extract(sn.space.max).eval().requires_grad_(False)
     if m.lr is None and last is not None and last.lr is not None and self.sched is None: self.opt.set_hypers(lr=self.peak)
     if self._alone(m): return
