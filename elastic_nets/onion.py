@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'RULES', 'Construct', 'levels_of', 'Gradient', 'Update', 'Moment', 'Delayed', 'Phase', 'Phases', 'inside_out',
            'outside_in', 'Recipe', 'OnionTraining']
 
-# %% ../nbs/11_onion.ipynb #c3ccaa64
+# %% ../nbs/11_onion.ipynb #8abd3b90
 import random, time
 import numpy as np, torch
 from collections import defaultdict
@@ -19,13 +19,14 @@ from warnings import warn
 from torch import nn
 from fastcore.basics import first, patch, risinstance
 from fastcore.foundation import L
+from fastcore.imports import noop
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import SaveModelCallback
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.learner import Metric
-from fastai.torch_core import find_bs, num_distrib, to_detach, to_float
+from fastai.torch_core import find_bs, num_distrib, rank_distrib, to_detach, to_float
 from .gradients import combine_avg, combine_avg_sqrt, combine_core, combine_project, combine_skins, combine_sum, distill_loss, eps_at, eps_lr_at, owned
 from .subnets import Space
 from .supernet import _quiet, at_size, calibrate_bn, inputs_of
@@ -332,7 +333,7 @@ class OnionTraining(Callback):
         if learn is None and self._learn is not None: self._leave()
         vars(self)['_learn'] = learn
 
-# %% ../nbs/11_onion.ipynb #1633f818
+# %% ../nbs/11_onion.ipynb #884f98a1
 @patch
 def before_fit(self:OnionTraining):
     "Check what is needed, and show the watched subnets"
@@ -346,7 +347,7 @@ def before_fit(self:OnionTraining):
     self.schedule = self.recipe.schedule.fit_to(self.space)
     self._check_others()
     self.distill_func = self.distill or (None if self.recipe.gradient.target=='hard' else distill_loss(self.loss_func))
-    if num_distrib()>1: warn('OnionTraining does not yet average gradients of subnets over processes')
+    self.ranks = num_distrib() if hasattr(self.learn, 'distributed_trainer') else 1
     self.eps,self.subnets,self.nets,self.moment,self.new_step = None,[],[sn.space.max],None,True
     self.parts,self.kept,self.states,self.losses,self.gaps,self.warned,self.sorts = {},{},{},[],{},False,True
     self.made,self.quiet = self.teacher and self.teacher.to(next(sn.model.parameters()).device).eval(),nullcontext()
@@ -356,7 +357,7 @@ def before_fit(self:OnionTraining):
     self.best = None
     if self.opt is not None: self._own_params() # there is none while validating
     self.finding = hasattr(self.learn, 'lr_finder')
-    self.say, self.plain = self.learn.logger, self.loss_func # before a progress bar takes the one, and MixUp the other
+    self.say, self.plain = noop if rank_distrib() else self.learn.logger, self.loss_func # before a progress bar takes the one, and MixUp the other
     self._show(self.watch)
 
 # %% ../nbs/11_onion.ipynb #28363acf
@@ -470,12 +471,13 @@ def _alone(self:OnionTraining, m):
     "Does a moment train the full network alone?"
     return self._part(m)[1]<2 and m.full
 
-# %% ../nbs/11_onion.ipynb #bf6e9a2f
+# %% ../nbs/11_onion.ipynb #74eb9a8e
 @patch
 def before_batch(self:OnionTraining):
     "The step's first network is on when the batch goes through the model"
     if self.new_step: self._begin()
     if self.supernet.subnet!=self.nets[0]: self.supernet.set_active(self.nets[0])
+    if self.ranks>1: self.learn.model.require_backward_grad_sync = False # gradients of all networks go together, in `before_step`
     self.soft = None
     self.quiet = _dropout_off(self.model, not self.recipe.gradient.dropout and self.nets[0]!=self.top)
     self.quiet.__enter__()
@@ -591,11 +593,16 @@ def _soft(self:OnionTraining):
                 with sn.active(top), _dropout_off(sn.model, True), _as_it_was(sn): self.soft = exact(sn.model(*self.xb))
     return self.soft
 
-# %% ../nbs/11_onion.ipynb #817c606a
+# %% ../nbs/11_onion.ipynb #5e3f554c
+def _statistics(sn):
+    "Running statistics of the model, and private ones"
+    return [*sn.model.buffers(), *[t for s in sn.private for d in sn.stats[s].values() for t in d.values() if not t.requires_grad]]
+
+# %% ../nbs/11_onion.ipynb #f0c5b1fa
 @contextmanager
 def _as_it_was(sn):
     "Running statistics, private ones too, are restored afterwards"
-    ts = [*sn.model.buffers(), *[t for s in sn.private for d in sn.stats[s].values() for t in d.values() if not t.requires_grad]]
+    ts = _statistics(sn)
     old = [t.clone() for t in ts]
     try: yield
     finally:
@@ -636,7 +643,7 @@ def _dropout_off(model, off):
     finally:
         for m in ms: m.training = True
 
-# %% ../nbs/11_onion.ipynb #67956a55
+# %% ../nbs/11_onion.ipynb #d6f32c65
 @patch
 def _done(self:OnionTraining, i, loss):
     "Network `i` of the step has its gradient"
@@ -645,7 +652,7 @@ def _done(self:OnionTraining, i, loss):
     params = dict(self.supernet.model.named_parameters())
     if self.recipe.update.steps!='joint':
         if self.recipe.update.momentum=='own': self._use_state(sorted(self.nets, key=self.supernet.macs, reverse=True).index(self.nets[i]))
-        if i<len(self.nets)-1: self.opt.step(); self.opt.zero_grad() # the last step is fastai's own
+        if i<len(self.nets)-1: self._mean(self._grads()); self.opt.step(); self.opt.zero_grad() # the last step is fastai's own
     elif not self.sums:
         kept = self.kept.setdefault(i, {})
         for n,p in params.items():
@@ -662,12 +669,38 @@ def _use_state(self:OnionTraining, i):
     if i not in self.states: self.states[i] = defaultdict(dict, {p:{k:v for k,v in s.items() if k in ('do_wd','force_train')} for p,s in self.states[0].items()})
     opt.state = self.states[i]
 
-# %% ../nbs/11_onion.ipynb #53d9d21f
+# %% ../nbs/11_onion.ipynb #40cf8b88
 @patch
 def before_step(self:OnionTraining):
     "All gradients are there: combine them, and remember where the weights were"
+    self._mean(self._grads())
     if self.kept: self._combine()
     if self.recipe.update.skin_lr and self.subnets: self.olds = {n:p.detach().clone() for n,p in self.supernet.model.named_parameters()}
+
+# %% ../nbs/11_onion.ipynb #d07d7b7d
+@patch
+def _grads(self:OnionTraining):
+    "All gradients that the next step of the optimizer is made of"
+    return [p.grad for p in [*self.supernet.model.parameters(), *self.supernet.own_params()] if p.grad is not None]+[g for gs in self.kept.values() for g in gs.values()]
+
+# %% ../nbs/11_onion.ipynb #6a163f02
+@patch
+@torch.no_grad()
+def _mean(self:OnionTraining, ts):
+    "Let every floating-point tensor be its mean over the processes of a distributed fit"
+    for dtype in {t.dtype for t in ts if t.is_floating_point()} if self.ranks>1 else ():
+        part = [t for t in ts if t.dtype==dtype]
+        flat = torch.cat([t.flatten() for t in part])
+        torch.distributed.all_reduce(flat)
+        for t,f in zip(part, (flat/self.ranks).split([t.numel() for t in part])): t.copy_(f.view_as(t))
+
+# %% ../nbs/11_onion.ipynb #b2dae55f
+@patch
+def _calibrated(self:OnionTraining, model, n=2000):
+    "`model` with statistics recomputed, from `n` samples of each process"
+    calibrate_bn(model, self.dls.train, n)
+    self._mean([*model.buffers()])
+    return model
 
 # %% ../nbs/11_onion.ipynb #a2b13a99
 @patch
@@ -750,10 +783,11 @@ def _held(model):
         return t
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): yield res
 
-# %% ../nbs/11_onion.ipynb #33aced7c
+# %% ../nbs/11_onion.ipynb #342830ec
 @patch
 def _alarm(self:OnionTraining):
     "Stop where a loss is not finite, and say whose"
+    self._mean([l for _,l,_ in self.losses])
     for s,l,_ in self.losses:
         if torch.isfinite(l).all(): continue
         which = 'the full network' if s==self.supernet.space.max else f'{s}'
@@ -778,13 +812,14 @@ def _weigh(self:OnionTraining, s):
     "How much a subnet is needed: the running loss of its size"
     return self.gaps.get(self._size(s), max(self.gaps.values(), default=1.))
 
-# %% ../nbs/11_onion.ipynb #280679e8
+# %% ../nbs/11_onion.ipynb #9539bccb
 @patch
 def after_train(self:OnionTraining):
     "The full network for validation, with statistics of its own where its phase did not train it"
     if self.losses: self._alarm()
     self.supernet.set_active()
-    if self.top!=self.supernet.space.max: calibrate_bn(self.supernet.model, self.dls.train)
+    self._mean(_statistics(self.supernet))
+    if self.top!=self.supernet.space.max: self._calibrated(self.supernet.model)
 
 # %% ../nbs/11_onion.ipynb #bb03a912
 @patch
@@ -798,7 +833,7 @@ def after_validate(self:OnionTraining):
         self.warned = True
         warn(f'epoch {self.epoch}: the smallest subnet is at chance ({acc:.3f} with {c} classes): {self.space.min}. It may be too small for this data; or try {"" if self.recipe.construct.smallest else "smallest=True, "}a longer warm-up, a smaller learning rate')
 
-# %% ../nbs/11_onion.ipynb #86b825e6
+# %% ../nbs/11_onion.ipynb #20fe9b8d
 class _SubnetMetric(Metric):
     "`metric` of the subnet `which`, taken out when a validation begins"
     def __init__(self, cb, which, metric): self.cb,self.which,self.metric,self.net = cb,which,deepcopy(metric),None
@@ -814,7 +849,7 @@ class _SubnetMetric(Metric):
         if not len(self.cb.dls.train): return None # a learner that was loaded has no training data
         net = sn.extract(sub)
         net.register_forward_pre_hook(lambda m, xb: at_size(xb, sub.resolution))
-        return (net if sub in sn.private else calibrate_bn(net, self.cb.dls.train, n=512)).eval()
+        return (net if sub in sn.private else self.cb._calibrated(net, 512)).eval()
 
     def accumulate(self, learn):
         if self.net is None: return

@@ -560,10 +560,11 @@ def calibrate_bn(
     if not seen: raise ValueError('calibrate_bn got no batch of training inputs; give some (a learner that was loaded has none: `calibrate=0` keeps the statistics as they are)')
     return model
 
-# %% ../nbs/02_supernet.ipynb #83127fea
+# %% ../nbs/02_supernet.ipynb #782ba569
 @contextmanager
 def _quiet(dl):
     "Iterate a loader without moving anybody's random numbers"
+    dl = getattr(dl, 'dl', dl) # what a `DistributedDL` shares out
     rng = getattr(dl, 'rng', None)
     state = rng.getstate() if rng is not None else None
     with no_random():
