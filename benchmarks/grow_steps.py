@@ -1,6 +1,6 @@
 """Seconds of a training step at every size, in turn, on an idle machine; a row of results/grow_steps.jsonl per network, number format and machine
 
-python benchmarks/grow_steps.py [--only NAME ...] [--rounds 7] [--threads 1]
+python benchmarks/grow_steps.py [--only NAME ...] [--rounds 5] [--threads 1]
 """
 import argparse
 from functools import partial
@@ -16,10 +16,10 @@ from elastic_nets.growing import _candidates, _step_seconds
 from elastic_nets.models import deeplabv3plus, resnet_cifar, vit
 from common import CPUMixed, results, write_row
 
-cifar, vit8 = partial(resnet_cifar, 20), partial(vit, img=32, patch=8, dim=96, depth=8, heads=3)
+cifar, vit4, vit8 = partial(resnet_cifar, 20), *[partial(vit, img=32, patch=p, dim=96, depth=8, heads=3) for p in (4,8)]
 NETS = {'ResNet-20, base 16': (partial(cifar, width=16), 128, 32, 'width'), 'ResNet-20, base 32': (partial(cifar, width=32), 128, 32, 'width'),
         'ResNet-8, base 16': (partial(resnet_cifar, 8), 128, 32, 'width'), 'ResNet-32, base 16': (partial(resnet_cifar, 32), 128, 32, 'width'), 'ResNet-56, base 16': (partial(resnet_cifar, 56), 128, 32, 'width'),
-        'ViT of 8 blocks, 96 wide': (vit8, 128, 32, 'depth'), 'DeepLabV3+ on ResNet-18, its backbone': (partial(deeplabv3plus, 'resnet18', n_classes=4, width=48), 16, 64, 'width')}
+        'ViT of 8 blocks, 96 wide': (vit4, 128, 32, 'depth'), 'ViT of 8 blocks, 96 wide, patches of 8': (vit8, 128, 32, 'depth'), 'DeepLabV3+ on ResNet-18, its backbone': (partial(deeplabv3plus, 'resnet18', n_classes=4, width=48), 16, 64, 'width')}
 LARGE = {'ResNet-32, batch 1024': (partial(resnet_cifar, 32), 1024, 32, 'width'), 'ResNet-56, batch 1024': (partial(resnet_cifar, 56), 1024, 32, 'width'),
          'ResNet-50, 224 pixels': (torchvision.models.resnet50, 256, 224, 'width'), 'DeiT-B, 224 pixels': (partial(timm.create_model, 'deit_base_patch16_224'), 128, 224, 'depth')}
 FORMATS = {'fp32': [], 'fp32 channels_last': [ChannelsLast], 'bf16': [CPUMixed], 'bf16 channels_last': [CPUMixed, ChannelsLast]}
@@ -38,7 +38,7 @@ def measure(name, build, bs, px, by, cbs, rounds, device):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--only', nargs='*'); p.add_argument('--rounds', type=int, default=7); p.add_argument('--threads', type=int, default=1)
+    p.add_argument('--only', nargs='*'); p.add_argument('--rounds', type=int, default=5); p.add_argument('--threads', type=int, default=1)
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     gpu = torch.cuda.is_available()
