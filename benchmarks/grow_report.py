@@ -175,7 +175,7 @@ Time of a training step at each size, as a part of the step at full size. bf16 i
 {plans}
 ## Width: CIFAR-10, 10,000 training pictures
 
-bf16, channels_last, batch 128, SGD with momentum .9 and weight decay 5e-4, one cycle. *plan* is {plan}, what `plan_stages` plans for 1.6x at base width 32; *uniform* the paper's rule with three stages (.5, .75, 1). *Equal seconds* has as many more epochs as fit into
+bf16, channels_last, batch 128, SGD with momentum .9 and weight decay 5e-4, one cycle. *plan* is {plan}, about what `plan_stages` plans for 1.6x at base width 32; *uniform* the paper's rule with three stages (.5, .75, 1). *Equal seconds* has as many more epochs as fit into
 the dense run's time, by the first seed's processor seconds; *seconds of the plan* as many fewer. ResNet-32 and 56 have rows here where a GPU was at hand.
 
 {width}
