@@ -347,7 +347,7 @@ def after_step(self:GrowWidth):
     if self._ages:
         with self._timed(): self._ages.after()
 
-# %% ../nbs/22_growing.ipynb #b58c3c0e
+# %% ../nbs/22_growing.ipynb #cb226e73
 class GrowDepth(_Grow):
     """Start the fit with few blocks and insert more, in stages, until the network is the one that was passed in (network expansion, section 3.4)
 
@@ -373,15 +373,19 @@ class GrowDepth(_Grow):
         self._setup(start, stages, plan, carry_state, compile, discard_pretrained, groups)
         self.block, self.place, self.half_life, self.zero_last, self._ema = block, place, half_life, zero_last, None
     def _counts(self, graph, size): return _depths(self._net, graph, size)
-    def _try(self, graph): # `place` and `zero_last` may not suit these blocks: now is the time to say so
-        net, small = copy_model(self._net), self._growth.size if self._growth else self.plan.sizes[0]
-        keep = self._growth.keep if self._growth else start_shallow(net, graph, small)
-        for s in self.plan.sizes:
-            if s>small: keep = grow_depth(net, graph, keep, s, place=self.place, zero_last=self.zero_last)
     def _cut(self, graph, size): return start_shallow(self._net, graph, size, self.opt)
     def after_step(self): # the average follows
         with self._timed():
             if self._ema: self._ema.update()
+
+# %% ../nbs/22_growing.ipynb #dde53acd
+@patch
+def _try(self:GrowDepth, graph):
+    "`place` and `zero_last` may not suit these blocks: now is the time to say so"
+    net, small = copy_model(self._net), self._growth.size if self._growth else self.plan.sizes[0]
+    keep = self._growth.keep if self._growth else start_shallow(net, graph, small)
+    for s in self.plan.sizes:
+        if s>small: keep = grow_depth(net, graph, keep, s, place=self.place, zero_last=self.zero_last)
 
 # %% ../nbs/22_growing.ipynb #2881141b
 def _regroup(learn):

@@ -162,6 +162,8 @@ class Steps(Callback):
     "What each optimizer step of the callback is given"
     order,run_valid = 30,False
     def before_fit(self): self.log,self.losses = [],[]
+    def before_train(self):
+        if not self.log: self.losses.clear() # one batch has been tried
     def before_step(self):
         sn = self.learn.supernet
         own = {(s,n,t):p for s in sn.private for n,ts in sn.stats[s].items() for t,p in ts.items() if isinstance(p, nn.Parameter)}
