@@ -25,10 +25,10 @@ from elastic_nets.supernet import Supernet
 from common import CPUMixed, Lean, main, results, rows
 
 path, gpu = results/'shrink.jsonl', torch.cuda.is_available()
-EPOCHS = dict(full=9, smallest=9, delayed_shrinking=9, bignas=13, progressive_shrinking=20, compofa=11, us_net=13, slimmable=13) # 270 : 400 : 605 : 330
-SHORT = dict(full=3, smallest=3, delayed_shrinking=3, bignas=4, progressive_shrinking=7, compofa=4, us_net=4, slimmable=4) # where learning rates are searched
-LRS, WATCH = (.1,.2,.4), 2000 # learning rates; validation pictures for the full network around the start of shrinking
-BASE = dict(net='resnet', n_train=20_000, bs=128, mom=.9, wd=5e-4, options={}, per=4) # per: candidates in a bucket, twice
+EPOCHS = dict(full=4, smallest=4, delayed_shrinking=4, bignas=6, progressive_shrinking=9, compofa=5, us_net=6, slimmable=6) # 270 : 400 : 605 : 330
+SHORT = dict(full=2, smallest=2, delayed_shrinking=2, bignas=3, progressive_shrinking=4, compofa=2, us_net=3, slimmable=3) # where learning rates are searched
+LRS, WATCH = (.03,.08,.2), 2000 # learning rates; validation pictures for the full network around the start of shrinking
+BASE = dict(net='resnet', n_train=20_000, bs=64, mom=.9, wd=5e-4, options={}, per=2) # per: candidates in a bucket, twice
 MOBILE = dict(BASE, net='mobilenet', n_train=45_000, bs=256, wd=3e-5, kernels=[7])
 DEPS = dict(warmup=150/270, ramp=5/270) # as the paper's runs
 COMPARED = ('full','smallest','delayed_shrinking','bignas','progressive_shrinking','compofa')
@@ -110,7 +110,7 @@ class Watch(Callback):
 
 def candidates(learn, c):
     "What there is to choose from: the same for all recipes, of which CompOFA has a part; what was trained, where only widths were"
-    sn, per = learn.supernet, max(c['per']//(2 if c['search'] else 1), 1)
+    sn, per = learn.supernet, c['per']
     if c['recipe'] in ('us_net','slimmable'): return levels_of(getattr(recipes, c['recipe'])(**c['options']).construct, sn.space)
     return sum(sample_buckets(tied(sn.space), per)+sample_buckets(sn.space, per), [])
 
@@ -159,7 +159,7 @@ def new(recipe, base=BASE, **kw): return dict(base, **{**dict(recipe=recipe, sea
 
 def search(names, base):
     for lr in LRS: # every recipe has one before any has two
-        for n in names: yield 'lr', new(n, dict(base, n_train=min(base['n_train'], 20_000)), search=True, epochs=SHORT[n], lr=lr, seed=100)
+        for n in names: yield 'lr', new(n, dict(base, per=1, n_train=min(base['n_train'], 20_000)), search=True, epochs=SHORT[n], lr=lr, seed=100)
 
 def runs(name, cs):
     "Configurations with their learning rates; those without one wait"
@@ -172,8 +172,7 @@ def ablations(s):
     deps = partial(new, 'delayed_shrinking', seed=s)
     yield 'no epsilon', deps(options=dict(DEPS, ramp=0., eps0=1.))
     for w in (.25,.5,.75): yield 'start', deps(options=dict(DEPS, warmup=w))
-    yield 'in place', deps(options=dict(warmup=0., ramp=0.))
-    yield 'in place, equal seconds', deps(options=dict(warmup=0., ramp=0.), epochs=6)
+    yield 'in place', deps(options=dict(warmup=0., ramp=0.), epochs=3) # equal seconds
 
 def configs(seeds):
     "Name -> configurations, in the order in which they are run"
@@ -193,7 +192,7 @@ def configs(seeds):
     for s in seeds:
         for n in ('us_net','slimmable'): yield from runs(n, [new(n, seed=s)])
     for n in COMPARED: # one shortened seed of the papers' own space, at the learning rates of the ResNet
-        c = new(n, dict(MOBILE, n_train=5_000, bs=128, per=1), seed=0, epochs=SHORT[n])
+        c = new(n, dict(MOBILE, n_train=5_000, per=1), seed=0, epochs=SHORT[n])
         for _,r in runs('mobilenet', [dict(c, net='resnet')]): yield 'mobilenet', dict(c, lr=r['lr'])
 
 if __name__=='__main__': main(__doc__, path, configs, train)
