@@ -22,7 +22,8 @@ from shrink import fresh
 
 path = results/'onion.jsonl'
 NETS = dict(resnet=partial(resnet_cifar, 20), vgg=partial(vgg_cifar, 11, width=32), mobilenet=partial(mobilenet_cifar, width=.4)) # 41, 39 and 29 M MACs
-BASE = dict(net='resnet', recipe='us_net', n_train=10_000, epochs=6, lr=.2, bs=128)
+BASE = dict(net='resnet', recipe='us_net', n_train=10_000, epochs=4, lr=.08, bs=64)
+LRS = (.03,.08,.2)
 SCREEN, FRESH = (0,1), (10,11,12) # seeds that choose, on validation; seeds that report, on test
 WIDTHS = tuple(i/16 for i in range(4,17))
 base = us_net(levels=13)
@@ -128,7 +129,7 @@ def run_of(net, recipe, seed, lr):
 def best_lr(net):
     "The base's learning rate, chosen on validation"
     got = {r['config']['lr']:r['valid']['mean_pareto'] for r in rows(path) if r['name']=='lr' and r['config']['net']==net}
-    return max(got, key=got.get) if len(got)==3 else None
+    return max(got, key=got.get) if {*LRS}<={*got} else None
 
 def gains(seeds):
     "Recipe -> its gain over the base on validation, mean over `seeds`; those that were run with all of them, best first"
@@ -136,7 +137,7 @@ def gains(seeds):
     mean = {n: st.mean(got[n,s]-got['us_net',s] for s in seeds) for n in {n for n,_ in got} if all((n,s) in got and ('us_net',s) in got for s in seeds)}
     return dict(sorted(mean.items(), key=lambda o: -o[1]))
 
-def second(n=10):
+def second(n=8):
     "Who is worth a second seed: the best after the first, when all have that"
     got = gains(SCREEN[:1])
     return ['us_net', *[r for r in got if r!='us_net'][:n]] if {*RECIPES}<={*got} else []
@@ -160,7 +161,7 @@ def handful(n=3):
 def configs(seeds):
     "Name -> configurations, in the order in which they are run; what depends on missing rows comes with a later start"
     for net in NETS:
-        for lr in (.1,.2,.4): yield 'lr', dict(BASE, net=net, recipe='us_net', epochs=3, seed=100, lr=lr)
+        for lr in LRS: yield 'lr', dict(BASE, net=net, recipe='us_net', epochs=2, seed=100, lr=lr)
     for r in (*RECIPES, together()):
         if r not in ('us_net', None): yield 'cost', dict(BASE, net='resnet', recipe=r, cost=True)
     if (lr := best_lr('resnet')) is not None:
