@@ -301,7 +301,6 @@ class Recipe:
         if not hasattr(self.schedule, 'at'): raise TypeError(f'schedule: Delayed(...) or Phases(...) is expected, got {self.schedule!r}')
         if self.update.steps!='joint' and self.gradient.combine!='sum': raise ValueError(f"gradient: combine={self.gradient.combine!r} has nothing to combine where every network steps for itself; use 'sum'")
         if self.update.steps=='small first' and self.gradient.target=='next': raise ValueError("gradient: target='next' needs the larger network first; choose steps='large first' or 'joint'")
-
         if self.gradient.target=='next' and not all(p.full for p in getattr(self.schedule, 'phases', ())): raise ValueError("gradient: target='next' needs the largest network in every step; here are phases with full=False")
 
     def __str__(self): return '\n'.join(f'{f.name:10}{getattr(self, f.name)}' for f in fields(self))
