@@ -27,12 +27,14 @@ def machine():
     gpu = f', {torch.cuda.get_device_name()}' if torch.cuda.is_available() else ''
     return f'{name}, {os.cpu_count()} cores{gpu}, torch {torch.__version__.split("+")[0]}'
 
-def commit():
-    "Short commit of this checkout, with a + where it has changes"
+def _commit():
+    "Short commit of this checkout, with a + where library or benchmarks have changes"
     git = lambda *a: subprocess.run(['git','-C',str(Path(__file__).parent),*a], capture_output=True, text=True).stdout.strip()
-    return git('rev-parse','--short','HEAD')+('+' if git('status','--porcelain','-uno','--','elastic_nets') else '')
+    return git('rev-parse','--short','HEAD')+('+' if git('status','--porcelain','-uno','--',str(root/'elastic_nets'),':(glob)*.py') else '')
 
-def stamp(): return dict(machine=machine(), commit=commit(), date=datetime.date.today().isoformat())
+COMMIT = _commit() # where this process began, whatever is committed meanwhile
+
+def stamp(): return dict(machine=machine(), commit=COMMIT, date=datetime.date.today().isoformat())
 
 def rows(path):
     "Finished runs"

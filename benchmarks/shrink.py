@@ -133,7 +133,7 @@ def train(c):
     "One run: what it took, and what its networks are worth"
     learn = learner(c)
     onion = c['recipe'] not in ('full','smallest')
-    watch = Watch(dict(delayed_shrinking=c['options'].get('warmup', 0), full=DEPS['warmup']).get(c['recipe'], 0) if gpu or c['net']=='resnet' else 0)
+    watch = Watch(dict(delayed_shrinking=c['options'].get('warmup', 0), full=DEPS['warmup']).get(c['recipe'], 0) if (gpu or c['net']=='resnet') and not c['search'] else 0)
     nets = Nets()
     cbs = [OnionTraining(getattr(recipes, c['recipe'])(**c['options']), seed=c['seed'], watch=(), estimate=False), nets] if onion else []
     t,cpu = time.perf_counter(), time.process_time()

@@ -1,6 +1,6 @@
 """Seconds of a training step of each recipe, in turn, on an idle machine, and peak memory for 2, 4 and 8 networks, a process each; rows of results/shrink_cost.jsonl
 
-python benchmarks/shrink_cost.py [--only steps memory] [--rounds 31] [--threads 2]
+python benchmarks/shrink_cost.py [--only steps memory] [--rounds 31] [--threads 1]
 """
 import argparse, gc, json, os, re, statistics as st, subprocess, sys, time
 from functools import partial
@@ -24,7 +24,7 @@ path, gpu = results/'shrink_cost.jsonl', torch.cuda.is_available()
 def taught(k, *part): return Recipe(Construct(k), Gradient('teacher'), schedule=Phases((Phase(1, part, full=False),)))
 def jointly(k, rule='sum'): return Recipe(Construct(k), Gradient('distill', rule), schedule=Delayed(0., 0.)) # delayed shrinking after its ramp
 KINDS = {'full':None, 'sandwich':bignas(), 'full and 3':jointly(4), 'teacher and 2 depths':taught(2, ('width',-1)), 'teacher and 4':taught(4)}
-NETS = {'ResNet-20 space':(partial(network, dict(net='resnet', recipe='bignas')), 128, 32)}
+NETS = {'ResNet-20 space':(partial(network, dict(net='resnet', recipe='bignas')), 64, 32)}
 LARGE = {'ResNet-20 space':(NETS['ResNet-20 space'][0], 1024, 32), 'MobileNetV3 space':(partial(ofa_mobilenetv3, kernels=(7,)), 128, 224)}
 FORMATS = {'fp32':[], 'bf16 channels_last':[CPUMixed, ChannelsLast]}
 NETWORKS, RULES = (2,4,8), ('sum','avg')
@@ -88,7 +88,7 @@ def alone(*a):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--only', nargs='*', default=['steps','memory']); p.add_argument('--rounds', type=int, default=31)
-    p.add_argument('--threads', type=int, default=torch.get_num_threads()); p.add_argument('--peak', type=json.loads, help=argparse.SUPPRESS)
+    p.add_argument('--threads', type=int, default=1); p.add_argument('--peak', type=json.loads, help=argparse.SUPPRESS)
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     if a.peak: return print(peak(*a.peak))

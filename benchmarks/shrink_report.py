@@ -13,30 +13,36 @@ NOT = 'Not run yet.'
 
 def made(rs): return f"Made on {' and '.join(sorted({r['machine'] for r in rs}))}; commits {', '.join(sorted({r['commit'] for r in rs}))}; {min(r['date'] for r in rs)} to {max(r['date'] for r in rs)}." if rs else ''
 
-def runs(name, net='resnet', kernels=None, options=None, epochs=None):
-    "Seed -> row"
+def runs(name, net='resnet', kernels=None, options=None, epochs=None, group=None):
+    "Seed -> row; `group`: the rows' name, where it is not the recipe's"
     ok = lambda c: c['net']==net and c.get('kernels')==kernels and (options is None or all(c['options'].get(k)==v for k,v in options.items())) and epochs in (None, c['epochs'])
-    return {r['config']['seed']:r for r in RUNS if r['name']==name and ok(r['config'])}
+    return {r['config']['seed']:r for r in RUNS if (r['name'] if group is None else r['name']==group and r['config']['recipe'])==name and ok(r['config'])}
 
 def pm(xs): return f'{mean(xs):.2f} ± {st.stdev(xs):.2f}' if len(xs)>1 else f'{mean(xs):.2f}' if xs else ''
 def of(rs, f): return {s:dict(v=f(r)) for s,r in rs.items() if f(r) is not None}
+def values(rs, f): return [x['v'] for x in of(rs, f).values()]
 def vs(a, b, f, g=None):
     "Differences of runs with the same seed"
     x, y = of(a,f), of(b,g or f)
     return [x[s]['v']-y[s]['v'] for s in x if s in y]
-def pm_of(rs, f): return pm([d['v'] for d in of(rs, f).values()])
+def pm_of(rs, f): return pm(values(rs, f))
 def interval(d): return f'{mean(d):+.2f} ± {T95.get(len(d),2)*st.stdev(d)/len(d)**.5:.2f}' if len(d)>1 else f'{d[0]:+.2f}' if d else ''
 def spent(r): return r['seconds' if 'gpu' in r else 'cpu_seconds']
 def ratio(a, b): return [spent(a[s])/spent(b[s]) for s in a if s in b]
+
+def verdict(d, yes='reached', no='not reached', bound=0.):
+    "What paired differences say of 'at least `bound`': nothing where their 95 % interval holds it"
+    half = T95.get(len(d),2)*st.stdev(d)/len(d)**.5 if len(d)>1 else float('inf')
+    return yes if mean(d)-half>bound else no if mean(d)+half<bound else 'no difference' if len(d)>1 else 'one run'
 
 def test(r): return r['test']
 def smallest(r): return r['smallest'][2]
 
 # What steps cost
 
-def y(net='ResNet-20 space', fmt='bf16 channels_last', gpu=False):
-    "Kind of step -> times a step of the full network"
-    rs = [r for r in COST if r['name']=='steps' and (r['config']['net'], r['config']['format'], r['config']['gpu'])==(net, fmt, gpu)]
+def y(net='ResNet-20 space', fmt='bf16 channels_last', gpu=False, bs=64, threads=1):
+    "Kind of step -> times a step of the full network, as in the runs below"
+    rs = [r for r in COST if r['name']=='steps' and tuple(r['config'][k] for k in ('net','format','gpu','bs','threads'))==(net, fmt, gpu, bs, threads)]
     return {k:v for k,(_,v) in rs[-1]['kinds'].items()} if rs else None
 
 def deps(t, warm=150/270): return warm + (1-warm)*t['full and 3']
@@ -73,7 +79,7 @@ def family(kw, names, base='delayed_shrinking'):
         cost = ratio(rs, mine)
         body.append([NAMES[n], len(rs), c['epochs'], f"{c['lr']:g}", *cells, '' if alone else pm_of(rs,test), '' if alone or n==base else f'{interval(vs(mine, rs, test))} ({len(vs(mine, rs, test))})' if vs(mine, rs, test) else '',
                      f"{mean([spent(r) for r in rs.values()]):.0f}", f'{st.median(cost):.2f}x' if cost else '', *[f"{mean([r[k] for r in rs.values()]):,.0f}" if all(k in r for r in rs.values()) else f"{mean([r['steps'] for r in rs.values()]):,.0f}" if n=='full' else '' for k in ('passes','full_passes')]])
-    return table(['','seeds','epochs','lr','smallest',*[f'bucket {i}' for i in range(1,7)],'largest','mean Pareto','delayed shrinking minus this (seeds)','processor seconds','cost','passes','in full passes'], body) if body else NOT
+    return table(['','seeds','epochs','lr','smallest',*[f'bucket {i}' for i in range(1,7)],'largest','mean Pareto','delayed shrinking minus this (seeds)',f"{'' if 'gpu' in next(iter(mine.values()), {}) else 'processor '}seconds",'cost','passes','in full passes'], body) if body else NOT
 
 def cifar(): return family({}, ['delayed_shrinking',*BASELINES,'full','smallest'])
 def widths():
@@ -87,9 +93,7 @@ def mobile():
     for ks in ([7],[3,5,7]):
         if any(runs(n, 'mobilenet', ks) for n in NAMES): res += [f"Kernels {', '.join(map(str,ks))}; 45,000 training pictures, on a GPU:", '', family(dict(net='mobilenet', kernels=ks), ['delayed_shrinking',*BASELINES,'full','smallest']), '', made([r for n in NAMES for r in runs(n,'mobilenet',ks).values()]), '']
     if cpu:
-        by = {n:{r['config']['seed']:r for r in cpu if r['config']['recipe']==n} for n in NAMES}
-        body = [[NAMES[n], r['config']['epochs'], *([f"{r['test']:.2f}",''] if n=='smallest' else ['',f"{r['test']:.2f}"] if n=='full' else [f'{smallest(r):.2f}', f"{r['largest'][2]:.2f}"]), f"{r['test']:.2f}" if 'buckets' in r else '', f"{spent(r):.0f}"] for n,rs in by.items() for r in rs.values()]
-        res += ['One shortened seed on a processor: 5,000 training pictures, half of the epochs, kernel 7, learning rates of the ResNet space. Far from trained; it shows that the recipes run there, and what they cost.', '', table(['','epochs','smallest','largest','mean Pareto','processor seconds'], body), '', made(cpu)]
+        res += ['One shortened seed on a processor: 5,000 training pictures, half of the epochs, kernel 7, learning rates of the ResNet space. Far from trained; it shows that the recipes run there, and what they cost.', '', family(dict(net='mobilenet', kernels=[7], group='mobilenet'), ['delayed_shrinking',*BASELINES,'full','smallest']), '', made(cpu)]
     return '\n'.join(res) if res else NOT
 
 def rates():
@@ -104,7 +108,7 @@ def rates():
 # Figure 7
 
 ABLATIONS = {'as in the table above':('delayed_shrinking',{}), 'start at 25 %':('start',dict(options=dict(warmup=.25))), 'start at 50 %':('start',dict(options=dict(warmup=.5))), 'start at 75 %':('start',dict(options=dict(warmup=.75))),
-             'without epsilon':('no epsilon',{}), 'in place from the start, equal seconds':('in place',{})}
+             'without epsilon':('no epsilon',{}), 'in place from the start, 3 epochs':('in place',{})}
 
 def ablations():
     mine, body = runs('delayed_shrinking'), []
@@ -134,24 +138,34 @@ def around():
 
 def targets():
     mine, body = runs('delayed_shrinking'), []
-    def row(aim, wanted, d, found, ok): body.append([aim, wanted, found, len(d), 'reached' if ok else 'not reached'])
+    def row(aim, wanted, d, found, said): body.append([aim, wanted, found, len(d), said])
     for n in BASELINES:
-        if d := vs(mine, runs(n), test): row(f'mean Pareto accuracy, delayed shrinking minus {NAMES[n]}', 'at least 0', d, interval(d), mean(d)>=0)
+        if d := vs(mine, runs(n), test): row(f'mean Pareto accuracy, delayed shrinking minus {NAMES[n]}', 'at least 0', d, interval(d), verdict(d))
     t = y()
-    for n,least,bound in (('bignas',2.1, lambda t,e: (e*t['sandwich']/deps(t), 400*t['sandwich']/270/deps(t))), ('progressive_shrinking',1.8, lambda t,e: (e*ofa(t)/deps(t), 605*ofa(t)/270/deps(t)))):
+    for n,paper,bound in (('bignas','2.5x', lambda t: t['sandwich']/deps(t)), ('progressive_shrinking','1.8x', lambda t: ofa(t)/deps(t))):
         d = ratio(rs := runs(n), mine)
-        epochs = next(iter(rs.values()))['config']['epochs']/next(iter(mine.values()))['config']['epochs'] if d else None
-        allowed = ' (steps allow {:.2f}x; with the papers\' epochs {:.2f}x)'.format(*bound(t, epochs)) if t and d else ''
-        if d: row(f'cost of {NAMES[n]} over that of delayed shrinking', f'at least {least:.1f}x{allowed}', d, f'{st.median(d):.2f}x ({min(d):.2f} to {max(d):.2f})', st.median(d)>=least)
-    if d := vs(mine, runs('smallest'), smallest, test): row('smallest subnet minus the same network trained alone', 'at least 0', d, interval(d), mean(d)>=0)
-    for label,n in (('with epsilon','delayed_shrinking'), ('without epsilon','no epsilon')):
-        d, beside = [x['v'] for x in of(runs(n), drop).values()], vs(runs(n), runs('full'), drop)
-        if d: row(f'full network where shrinking starts, {label}: half an epoch after minus before', 'at least 0', d, interval(d), mean(d)>=0)
-        if beside: row('the same, minus that of the full network alone', 'at least 0', beside, interval(beside), mean(beside)>=0)
-    for key in dict.fromkeys((r['config']['net'], r['config']['format'], r['config']['gpu']) for r in COST if r['name']=='memory'):
-        part = [r for r in COST if r['name']=='memory' and r['config']['rule']=='sum' and (r['config']['net'], r['config']['format'], r['config']['gpu'])==key]
+        if not d or not t: continue
+        allowed = bound(t)*next(iter(rs.values()))['config']['epochs']/next(iter(mine.values()))['config']['epochs']
+        row(f'cost of {NAMES[n]} over that of delayed shrinking (paper: {paper})', f'{allowed:.2f}x, what the steps allow', d, f'{st.median(d):.2f}x ({min(d):.2f} to {max(d):.2f})', 'reached' if st.median(d)>=.97*allowed else 'not reached')
+    if d := vs(mine, runs('smallest'), smallest, test): row('smallest subnet minus the same network trained alone', 'at least 0', d, interval(d), verdict(d))
+    if d := values(mine, drop): row('full network where shrinking starts: half an epoch after minus before', 'at least 0', d, interval(d), verdict(d))
+    memory_of = lambda r: (r['config']['net'], r['config']['format'], r['config']['gpu'], r['config']['bs'])
+    for key in dict.fromkeys(memory_of(r) for r in COST if r['name']=='memory'):
+        part = [r for r in COST if r['name']=='memory' and r['config']['rule']=='sum' and memory_of(r)==key]
         if len(part)==3: row(f"peak memory of 2, 4, 8 networks, {key[0]}, {key[1]}{', GPU' if key[2] else ''}", 'within 5 %', part, f'{flat(part):.1f} %', flat(part)<=5)
     return table(['aim','wanted','found','runs',''], body) if body else NOT
+
+def claims():
+    "What the paper says of its parts, and what there is of it here"
+    mine, plain, half = runs('delayed_shrinking'), runs('no epsilon'), runs('start', options=dict(warmup=.5))
+    todo = [('7a: start at 50 % above 25 %, mean Pareto', 'best', vs(half, runs('start', options=dict(warmup=.25)), test)),
+            ('7a: start at 50 % above 75 %, mean Pareto', 'best', vs(half, runs('start', options=dict(warmup=.75)), test)),
+            ('7b: with epsilon above without, mean Pareto', 'above in all of the range', vs(mine, plain, test)),
+            ('7b: the full network falls where shrinking starts without epsilon', '2 points', [-x for x in values(plain, drop)]),
+            ('7b: it falls less with epsilon', 'no drop', vs(mine, plain, drop)),
+            ('7c: distilled from a warmed-up network above in place from the start, mean Pareto', '2 to 3.5 points', vs(mine, runs('in place'), test))]
+    body = [[claim, paper, interval(d), len(d), verdict(d, 'reproduces', 'does not')] for claim,paper,d in todo if d]
+    return table(['claim','paper','here, points','runs',''], body) if body else NOT
 
 # Pictures
 
@@ -235,7 +249,9 @@ US-Nets (five widths) and slimmable networks (three) have one width for all laye
 
 ## When to start, and how (figure 7 of DepS)
 
-The same network, data and learning rate as delayed shrinking above. A start at 25 % costs more than one at 75 %, as *cost* says. *In place from the start* is in-place distillation without warm-up; its weight is 1 from the first step.
+The same network, data and learning rate as delayed shrinking above. A start at 25 % costs more than one at 75 %, as *cost* says. *In place from the start* is in-place distillation without warm-up; its weight is 1 from the first step, and it has an epoch less, since all of them cost what delayed shrinking's last ones do.
+
+{claims}
 
 {ablations}
 
@@ -251,5 +267,5 @@ Accuracy on 2,000 validation pictures with the running statistics, every twelfth
 '''
 
 if __name__=='__main__':
-    text = PAGE.format(targets=targets(), steps=steps(), memory=memory(), cifar=cifar(), picture=pictures(), cifar_made=made([r for n in NAMES for r in runs(n).values()]), rates=rates(), widths=widths(), ablations=ablations(), around=around(), mobile=mobile())
+    text = PAGE.format(targets=targets(), steps=steps(), memory=memory(), cifar=cifar(), picture=pictures(), cifar_made=made([r for n in NAMES for r in runs(n).values()]), rates=rates(), widths=widths(), ablations=ablations(), claims=claims(), around=around(), mobile=mobile())
     (root/'docs/shrinking.md').write_text(re.sub('\n{3,}', '\n\n', '\n'.join(l.rstrip() for l in text.split('\n'))))
