@@ -414,6 +414,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'elastic_nets.onion.OnionTraining._all_states': ( 'onion.html#oniontraining._all_states',
                                                                                       'elastic_nets/onion.py'),
                                     'elastic_nets.onion.OnionTraining._alone': ('onion.html#oniontraining._alone', 'elastic_nets/onion.py'),
+                                    'elastic_nets.onion.OnionTraining._ask': ('onion.html#oniontraining._ask', 'elastic_nets/onion.py'),
                                     'elastic_nets.onion.OnionTraining._at': ('onion.html#oniontraining._at', 'elastic_nets/onion.py'),
                                     'elastic_nets.onion.OnionTraining._begin': ('onion.html#oniontraining._begin', 'elastic_nets/onion.py'),
                                     'elastic_nets.onion.OnionTraining._calibrated': ( 'onion.html#oniontraining._calibrated',

@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'RULES', 'Construct', 'levels_of', 'Gradient', 'Update', 'Moment', 'Delayed', 'Phase', 'Phases', 'inside_out',
            'outside_in', 'Recipe', 'OnionTraining']
 
-# %% ../nbs/11_onion.ipynb #8abd3b90
+# %% ../nbs/11_onion.ipynb #8cae9824
 import random, time
 import numpy as np, torch
 from collections import defaultdict
@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from math import cos, pi
+from numbers import Real
 from types import SimpleNamespace
 from warnings import warn
 from torch import nn
@@ -71,14 +72,14 @@ class Construct:
         if self.bn!='shared' and not self.levels: raise ValueError(f'bn: {self.bn!r} needs a countable number of networks: say how many by levels')
         if self.bn!='shared' and self.sort=='phases': raise ValueError("sort: 'phases' would mix up private batch norms; 'once' or 'never' with them")
 
-# %% ../nbs/11_onion.ipynb #76f430d4
+# %% ../nbs/11_onion.ipynb #bc6253d7
 def levels_of(
     c:Construct, # With levels
     space:Space, # Of the supernet
 ) -> list: # `c.levels` subnets, smallest first; fewer where rounding makes two alike
     "The networks of a construction with levels"
-    cache, key = vars(space).setdefault('_levels', {}), (c.levels, c.spacing)
-    if key not in cache: cache[key] = _levels(c, space)
+    cache, key = vars(space).setdefault('_levels', {}), (c.levels, c.spacing, c.kinds)
+    if key not in cache: cache[key] = _levels(c, space.part(**{k:-1 for k in KINDS if k not in c.kinds}))
     return cache[key]
 
 # %% ../nbs/11_onion.ipynb #78d9eb6d
@@ -146,22 +147,22 @@ class Update:
         if self.steps!='joint' and self.skin_lr: raise ValueError("skin_lr: with a step for each network a weight has as many steps as networks that share it; only with steps='joint'")
         if self.steps=='joint' and self.momentum=='own': raise ValueError("momentum: momentum is linear, so with one joint step 'own' would be the same as 'shared'; choose steps='small first' or 'large first'")
 
-# %% ../nbs/11_onion.ipynb #1384484f
+# %% ../nbs/11_onion.ipynb #40a9375e
 @dataclass(frozen=True)
 class Moment:
     "What is trained in one step"
     weight:float=1. # Of the subnets' losses; 0: the full network alone
     phase:int=0 # Number of the phase it belongs to
-    part:tuple=() # ((kind, n), ...): subnets have n of the smallest values of a kind of choice, or -n of the largest (`Space.part`)
+    part:tuple=() # ((kind, n), ...): subnets have n of the smallest values of a kind of choice, -n of the largest, or a share (`Space.part`)
     k:int=None # Networks of the step; None: as `Construct` says
     full:bool=True # Is the largest of the part trained in every step?
     lr:float=None # Learning rate, as a share of the fit's highest; None: the fit's own
     teach:bool=False # Will the full network at the end of this phase be the teacher?
 
-# %% ../nbs/11_onion.ipynb #348543a4
+# %% ../nbs/11_onion.ipynb #27fe3cd1
 def _share(name, v, lo=True, hi=True):
     "`ValueError` unless `v` is a share"
-    if not (0<=v<=1 and (lo or v>0) and (hi or v<1)): raise ValueError(f'{name}: a share in {"[" if lo else "("}0, 1{"]" if hi else ")"}, got {v!r}')
+    if not isinstance(v, Real) or not (0<=v<=1 and (lo or v>0) and (hi or v<1)): raise ValueError(f'{name}: a share in {"[" if lo else "("}0, 1{"]" if hi else ")"}, got {v!r}')
 
 # %% ../nbs/11_onion.ipynb #93e594aa
 @dataclass(frozen=True)
@@ -198,12 +199,12 @@ def weight_at(self:Delayed,
     if i>=ramp: return 1. if rest<=0 else 1+(self.end-1)*(i-ramp)/rest
     return eps_lr_at(i, ramp, lr(step/n), lr((start+ramp)/n), self.eps0) if self.code else eps_at(i, ramp, self.eps0)
 
-# %% ../nbs/11_onion.ipynb #a008d9ca
+# %% ../nbs/11_onion.ipynb #febc9cf9
 @dataclass(frozen=True)
 class Phase:
     "One phase of training"
     length:float # Of its time, relative to the other phases
-    part:tuple=() # ((kind, n), ...): n of the smallest values of a kind of choice, or -n of the largest (`Space.part`)
+    part:tuple=() # ((kind, n), ...): n of the smallest values of a kind of choice, -n of the largest, or a share (`Space.part`)
     k:int=None # Networks of a step; None: as `Construct` says
     full:bool=True # Is the largest network of the part trained in every step?
     lr:float=None # Highest learning rate, as a share of the fit's; it falls to 0 along a cosine. None: the fit's own schedule goes on
@@ -263,30 +264,30 @@ def fit_to(self:Phases,
 def _single(space): # Is there nothing to choose?
     return all(len(vs)<2 for _,_,vs in space.choices()) and len(space.resolution)<2
 
-# %% ../nbs/11_onion.ipynb #0f9b3e26
+# %% ../nbs/11_onion.ipynb #090b89d6
 def inside_out(
     n:int=4, # Skins
     share:float=.5, # Of the steps until all are there
 ) -> Phases:
-    "The smallest network first, then with the next larger value of every choice, and so on"
+    "The smallest network first, then larger values of every choice, skin by skin"
     return _skins(1, n, share)
 
-# %% ../nbs/11_onion.ipynb #d6346f49
+# %% ../nbs/11_onion.ipynb #01adf52c
 def outside_in(
     n:int=4, # Skins
     share:float=.5, # Of the steps until all are there
 ) -> Phases:
-    "The full network first, then with the next smaller value of every choice, and so on"
+    "The full network first, then smaller values of every choice, skin by skin"
     return _skins(-1, n, share)
 
-# %% ../nbs/11_onion.ipynb #0a7a96fd
+# %% ../nbs/11_onion.ipynb #bf7111f8
 def _skins(sign, n, share):
-    "Phases with 1, 2, ... `n` values of every choice"
+    "Phases with one value of every choice, with all of them, and equal steps in between"
     if type(n) is not int or n<2: raise ValueError(f'n: a number of skins from 2, got {n!r}')
     _share('share', share, lo=False, hi=False)
-    return Phases(tuple(Phase(share/(n-1) if i<n else 1-share, tuple((k,sign*i) for k in KINDS) if i<n else ()) for i in range(1,n+1)))
+    return Phases(tuple(Phase(share/(n-1) if i<n-1 else 1-share, tuple((k,sign*(i/(n-1) or 1)) for k in KINDS) if i<n-1 else ()) for i in range(n)))
 
-# %% ../nbs/11_onion.ipynb #00f3ceed
+# %% ../nbs/11_onion.ipynb #66924071
 @dataclass(frozen=True)
 class Recipe:
     "How to train a network and the networks inside it, in four choices"
@@ -332,7 +333,7 @@ class OnionTraining(Callback):
         if learn is None and self._learn is not None: self._leave()
         vars(self)['_learn'] = learn
 
-# %% ../nbs/11_onion.ipynb #884f98a1
+# %% ../nbs/11_onion.ipynb #1bd86191
 @patch
 def before_fit(self:OnionTraining):
     "Check what is needed, and show the watched subnets"
@@ -344,6 +345,7 @@ def before_fit(self:OnionTraining):
     c.draw(self.space, random.Random(0))
     if c.bn!='shared' and not any(isinstance(m, nn.modules.batchnorm._NormBase) for m in sn.model.modules()): raise ValueError(f"bn: {c.bn!r} is not possible, the model has no batch norm; use 'shared'")
     self.schedule = self.recipe.schedule.fit_to(self.space)
+    self.finding = sn.state_dict() if hasattr(self.learn, 'lr_finder') else None # a learning rate is looked for, and all of this is undone
     self._check_others()
     self.distill_func = self.distill or (None if self.recipe.gradient.target=='hard' else distill_loss(self.loss_func))
     self.ranks = num_distrib() if hasattr(self.learn, 'distributed_trainer') else 1
@@ -354,12 +356,10 @@ def before_fit(self:OnionTraining):
     self.fresh = c.matrices and self.space.kernel and not sn.matrices
     if self.fresh: sn.kernel_matrices()
     self.best = None
-    if self.opt is not None: self._own_params() # there is none while validating
-    self.finding = hasattr(self.learn, 'lr_finder')
     self.say, self.plain = noop if rank_distrib() else self.learn.logger, self.loss_func # before a progress bar takes the one, and MixUp the other
     self._show(self.watch)
 
-# %% ../nbs/11_onion.ipynb #28363acf
+# %% ../nbs/11_onion.ipynb #04644a55
 @patch
 def _check_others(self:OnionTraining):
     "`ValueError` where another callback, or a missing teacher, makes this recipe impossible"
@@ -373,10 +373,11 @@ def _check_others(self:OnionTraining):
     if self.recipe.gradient.target=='teacher' and self.teacher is None and not teaches:
         raise ValueError('teacher: this recipe learns from a trained teacher and has none; give one, OnionTraining(..., teacher=copy.deepcopy(model)), or a phase with teach=True')
     if self.teacher is None: return
+    if self.recipe.gradient.target!='teacher': raise ValueError(f"teacher: this recipe has no use for one, its subnets learn from target={self.recipe.gradient.target!r}; leave it out, or use Gradient('teacher')")
     if not isinstance(self.teacher, nn.Module): raise TypeError(f'teacher: a model is expected (an nn.Module, such as `other_learner.model`), got {type(self.teacher).__name__}')
     if {*map(id, self.teacher.parameters())} & {*map(id, self.supernet.model.parameters())}: raise ValueError('teacher: this is the model that is trained; give a copy of it: learn.supernet.extract(learn.supernet.space.max)')
 
-# %% ../nbs/11_onion.ipynb #ee09dd8b
+# %% ../nbs/11_onion.ipynb #128740c7
 @patch
 def _own_params(self:OnionTraining):
     "Let the optimizer know the parameters on the handle, in its last group; batch norm's without weight decay, as fastai does"
@@ -386,7 +387,8 @@ def _own_params(self:OnionTraining):
     for p in self.supernet.own_params():
         if id(p) in have: continue
         group.append(p)
-        if p.ndim==1 and not self.wd_bn_bias: self.opt.state[p]['do_wd'] = False
+        state = self.opt.state.setdefault(p, {}) # a plain dict, once it was loaded
+        if p.ndim==1 and not self.wd_bn_bias: state['do_wd'] = False
 
 # %% ../nbs/11_onion.ipynb #8fc5a012
 @patch
@@ -414,7 +416,7 @@ def before_epoch(self:OnionTraining):
     "Was the model saved after the last epoch?"
     self._keep_best()
 
-# %% ../nbs/11_onion.ipynb #729a2001
+# %% ../nbs/11_onion.ipynb #a986f200
 @patch
 def _leave(self:OnionTraining):
     "Leave the learner as it was"
@@ -423,15 +425,17 @@ def _leave(self:OnionTraining):
     if hasattr(self, 'quiet'): self.quiet.__exit__(None, None, None)
     if getattr(self, 'hook', None) is not None: self.hook.remove()
     if getattr(self._learn, 'supernet', None) is not None: self._learn.supernet.set_active()
-    self.hook,self.say,self.plain,self.lr_share,self.sched,self.made,self.parts,self.quiet = None,None,None,None,None,None,{},nullcontext()
+    if getattr(self, 'finding', None): self._learn.supernet.load_state_dict(self.finding)
+    self.finding,self.hook,self.say,self.plain,self.lr_share,self.sched,self.made,self.parts,self.quiet = None,None,None,None,None,None,None,{},nullcontext()
 
-# %% ../nbs/11_onion.ipynb #edccd21b
+# %% ../nbs/11_onion.ipynb #3e3063be
 @patch
 def before_train(self:OnionTraining):
     "Recalibrated statistics are out of date from here on; and what will the fit take?"
     self.supernet.set_active()
     self.supernet.forget_stats()
     if self.moment is not None: return # not the first epoch
+    self._own_params()
     for p in [*self.supernet.model.parameters(), *self.supernet.own_params()]: p.grad = None # of a step that was interrupted
     self._learning_rates()
     if not self.finding: self._try()
@@ -597,7 +601,7 @@ def _statistics(sn):
     "Running statistics of the model, and private ones"
     return [*sn.model.buffers(), *[t for s in sn.private for d in sn.stats[s].values() for t in d.values() if not t.requires_grad]]
 
-# %% ../nbs/11_onion.ipynb #f0c5b1fa
+# %% ../nbs/11_onion.ipynb #38b71aa4
 @contextmanager
 def _as_it_was(sn):
     "Running statistics, private ones too, are restored afterwards"
@@ -605,8 +609,7 @@ def _as_it_was(sn):
     old = [t.clone() for t in ts]
     try: yield
     finally:
-        with torch.no_grad():
-            for t,o in zip(ts, old): t.copy_(o)
+        for t,o in zip(ts, old): t.data.copy_(o) # unseen by autograd: another network's graph may have saved them
 
 # %% ../nbs/11_onion.ipynb #013a25a6
 @patch
@@ -725,7 +728,7 @@ def _scale_step(self:OnionTraining):
     for n,p in self.supernet.model.named_parameters(): p.copy_(self.olds[n].lerp(p, 1/sum(o[n].to(p.dtype) for o in own).clamp_min(1)))
     self.olds = None
 
-# %% ../nbs/11_onion.ipynb #5e30fba4
+# %% ../nbs/11_onion.ipynb #44cc373a
 @patch
 def _try(self:OnionTraining):
     "A batch through the full network and a subnet, undone: do the losses fit, and what will the fit take?"
@@ -740,9 +743,20 @@ def _try(self:OnionTraining):
         self.learn.yb = tuple(y.as_subclass(torch.Tensor) if isinstance(y, torch.Tensor) else y for y in b[len(self.xb):])
         with _as_it_was(sn):
             with _held(sn.model) as held: _,soft = self._pass(sn.space.max)
+            if self.made: soft = self._ask(soft)
             if some: self._pass(some, soft)
             if self.estimate: self._say(moments, k, sum(held.values()), *zip(*[(self._pass(sn.space.max)[0], self._pass(some, soft)[0] if some else 0.) for _ in range(3)]))
     for p in [*sn.model.parameters(), *sn.own_params()]: p.grad = None
+
+# %% ../nbs/11_onion.ipynb #bfce6f71
+@patch
+def _ask(self:OnionTraining, pred):
+    "What the teacher that was given says of the batch at hand; `ValueError` where that does not suit the network's answer `pred`"
+    try:
+        with torch.no_grad(), self._precise() as exact: soft = exact(self.made(*self.xb))
+        _scalar('distill', self.distill_func(pred, soft))
+    except Exception as e: raise ValueError(f'teacher: what it says of a batch does not suit the model that is trained: {e}') from e
+    return soft
 
 # %% ../nbs/11_onion.ipynb #25d99a8f
 @patch
@@ -782,7 +796,7 @@ def _held(model):
         return t
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): yield res
 
-# %% ../nbs/11_onion.ipynb #342830ec
+# %% ../nbs/11_onion.ipynb #0d498147
 @patch
 def _alarm(self:OnionTraining):
     "Stop where a loss is not finite, and say whose"
@@ -790,7 +804,7 @@ def _alarm(self:OnionTraining):
     for s,l,_ in self.losses:
         if torch.isfinite(l).all(): continue
         which = 'the full network' if s==self.supernet.space.max else f'{s}'
-        warn(f'epoch {self.epoch}: the loss of {which} is {l.item()}; training stops here. Usual reasons: a learning rate too high for the sum of the gradients (try half of it, or combine="avg"), no warm-up')
+        warn(f'epoch {self.epoch}: the loss of {which} is {l.item()}; training stops here. Usual reasons: a learning rate too high for the sum of the gradients (try half of it, or the mean: `replace(recipe, gradient=replace(recipe.gradient, combine="avg"))`), no warm-up')
         self.losses = []
         raise CancelFitException
     if self.recipe.construct.sample=='importance':
@@ -820,7 +834,7 @@ def after_train(self:OnionTraining):
     self._mean(_statistics(self.supernet))
     if self.top!=self.supernet.space.max: self._calibrated(self.supernet.model)
 
-# %% ../nbs/11_onion.ipynb #bb03a912
+# %% ../nbs/11_onion.ipynb #c1b3b427
 @patch
 def after_validate(self:OnionTraining):
     "Warn where the smallest subnet guesses, an epoch after shrinking started"
@@ -830,7 +844,7 @@ def after_validate(self:OnionTraining):
     acc, (part,k) = float(got.value) if got.name=='acc_min' else 1-float(got.value), self._part(self._at(step))
     if k>1 and self.space.min in part and acc<1.2/c:
         self.warned = True
-        warn(f'epoch {self.epoch}: the smallest subnet is at chance ({acc:.3f} with {c} classes): {self.space.min}. It may be too small for this data; or try {"" if self.recipe.construct.smallest else "smallest=True, "}a longer warm-up, a smaller learning rate')
+        warn(f'epoch {self.epoch}: the smallest subnet is at chance ({acc:.3f} with {c} classes): {self.space.min}. It may be too small for this data; or try {"" if self.recipe.construct.smallest else "the smallest in every step, `replace(recipe, construct=replace(recipe.construct, smallest=True))`, "}a longer warm-up, a smaller learning rate')
 
 # %% ../nbs/11_onion.ipynb #20fe9b8d
 class _SubnetMetric(Metric):

@@ -192,7 +192,7 @@ def _choose(sn, table, n, lower):
     small, large = (table[[s==end for s in table.subnet]] for end in (sn.space.min, sn.space.max))
     return pareto(table, metric='valid', lower=lower), pd.concat([small.set_axis(['smallest']), best, large.set_axis(['largest'])])
 
-# %% ../nbs/30_search.ipynb #3a729454
+# %% ../nbs/30_search.ipynb #bc49b9ed
 def score_supernet(
     learn:Learner, # With a supernet; chooses on its validation loader
     test, # Loader of the pictures that the chosen are reported on
@@ -207,6 +207,7 @@ def score_supernet(
     "Choose subnets on validation and report them on `test`: smallest, best of each bucket, largest, mean Pareto accuracy. `ValueError` where `test` is the train or validation data"
     sn, ms, data = _supernet(learn), _metrics(learn, metric), lambda dl: getattr(dl, 'dataset', dl)
     if len(ms)>1: raise ValueError(f'metric: one that subnets are chosen by, got {len(ms)}')
+    if test is None: raise ValueError('test: None is not possible, subnets are chosen on the validation data already; give a loader of other data, such as `learn.dls.test_dl(items, with_labels=True)`')
     for k in ('train','valid'):
         if data(test) is data(getattr(learn.dls, k)): raise ValueError(f'test: this is the {k} data of the learner; what is chosen there cannot be reported there. Give a loader of other data')
     if subnets is None: subnets = sum(sample_buckets(sn, per, n, seed), [])

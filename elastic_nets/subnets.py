@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Subnet', 'Space']
 
-# %% ../nbs/01_subnets.ipynb #0c6c1c1a
+# %% ../nbs/01_subnets.ipynb #9cf8b3ed
 import json, math, random
 from dataclasses import dataclass, field, replace
 from itertools import product
+from math import copysign
 from fastcore.basics import patch
 
 # %% ../nbs/01_subnets.ipynb #03652b9d
@@ -244,16 +245,19 @@ def level(self:Space,
     if not 0<=t<=1: raise ValueError(f't is a share of the range of each choice, in [0, 1], got {t}')
     return self._limited(self._build(lambda k,n,vs: min(vs, key=lambda v: (abs(v-vs[0]-t*(vs[-1]-vs[0])), -v))))
 
-# %% ../nbs/01_subnets.ipynb #e73d74b5
+# %% ../nbs/01_subnets.ipynb #6460aded
 @patch
 def part(self:Space,
-    **n, # Kind of choice -> number of values that each keeps: `n` of the smallest, or `-n` of the largest
+    **n, # Kind of choice -> values that each keeps: `n` of the smallest or `-n` of the largest; a share in (0, 1), or below 0, goes that far from one value to all
 ) -> Space:
     "The space with fewer values for the choices of some kinds (width, depth, kernel, resolution)"
     for k,v in n.items():
         if k not in ('width','depth','kernel','resolution'): raise ValueError(f'part: {k!r} is no kind of choice; width, depth, kernel and resolution are')
-        if type(v) is not int or v==0: raise ValueError(f'part: {k}={v!r} is not possible; a whole number of values: n of the smallest, -n of the largest')
-    def _cut(k, vs): return vs if k not in n else vs[:n[k]] if n[k]>0 else vs[n[k]:]
+        if not (type(v) is int and v or type(v) is float and 0<abs(v)<1): raise ValueError(f'part: {k}={v!r} is not possible; a whole number of values, n of the smallest or -n of the largest, or a share between 0 and 1')
+    def _cut(k, vs):
+        m = n.get(k, len(vs))
+        if type(m) is float: m = round(copysign(1+round(abs(m)*(len(vs)-1)), m))
+        return vs[:m] if m>0 else vs[m:]
     new, given = {k:{c:_cut(k,vs) for c,vs in getattr(self,k).items()} for k in ('width','depth','kernel')}, {}
     for k,c,_ in self.choices(): # what others depend on comes first
         if (k,c) not in self.given: continue

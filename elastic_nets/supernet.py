@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['ElasticConv2d', 'ElasticLinear', 'ElasticBatchNorm', 'Supernet', 'calibrate_bn']
 
-# %% ../nbs/02_supernet.ipynb #bc53cbd0
+# %% ../nbs/02_supernet.ipynb #8dbb2e38
 import copy, functools
 import torch
 from contextlib import contextmanager
 from dataclasses import replace
+from warnings import warn
 from torch import nn
 from torch.utils._pytree import tree_map
 from fastcore.basics import patch
@@ -133,7 +134,7 @@ def _valid(kind, name, v, n):
     if type(v) is not int or not lo<=v<=n or (kind=='kernels' and v%2==0):
         raise ValueError(f'{kind}: {v} is not possible for {name!r}; '+(f'odd sizes up to {n}' if kind=='kernels' else f'whole numbers from {lo} to {n}')+' are')
 
-# %% ../nbs/02_supernet.ipynb #bb2a031d
+# %% ../nbs/02_supernet.ipynb #ebe3a217
 def make_space(
     graph:ChannelGraph,
     widths=(.25,.5,.75,1.), # Shares in (0, 1] for every group, or {group: numbers of channels}
@@ -156,6 +157,7 @@ def make_space(
     width = _options('widths', widths, {n:g.size for n,g in es.items()}, _w)
     for n,vs in width.items():
         if bad := [v for v in vs if v%es[n].unit]: raise ValueError(f'widths: {bad} channels are not possible for {n!r}, they move {es[n].unit} at a time')
+    if depths and not graph.runs: warn('depths: no block of this model may be dropped (that takes residual ones, whose output has the shape of their input); depth is not elastic')
     depth = _options('depths', depths, {r:len(b) for r,b in graph.runs.items()}, _d)
     kernel = _options('kernels', kernels, ks, lambda k,n: min(k, ks[n]))
     return Space(width, depth, kernel, tuple(sorted(resolutions)), _inside(graph, width, depth, kernel))

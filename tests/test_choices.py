@@ -20,9 +20,10 @@ from fastai.optimizer import OptimWrapper, SGD
 from fastai.torch_core import TensorMask
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_flatten
 from elastic_nets.gradients import GradientProbe, owned, plot_gradients
 from elastic_nets.growing import GrowWidth
-from elastic_nets.onion import Construct, Delayed, Gradient, OnionTraining, Phase, Phases, Recipe, Update, inside_out, outside_in
+from elastic_nets.onion import Construct, Delayed, Gradient, OnionTraining, Phase, Phases, Recipe, Update, inside_out, levels_of, outside_in
 from elastic_nets.recipes import bignas, compofa, delayed_shrinking, progressive_shrinking, slimmable, us_net
 from elastic_nets.supernet import Supernet, calibrate_bn
 
@@ -359,6 +360,12 @@ def test_levels_and_spacing():
     some = fit(new_learner(), Recipe(Construct(k=2, levels=3)), n=5)
     assert {h for b in some for h in b.h[1:]}=={1,3} and {b.h[0] for b in some}=={4} # 2.5 of 4 is nearer to neither: the larger
 
+def test_levels_of_a_recipe():
+    "Levels are those of the kinds of choices that the construction makes"
+    learn = new_learner(lambda: nn.Sequential(nn.Unflatten(1, (1,3)), nn.Conv1d(1, 4, 3, padding=1, bias=False), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)), kernels=(1,3))
+    fit(learn, slimmable())
+    assert {*levels_of(slimmable().construct, learn.supernet.space)}=={*learn.supernet.private, learn.supernet.space.max} and len(learn.supernet.private)==3
+
 def test_levels_without_the_full_network():
     "A phase without the largest draws among the levels too"
     rec = Recipe(Construct(k=4, levels=2, bn='private'), Gradient('hard'), schedule=Phases((Phase(1, full=False),)))
@@ -401,30 +408,37 @@ def test_kinds(kinds):
             F.cross_entropy(F.linear(o.flatten(1), L[:,:3*h], bias), b.y).backward()
         close(b.grads, [w.grad for w in ws])
 
+@pytest.mark.parametrize('target', ['hard','distill'])
+@pytest.mark.parametrize('steps', ['joint','small first','large first'])
 @pytest.mark.parametrize('bn', ['shared','statistics','private'])
-def test_bn(bn):
-    "Whose weight, bias and running statistics; each trained by hand for two steps"
+def test_bn(bn, steps, target):
+    "Whose weight, bias and running statistics; trained by hand for an epoch, by a teacher that leaves no trace in them"
     learn = new_learner(with_norm)
-    log = fit(learn, Recipe(replace(all_four, bn=bn), Gradient('hard')), n=1)[:2]
+    log = fit(learn, Recipe(replace(all_four, bn=bn), Gradient(target), Update(steps)), n=1)[:2]
     sn = learn.supernet
     own = {h:[torch.ones(h).double().requires_grad_(), torch.zeros(h).double().requires_grad_()] for h in (1,2,3)}
     stats = {h:[torch.zeros(h).double(), torch.ones(h).double()] for h in (1,2,3,4)}
     W1,w,b,W2 = ws = [p.clone().requires_grad_() for p in log[0].W]
     ps = ws+[p for h in own for p in own[h]]
+    @torch.no_grad()
+    def sgd():
+        for p in ps:
+            if p.grad is not None: p -= lr*p.grad
+            p.grad = None
     def step(xb, yb):
-        for p in ps: p.grad = None
-        for h in (1,2,3,4):
+        with torch.no_grad(): q = (F.batch_norm(xb @ W1.T, None, None, w, b, training=True).relu() @ W2.T).softmax(1)
+        for h in (4,3,2,1) if steps=='large first' else (1,2,3,4):
             wh,bh = own[h] if bn=='private' and h<4 else (w[:h],b[:h])
             z = F.batch_norm(xb @ W1[:h].T, *stats[h], wh, bh, training=True)
-            F.cross_entropy(z.relu() @ W2[:,:h].T, yb).backward()
-        grads = [p.grad.clone() for p in ws]
-        with torch.no_grad():
-            for p in ps:
-                if p.grad is not None: p -= lr*p.grad
+            F.cross_entropy(z.relu() @ W2[:,:h].T, yb if target=='hard' or h==4 else q).backward()
+            if steps!='joint': sgd()
+        grads = [None if p.grad is None else p.grad.clone() for p in ws]
+        sgd()
         return grads
     for i,s in enumerate(log):
         close(s.W, [p.detach() for p in ws], i)
-        close(s.grads, step(s.x, s.y), i)
+        grads = step(s.x, s.y)
+        if steps=='joint': close(s.grads, grads, i)
     for xb,yb in batch[2:]: step(xb, yb)
     close([p.detach() for p in learn.model.parameters()], [p.detach() for p in ws])
     close([learn.model[1].running_mean, learn.model[1].running_var], stats[4])
@@ -435,9 +449,20 @@ def test_bn(bn):
         assert ('weight' in mine)==(bn=='private')
         if bn=='private':
             close([mine['weight'].detach(), mine['bias'].detach()], [p.detach() for p in own[h]])
-            assert (own[h][0]-1).abs().max()>1e-3
+            assert (own[h][0]-1).abs().max()>1e-5
         z = F.batch_norm(x @ W1[:h].T, *stats[h], *(own[h] if bn=='private' else (w[:h],b[:h])))
         close([sn.extract(s).eval()(x).detach()], [(z.relu() @ W2[:,:h].T).detach()])
+
+@pytest.mark.parametrize('bn', ['shared','statistics','private'])
+def test_bn_without_the_full_network(bn):
+    "The teacher is not trained in the step, and looked at between a subnet's forward and backward"
+    b = fit(new_learner(with_norm), Recipe(replace(all_four, bn=bn), Gradient('distill'), schedule=Phases((Phase(1, k=2, full=False),))))[0]
+    W1,w,bias,W2 = ws = [p.clone().requires_grad_() for p in b.W]
+    with torch.no_grad(): q = (F.batch_norm(b.x @ W1.T, None, None, w, bias, training=True).relu() @ W2.T).softmax(1)
+    for h in b.h:
+        wh,bh = (torch.ones(h).double(), torch.zeros(h).double()) if bn=='private' and h<4 else (w[:h],bias[:h])
+        F.cross_entropy(F.batch_norm(b.x @ W1[:h].T, None, None, wh, bh, training=True).relu() @ W2[:,:h].T, q).backward()
+    close([g for g in b.grads if g is not None], [p.grad for p in ws if p.grad is not None])
 
 def test_matrices():
     "Kernels by matrices: the smaller kernel is a linear map of the whole kernel's centre, and both are trained"
@@ -662,6 +687,37 @@ def test_lr_find(tmp_path):
     for a,b in zip(before.values(), learn.model.state_dict().values()): assert torch.equal(a, b)
     assert not said # no estimate of what is no training
 
+@pytest.mark.parametrize('rec', [slimmable(), delayed_shrinking(), Recipe(Construct(k=2, kinds=('kernel',), matrices=True), Gradient('hard'))])
+def test_lr_find_leaves_the_handle(rec, tmp_path):
+    "Private batch norms, matrices, and that subnets were trained: as before; and the first fit is that of a learner that never looked"
+    def make(): return nn.Sequential(nn.Unflatten(1, (1,3)), nn.Conv1d(1, 4, 3, padding=1, bias=False), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3))
+    def look(learn):
+        cbs = [OnionTraining(rec, watch=()), Shown()]
+        learn.add_cbs(cbs)
+        with learn.no_logging(): learn.lr_find(start_lr=1e-3, end_lr=10, num_it=12, stop_div=False, show_plot=False)
+        learn.remove_cbs(cbs)
+    def state(learn): return tree_flatten((learn.supernet.state_dict(), learn.model.state_dict()))
+    def same(a, b):
+        assert a[1]==b[1] and len(a[0])==len(b[0])
+        for s,t in zip(a[0], b[0]): assert torch.equal(s, t) if isinstance(s, torch.Tensor) else s==t
+    plain,found = [new_learner(make, path=tmp_path, kernels=(1,3), mom=.9) for _ in range(2)]
+    for again in (False,True): # the second time there is something to restore
+        before = deepcopy(state(found))
+        look(found)
+        same(before, state(found))
+        if again: return
+        for learn in (plain,found): fit(learn, rec)
+        same(state(plain), state(found))
+
+def test_fit_after_load(tmp_path):
+    "fastai's loaded optimizer knows nothing of private batch norms; the next fit begins their state anew"
+    learn = new_learner(with_norm, path=tmp_path)
+    fit(learn, slimmable())
+    learn.save('a'); learn.load('a')
+    w = [p.detach().clone() for p in learn.supernet.own_params()]
+    fit(learn, slimmable())
+    differ(w, [p.detach() for p in learn.supernet.own_params()])
+
 # ---- alarms
 
 @pytest.mark.parametrize('steps', ['joint','small first','large first'])
@@ -787,6 +843,13 @@ def test_bad_distill():
     fails('distill: training needs a scalar, it returned a tensor of shape', lambda: fit(learn, delayed_shrinking(), distill=lambda p, t: (p-t)**2, n=4, cbs=[log]))
     assert not log.rows
     for a,b in zip(before.values(), learn.model.state_dict().values()): assert torch.equal(a, b)
+
+def test_bad_teacher():
+    "A teacher with other outputs is named before training, where it would be asked only later; so is one that nobody asks"
+    learn,log = new_learner(),Noted()
+    fails('teacher: what it says of a batch', lambda: fit(learn, compofa(), teacher=nn.Linear(3, 5).double(), n=4, cbs=[log]))
+    fails('teacher: this recipe has no use', lambda: fit(learn, bignas(), teacher=two_layers().double(), cbs=[log]))
+    assert not log.rows
 
 def test_no_supernet():
     learn = new_learner()

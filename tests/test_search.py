@@ -201,6 +201,7 @@ def test_errors_before_work(learn, no_work):
     try: fail(learn, sn.space.min, match='belongs to another model')
     finally: learn.model = model
     for dl in (learn.dls.valid, learn.dls.train, learn.dls.valid.new(bs=7)): _raises(score_supernet, ValueError, 'test: this is the', learn, dl)
+    _raises(score_supernet, ValueError, 'test: None', learn, None)
     _raises(score_supernet, ValueError, 'metric: one', learn, learn.dls.test, metric=[accuracy, error_rate])
     _raises(score_supernet, ValueError, 'per: a number', learn, learn.dls.test, per=0)
     _raises(score_supernet, ValueError, 'n: a number', learn, learn.dls.test, n=0)
