@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 from elastic_nets.channels import put, take
 from elastic_nets.models import resnet_cifar
-from elastic_nets.onion import Construct, OnionTraining, Recipe
+from elastic_nets.onion import Construct, Gradient, OnionTraining, Recipe
 from elastic_nets.recipes import delayed_shrinking
 from elastic_nets.supernet import Supernet, calibrate_bn
 from sklearn.datasets import load_digits
@@ -35,12 +35,12 @@ def data(dtype=torch.float64, size=8):
     x,y = torch.tensor(d.images/16, dtype=dtype)[:,None],torch.tensor(d.target)
     return F.interpolate(x, size=(size,size)),y
 
-def new_learner(dtype=torch.float64, size=8, loss_func=nn.CrossEntropyLoss(), **space):
+def new_learner(dtype=torch.float64, size=8, loss_func=nn.CrossEntropyLoss(), make=partial(resnet_cifar, 8, n_in=1), **space):
     torch.manual_seed(0)
     x,y = data(dtype, size)
     dl = lambda a,b: DataLoader(list(zip(x[a:b], y[a:b])), bs=bs)
     dls = DataLoaders(dl(0, n_batches*bs), dl(600, 664), device='cpu')
-    model = resnet_cifar(8, n_in=1)
+    model = make()
     sn = Supernet(model, torch.randn(2,1,size,size), **(space or dict(depths=(0,1))))
     learn = Learner(dls, model.to(dtype), loss_func=loss_func, metrics=accuracy, opt_func=partial(SGD, mom=.9))
     learn.remove_cbs(ProgressCallback)
@@ -86,7 +86,7 @@ def by_hand(learn, n_acc=None, clip=None, seed=0):
             soft = pred.detach().softmax(1)
             (-(soft*small(x[b]).log_softmax(1)).sum(1).mean()).backward()
             for n,p in small.named_parameters():
-                idx = sn.graph.index(n, dict(s.width), {})
+                idx = sn.graph.index(n, dict(s.width), {f'{c}.weight':k for c,k in s.kernel.items()})
                 put(names[n].grad, idx, take(names[n].grad, idx) + eps*share*p.grad)
         seen += bs
         if seen<(n_acc or bs): continue
@@ -111,6 +111,28 @@ def test_gradients_equal_loop(kwargs, cbs, eps):
         for g,w in zip(gs, ws): assert (g-w).abs().max() <= eps*max(1, w.abs().max()), f'step {i}'
     for (n,a),b in zip(learn.model.state_dict().items(), model.state_dict().values()): # running statistics of the full network too
         assert (a-b).abs().max() <= eps*10, n
+
+class Residual(nn.Module):
+    def __init__(self, c, h, k):
+        super().__init__()
+        self.conv1,self.bn,self.conv2 = nn.Conv2d(c, h, k, padding=k//2),nn.BatchNorm2d(h),nn.Conv2d(h, c, k, padding=k//2)
+    def forward(self, x): return x+self.conv2(self.bn(self.conv1(x)).relu())
+
+def random_net(seed):
+    r = random.Random(seed)
+    c,k = r.choice((4,6,8)),r.choice((3,5))
+    return nn.Sequential(nn.Conv2d(1, c, k, padding=k//2), nn.BatchNorm2d(c), nn.ReLU(), nn.Sequential(*[Residual(c, r.choice((4,8)), k) for _ in range(r.choice((2,3)))]), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, 10))
+
+@pytest.mark.parametrize('seed', range(4))
+def test_random_nets_equal_loop(seed):
+    "Widths, depths and kernels of nets drawn at random"
+    learn,steps = new_learner(make=partial(random_net, seed), widths=(.5,1.), depths=(0,.5,1), kernels=(1,3)),Steps()
+    want,_ = by_hand(learn)
+    fit(learn, OnionTraining(recipe), steps)
+    nets = {s for ss in steps.subnets for s in ss}
+    assert min(len({str(getattr(s,k)) for s in nets}) for k in ('width','depth','kernel'))>1
+    for i,(gs,ws) in enumerate(zip(steps.grads, want, strict=True)):
+        for g,w in zip(gs, ws): assert (g-w).abs().max()<=1e-12*max(1, w.abs().max()), f'step {i}'
 
 def test_start_and_weights():
     steps = Steps()
@@ -228,8 +250,31 @@ def test_mixup_and_label_smoothing():
         return F.mse_loss(pred, teacher)
     fit(learn, MixUp(), see, OnionTraining(recipe, distill=distill, watch=(), estimate=False))
     assert len(seen)==60 and all(seen) and learn.loss_func is loss
-    fit(learn, MixUp(), OnionTraining(recipe)) # the default is found although MixUp replaces the loss
-    assert learn.recorder.losses[-1]==learn.recorder.losses[-1]
+    cb = OnionTraining(recipe)
+    fit(learn, MixUp(), cb)
+    p,t = torch.randn(2,5,3)
+    assert torch.equal(cb.distill_func(p, t), F.cross_entropy(p, t.softmax(1))) # the default is found although MixUp replaces the loss
+
+def test_mixup_and_hard_labels():
+    "Subnets that learn from labels learn from the mixed ones"
+    learn,mix,checked = new_learner(torch.float32, loss_func=LabelSmoothingCrossEntropyFlat()),MixUp(),[]
+    class Check(Callback):
+        order,run_valid = 30,False
+        def before_step(self):
+            sn,names = learn.supernet,dict(self.model.named_parameters())
+            want = {n:torch.zeros_like(p) for n,p in names.items()}
+            for s in self.onion_training.nets:
+                net = sn.extract(s).train()
+                net.zero_grad()
+                pred = net(self.x)
+                loss = lambda y: -((.9*F.one_hot(y, 10)+.01)*pred.log_softmax(1)).sum(1)
+                (mix.lam*loss(self.y)+(1-mix.lam)*loss(mix.yb1[0])).mean().backward()
+                for n,p in net.named_parameters():
+                    idx = sn.graph.index(n, dict(s.width), {})
+                    put(want[n], idx, take(want[n], idx)+p.grad)
+            checked.append(max((want[n]-p.grad).abs().max().item() for n,p in names.items()))
+    fit(learn, mix, OnionTraining(Recipe(gradient=Gradient('hard')), watch=(), estimate=False), Check(), n=1)
+    assert len(checked)==n_batches and max(checked)<1e-6
 
 def test_resolution():
     learn = new_learner(size=16, widths=(.5,1.), resolutions=(8,12,16))
