@@ -1,6 +1,6 @@
 """The design space of multi-network training on CIFAR-10, one field of the US-Net recipe at a time and at equal cost: every run is a row of results/onion.jsonl, and a restart skips it
 
-python benchmarks/onion.py [--only lr alone cost screen confirm ...] [--seeds 0 1] [--list]
+python benchmarks/onion.py [--only lr cost screen alone confirm] [--list]; what depends on missing rows comes with a later start
 """
 import random, statistics as st, time
 from dataclasses import fields, replace
@@ -8,55 +8,60 @@ from functools import partial
 import numpy as np, torch
 import fastai.callback.all # noqa: F401, patches Learner
 from fastai.callback.channelslast import ChannelsLast
+from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import SGD
-from elastic_nets.data import cifar_dls
+from elastic_nets.data import MemoryData, SplitLoaders, cifar_dls
 from elastic_nets.models import mobilenet_cifar, resnet_cifar, vgg_cifar
 from elastic_nets.onion import Construct, OnionTraining, Recipe, inside_out, levels_of, outside_in
-from elastic_nets.recipes import bignas, delayed_shrinking, slimmable, us_net, zero_last_bn
+from elastic_nets.recipes import bignas, delayed_shrinking, progressive_shrinking, slimmable, us_net, zero_last_bn
 from elastic_nets.search import evaluate_subnets, mean_pareto_accuracy
 from elastic_nets.supernet import Supernet
-from common import CPUMixed, Lean, main, results, rows
+from common import Lean, main, results, rows
 from shrink import fresh
 
-path = results/'onion.jsonl'
+path, gpu = results/'onion.jsonl', torch.cuda.is_available()
 NETS = dict(resnet=partial(resnet_cifar, 20), vgg=partial(vgg_cifar, 11, width=32), mobilenet=partial(mobilenet_cifar, width=.4)) # 41, 39 and 29 M MACs
-BASE = dict(net='resnet', recipe='us_net', n_train=10_000, epochs=4, lr=.08, bs=64)
-LRS = (.03,.08,.2)
-SCREEN, FRESH = (0,1), (10,11,12) # seeds that choose, on validation; seeds that report, on test
-WIDTHS = tuple(i/16 for i in range(4,17))
+BASE = dict(net='resnet', recipe='us_net', n_train=45_000, steps=14_000, bs=64) if gpu else dict(net='resnet', recipe='us_net', n_train=10_000, steps=624, bs=64) # the base's steps: all else costs the same
+LRS, SCREEN, FRESH = (.03,.08,.2), (0,1), (10,11,12) # learning rates; seeds that choose, on validation; seeds that report, on test
+WIDTHS, FOUR = tuple(i/16 for i in range(4,17)), (.25,.5,.75,1.)
 base = us_net(levels=13)
 on = lambda field, **new: replace(base, **{field: replace(getattr(base, field), **new)})
 
-RECIPES = { # name -> recipe: the base with one field changed; a few need a second change to mean anything
+RECIPES = { # name -> recipe: the base with one field changed
     'us_net': base,
-    'construct: k=2': on('construct', k=2, smallest=False), 'construct: k=3': on('construct', k=3), 'construct: no sandwich': on('construct', smallest=False),
-    'construct: four widths': on('construct', levels=4), 'construct: spaced in MACs': on('construct', spacing='macs'), 'construct: each layer its width': on('construct', levels=0),
-    'construct: depth skins': on('construct', kinds=('depth',), levels=4), 'construct: width and depth': on('construct', kinds=('width','depth'), levels=0),
+    'construct: no sandwich': on('construct', smallest=False), 'construct: four widths': on('construct', levels=4), 'construct: spaced in MACs': on('construct', spacing='macs'),
+    'construct: each layer its width': on('construct', levels=0), 'construct: depth skins': on('construct', kinds=('depth',), levels=4),
     'construct: private BN': on('construct', levels=4, bn='private'), 'construct: private statistics': on('construct', levels=4, bn='statistics'),
     'gradient: hard labels': on('gradient', target='hard'), 'gradient: next larger': on('gradient', target='next'),
-    **{f'gradient: {r}': on('gradient', combine=r) for r in ('avg','avg_sqrt','project','core','skins')},
-    'gradient: epsilon for 20 %': on('schedule', ramp=.2),
+    **{f'gradient: {r}': on('gradient', combine=r) for r in ('avg','project','core','skins')},
     'update: small first': on('update', steps='small first'), 'update: large first': on('update', steps='large first'),
     'update: own momentum': on('update', steps='large first', momentum='own'), 'update: rate per skin': on('update', skin_lr=True),
-    'schedule: delayed 25 %': on('schedule', warmup=.25, ramp=.02), 'schedule: delayed 50 %': on('schedule', warmup=.5, ramp=.02),
+    'schedule: epsilon for 20 %': on('schedule', ramp=.2), 'schedule: delayed 50 %': on('schedule', warmup=.5, ramp=.02),
     'schedule: delayed 50 %, sorted once': replace(on('schedule', warmup=.5, ramp=.02), construct=replace(base.construct, sort='once')),
     'schedule: inside out': replace(base, schedule=inside_out(4)), 'schedule: outside in': replace(base, schedule=outside_in(4)),
     'schedule: outside in, sorted at phases': replace(base, schedule=outside_in(4), construct=replace(base.construct, sort='phases')),
     'schedule: by importance': on('construct', levels=0, sample='importance'), 'schedule: annealed to .1': on('schedule', end=.1),
 }
-PUBLISHED = dict(slimmable=slimmable(), us_net=base, bignas=bignas(), delayed_shrinking=delayed_shrinking()) # once-for-all and CompOFA are in shrink.py: they need a teacher's training
+PARENT = { # a value that needs a second change to mean anything -> the recipe that has that change
+    'construct: private BN': 'construct: four widths', 'construct: private statistics': 'construct: four widths', 'update: own momentum': 'update: large first',
+    'schedule: delayed 50 %, sorted once': 'schedule: delayed 50 %', 'schedule: outside in, sorted at phases': 'schedule: outside in', 'schedule: by importance': 'construct: each layer its width',
+}
+def widths_only(rec): return replace(rec, construct=replace(rec.construct, kinds=('width',)))
+PUBLISHED = dict(slimmable=slimmable(), us_net=base, bignas=widths_only(bignas()), progressive_shrinking=widths_only(progressive_shrinking(matrices=False)), delayed_shrinking=widths_only(delayed_shrinking())) # CompOFA ties widths to depths: in shrink.py
 
 def combine(names):
-    "The base with what several recipes change; the last one wins where two change the same"
-    kw = {}
+    "The base with what several recipes change; `ValueError` where two of them change the same"
+    kw, seen = {}, set()
     for n in names:
         for f in fields(Recipe):
             old, new = getattr(base, f.name), getattr(RECIPES[n], f.name)
             if new==old: continue
-            now = kw.get(f.name, old)
-            kw[f.name] = replace(now, **{a.name:getattr(new, a.name) for a in fields(new) if getattr(new, a.name)!=getattr(old, a.name)}) if type(new) is type(now) else new
+            mine = {a.name:getattr(new, a.name) for a in fields(new)} if type(new) is not type(old) else {a.name:getattr(new, a.name) for a in fields(new) if getattr(new, a.name)!=getattr(old, a.name)}
+            if f.name in kw and (type(new) is not type(kw[f.name]) or any((f.name,a) in seen for a in mine)): raise ValueError(f'{names}: {f.name} is changed twice')
+            kw[f.name] = replace(kw.get(f.name, old), **mine) if type(new) is type(old) else new
+            seen |= {(f.name,a) for a in mine}
     return replace(base, **kw)
 
 def recipe_of(name): return PUBLISHED[name] if name in PUBLISHED else combine(name.split(' + '))
@@ -68,114 +73,149 @@ def network(c):
     sn = Supernet(model, torch.randn(2,3,32,32), widths=WIDTHS)
     return fresh(sn.extract(sn.space.uniform(c['width'])))
 
+def in_bf16(model):
+    "Every forward of `model` and of its copies in bfloat16; so recipes with several optimizer steps per batch, which fastai's mixed precision cannot do, cost what they should"
+    on = []
+    def enter(m, x): on.append(torch.autocast('cuda' if gpu else 'cpu', torch.bfloat16)); on[-1].__enter__()
+    def leave(m, x, out): on.pop().__exit__(None, None, None); return out.float()
+    model.register_forward_pre_hook(enter); model.register_forward_hook(leave)
+
 def learner(c):
-    "A learner for configuration `c`: network, data and their order follow its seed"
+    "A learner for configuration `c`: network, data and their order follow its seed. Its one epoch has `steps` steps"
     random.seed(c['seed']); np.random.seed(c['seed']); torch.manual_seed(c['seed'])
-    dls = cifar_dls(bs=c['bs'], n_train=c['n_train'], seed=c['seed'], device='cuda' if torch.cuda.is_available() else 'cpu')
-    learn = Learner(dls, network(c), metrics=accuracy, opt_func=partial(SGD, mom=.9), wd=5e-4, moms=(.9,)*3, cbs=[CPUMixed(), ChannelsLast(), Lean()])
-    if c['recipe']=='alone': return learn
-    if recipe_of(c['recipe']).update.steps!='joint': learn.remove_cb(CPUMixed) # several steps per batch: full precision
-    depth = 'depth' in recipe_of(c['recipe']).construct.kinds and c['net']=='resnet'
-    learn.to_supernet(widths=WIDTHS, depths=(0,.5,1) if depth else None)
-    if c['recipe']=='bignas': zero_last_bn(learn.supernet)
+    dls = cifar_dls(bs=c['bs'], n_train=c['n_train'], seed=c['seed'], device='cuda' if gpu else 'cpu')
+    ds, n = dls.train.dataset, c['steps']*c['bs']
+    idx = torch.cat([torch.randperm(len(ds)) for _ in range(-(-n//len(ds)))])[:n]
+    dls = SplitLoaders(dls.train.new(MemoryData(ds.x[idx], ds.y[idx], ds.vocab, split_idx=0), shuffle=False), dls.valid, dls.test)
+    learn = Learner(dls, network(c), metrics=accuracy, opt_func=partial(SGD, mom=.9), wd=5e-4, moms=(.9,)*3, cbs=[ChannelsLast(), Lean()])
+    if c['recipe']!='alone':
+        depth = 'depth' in recipe_of(c['recipe']).construct.kinds and c['net']=='resnet'
+        learn.to_supernet(widths=WIDTHS, depths=(0,.5,1) if depth else None)
+        if c['recipe']=='bignas': zero_last_bn(learn.supernet)
+    in_bf16(learn.model)
     return learn
 
-def callbacks(c): return [] if c['recipe']=='alone' else [OnionTraining(recipe_of(c['recipe']), seed=c['seed'], watch=(), estimate=False)]
+def now():
+    if gpu: torch.cuda.synchronize()
+    return time.perf_counter() if gpu else time.process_time()
+
+class Clock(Callback):
+    "Seconds from the first batch to the end of the last"
+    order,run_valid = -1000,False
+    def before_fit(self): self.begin = None
+    def before_batch(self):
+        if self.begin is None: self.begin = now()
+    def after_train(self): self.seconds = now()-self.begin
+
+def fit(learn, c):
+    "Seconds of the steps"
+    clock = Clock()
+    cbs = [] if c['recipe']=='alone' else [OnionTraining(recipe_of(c['recipe']), seed=c['seed'], watch=(), estimate=False)]
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, c['lr'], pct_start=.1, cbs=[*cbs, clock])
+    return clock.seconds
 
 def train(c):
-    "One run: accuracy of the four widths and mean Pareto accuracy, on validation and test, and what the fit took"
+    "One run: accuracy of the four widths and mean Pareto accuracy, on validation and, with a fresh seed, on test; and the seconds of its steps"
     if c.get('cost'): return cost(c)
     learn = learner(c)
-    t,cpu = time.perf_counter(), time.process_time()
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(c['epochs'], c['lr'], cbs=callbacks(c))
-    row = dict(seconds=round(time.perf_counter()-t,1), cpu_seconds=round(time.process_time()-cpu,1), steps=c['epochs']*len(learn.dls.train))
-    learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, (Lean, CPUMixed))])
+    row = dict(seconds=round(fit(learn, c), 1))
+    learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, Lean)])
     dls = dict(valid=learn.dls.valid, **(dict(test=learn.dls.test) if c['seed'] in FRESH else {}))
     with learn.no_bar(): return dict(row, **(score(learn, dls) if c['recipe']!='alone' else {k:dict(widths={str(c['width']): round(100*learn.validate(dl=dl)[1],2)}) for k,dl in dls.items()}))
 
 def score(learn, dls):
-    "Accuracy of the four slimmable widths, and mean Pareto accuracy over levels of all widths (and depths), which validation chooses"
+    "Accuracy of the four slimmable widths, and mean Pareto accuracy over all thirteen (and levels of depth), which validation chooses"
     sn = learn.supernet
-    four = {w:sn.space.uniform(w) for w in (.25,.5,.75,1.)}
-    space = sn.space if sn.space.depth else sn.space.part()
-    extra = [s for k in (('width',), ('depth',), ('width','depth')) for s in levels_of(Construct(levels=7, kinds=k), space.part(**{q:-1 for q in ('width','depth') if q not in k})) if sn.space.depth or k==('width',)]
-    tables, res, lo, hi = {}, {}, sn.macs(four[.25]), sn.macs(four[1.])
+    nets = {w:sn.space.uniform(w) for w in WIDTHS}
+    extra = [s for k in (('depth',), ('width','depth')) for s in levels_of(Construct(levels=7, kinds=k), sn.space)] if sn.space.depth else []
+    tables, res = {}, {}
     for k,dl in dls.items():
-        tables[k] = t = evaluate_subnets(learn, [*four.values(), *extra], dl=dl, calibrate=1000)
+        tables[k] = t = evaluate_subnets(learn, [*dict.fromkeys([*nets.values(), *extra])], dl=dl, calibrate=1000)
         t['valid'], acc = tables['valid'].accuracy, dict(zip(t.subnet, t.accuracy))
-        res[k] = dict(widths={str(w): round(100*acc[s],2) for w,s in four.items()}, mean_pareto=round(100*mean_pareto_accuracy(t, lo, hi, metric='accuracy', by='valid'), 3))
+        res[k] = dict(widths={str(w): round(100*acc[nets[w]],2) for w in FOUR}, mean_pareto=round(100*mean_pareto_accuracy(t, sn.macs(nets[.25]), sn.macs(nets[1.]), metric='accuracy', by='valid'), 3))
     return res
 
-def cost(c):
-    "Seconds of 24 steps over those of the base recipe, in turn, twice"
-    both = {}
-    for _ in range(2):
-        for r in (c['recipe'], 'us_net'):
-            learn = learner(dict(c, recipe=r, n_train=24*c['bs'], seed=0))
-            t = time.process_time()
-            with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, .01, cbs=callbacks(dict(c, recipe=r)))
-            both.setdefault(r, []).append(time.process_time()-t)
-    return dict(ratio=round(st.median(a/b for a,b in zip(*both.values())), 3) if len(both)>1 else 1.)
+def cost(c, rounds=3):
+    "Seconds of 24 steps over those of the base recipe, in turn; median. For 'alone': of the four widths together"
+    def seconds(r, **kw):
+        k = dict(c, recipe=r, steps=24, seed=0, lr=.01, **kw)
+        return fit(learner(k), k)
+    return dict(ratio=round(st.median((sum(seconds('alone', width=w) for w in FOUR) if c['recipe']=='alone' else seconds(c['recipe']))/seconds('us_net') for _ in range(rounds)), 3))
 
 def ratio(net, recipe):
     "Measured cost of a step over one of the base; None where it was not measured yet"
-    return next((r['ratio'] for r in rows(path) if r['config'].get('cost') and r['config']['net']==net and r['config']['recipe']==recipe), None)
+    return 1. if recipe=='us_net' else next((r['ratio'] for r in rows(path) if r['name']=='cost' and (r['config']['net'],r['config']['recipe'])==(net,recipe)), None)
 
-def run_of(net, recipe, seed, lr):
-    "A configuration with the epochs that cost what the base costs"
-    y = 1. if recipe in ('us_net','alone') else ratio(net, recipe)
-    return None if y is None else dict(BASE, net=net, recipe=recipe, seed=seed, lr=lr, epochs=max(1, round(BASE['epochs']/y)))
+def run_of(name, net, recipe, seed, lr, share=1., **kw):
+    "Name and configuration with the steps that cost `share` of what the base's cost; nothing where rate or cost are not known yet"
+    y = ratio(net, recipe)
+    if y is not None and lr is not None: yield name, dict(BASE, net=net, recipe=recipe, seed=seed, lr=lr, steps=round(BASE['steps']*share/y), **kw)
 
-def best_lr(net):
-    "The base's learning rate, chosen on validation"
-    got = {r['config']['lr']:r['valid']['mean_pareto'] for r in rows(path) if r['name']=='lr' and r['config']['net']==net}
-    return max(got, key=got.get) if {*LRS}<={*got} else None
+def by_rate(name, net, recipe, seed, width=None):
+    "Learning rate -> what it gave on validation"
+    def value(r): return r['valid']['mean_pareto'] if width is None else r['valid']['widths'][str(width)]
+    return {r['config']['lr']:value(r) for r in rows(path) if r['name']==name and tuple(r['config'].get(k) for k in ('net','recipe','seed','width'))==(net,recipe,seed,width)}
+
+def best_lr(net, recipe, width=None):
+    "The rate that was best on validation: of the three of the search, or of the screen's two; None before these are there"
+    for got,n in ((by_rate('lr', net, recipe, 100, width), len(LRS)), (by_rate('screen', net, recipe, SCREEN[0]) if width is None else {}, 2)):
+        if len(got)>=n: return max(got, key=got.get)
+
+def two_rates():
+    "The two best of the base's rates: every value is screened with both"
+    got = by_rate('lr', 'resnet', 'us_net', 100)
+    return sorted(got, key=got.get)[1:] if len(got)==len(LRS) else []
 
 def gains(seeds):
-    "Recipe -> its gain over the base on validation, mean over `seeds`; those that were run with all of them, best first"
-    got = {(r['config']['recipe'], r['config']['seed']):r['valid']['mean_pareto'] for r in rows(path) if r['name']=='screen'}
-    mean = {n: st.mean(got[n,s]-got['us_net',s] for s in seeds) for n in {n for n,_ in got} if all((n,s) in got and ('us_net',s) in got for s in seeds)}
+    "Recipe -> its gain over the base on validation, both at their best rate, mean over `seeds`; those that were run with all of them, best first"
+    at = lambda n,s: by_rate('screen', 'resnet', n, s).get(best_lr('resnet', n))
+    got = {n:{s:at(n,s) for s in seeds} for n in dict.fromkeys(r['config']['recipe'] for r in rows(path) if r['name']=='screen')}
+    mean = {n:st.mean(got[n][s]-got['us_net'][s] for s in seeds) for n in got if None not in (*got[n].values(), *got.get('us_net', {0:None}).values())}
     return dict(sorted(mean.items(), key=lambda o: -o[1]))
 
-def second(n=8):
-    "Who is worth a second seed: the best after the first, when all have that"
+def second(n=2):
+    "Who is worth a second seed: the base, and the `n` best values of each field after the first seed, when all have that"
     got = gains(SCREEN[:1])
-    return ['us_net', *[r for r in got if r!='us_net'][:n]] if {*RECIPES}<={*got} else []
+    return ['us_net', *[r for f in ('construct','gradient','update','schedule') for r in [r for r in got if r.startswith(f)][:n]]] if {*RECIPES}<={*got} else []
 
 def together():
-    "The best value of each field that gained, in one recipe; one that cannot be combined with better ones is left out"
+    "The best value of each field that gained, in one recipe, best first; one that changes what a better one does is left out"
     got, names = gains(SCREEN), []
-    if not {*second()}<={*got} or not second(): return None
-    best = [next((n for n,g in got.items() if n.startswith(f'{field}:') and ' + ' not in n and g>0), None) for field in ('construct','gradient','update','schedule')]
+    if not second() or not {*second()}<={*got}: return None
+    best = [next((n for n,g in got.items() if n.startswith(f'{f}:') and ' + ' not in n and g>0), None) for f in ('construct','gradient','update','schedule')]
     for n in sorted(filter(None, best), key=got.get, reverse=True):
-        try: combine([n, *names]) # of two that change the same, the better is the last
+        try: combine([*names, n])
         except (ValueError, TypeError): continue
-        names = [n, *names]
+        names.append(n)
     return ' + '.join(names) if len(names)>1 else None
 
-def handful(n=3):
-    "The recipes that are best on validation after both seeds, the combined one among them; the base aside"
+def handful(n=2):
+    "The recipes that gained most on validation over both seeds, the combined one among them; none where none gained"
     got, best = gains(SCREEN), together()
-    return [r for r in got if r!='us_net'][:n] if second() and {*second(), *([best] if best else [])}<={*got} else []
+    return [r for r,g in got.items() if g>0 and r!='us_net'][:n] if second() and {*second(), *([best] if best else [])}<={*got} else []
+
+def suits(recipe, net): return net=='resnet' or recipe_of(recipe).construct.kinds!=('depth',) # the others have no depth to choose
 
 def configs(seeds):
-    "Name -> configurations, in the order in which they are run; what depends on missing rows comes with a later start"
+    "Name -> configurations, in the order in which they are run"
+    def costs(net, names): return (('cost', dict(BASE, net=net, recipe=r, cost=True)) for r in names if r!='us_net')
+    def searched(net, recipe, **kw): return (o for lr in LRS for o in run_of('lr', net, recipe, 100, lr, .5, **kw))
+    yield from searched('resnet', 'us_net')
+    yield from costs('resnet', filter(None, [*RECIPES, together()]))
+    for r in RECIPES:
+        for lr in two_rates(): yield from run_of('screen', 'resnet', r, SCREEN[0], lr)
+    for r in second(): yield from run_of('screen', 'resnet', r, SCREEN[1], best_lr('resnet', r))
+    if r := together():
+        for lr in two_rates(): yield from run_of('screen', 'resnet', r, SCREEN[0], lr)
+        yield from run_of('screen', 'resnet', r, SCREEN[1], best_lr('resnet', r))
     for net in NETS:
-        for lr in LRS: yield 'lr', dict(BASE, net=net, recipe='us_net', epochs=2, seed=100, lr=lr)
-    for r in (*RECIPES, together()):
-        if r not in ('us_net', None): yield 'cost', dict(BASE, net='resnet', recipe=r, cost=True)
-    if (lr := best_lr('resnet')) is not None:
-        for s,names in ((SCREEN[0],[*RECIPES]), (SCREEN[1],second()), *((s,[together()]) for s in SCREEN)):
-            for r in names:
-                if r and (c := run_of('resnet', r, s, lr)) is not None: yield 'screen', c
-    for net in NETS:
-        if (lr := best_lr(net)) is None: continue
-        names = sorted(r for r in {*handful(), *PUBLISHED} if net=='resnet' or recipe_of(r).construct.kinds!=('depth',)) # the others have no depth to choose
+        names = [r for r in (*PUBLISHED, *handful()) if suits(r, net)]
+        yield from costs(net, ['alone', *names])
         for r in names:
-            if r!='us_net': yield 'cost', dict(BASE, net=net, recipe=r, cost=True)
+            if r in PUBLISHED or net!='resnet': yield from searched(net, r)
+        for w in FOUR: yield from searched(net, 'alone', width=w)
         for s in FRESH:
-            for w in (.25,.5,.75,1.): yield 'alone', dict(run_of(net, 'alone', s, lr), width=w)
-            for r in names:
-                if (c := run_of(net, r, s, lr)) is not None: yield 'confirm', c
+            for w in FOUR: yield from run_of('alone', net, 'alone', s, best_lr(net, 'alone', w), width=w)
+            for r in names: yield from run_of('confirm', net, r, s, best_lr(net, r))
 
 if __name__=='__main__': main(__doc__, path, configs, train)
