@@ -5,76 +5,79 @@ python benchmarks/onion_report.py
 import statistics as st
 from common import root, rows
 from grow_report import T95, mean, table
-from onion import BASE, FRESH, LRS, NETS, PUBLISHED, SCREEN, handful, path
+from onion import BASE, FOUR, FRESH, LRS, NETS, PARENT, PUBLISHED, RECIPES, SCREEN, best_lr, handful, path, ratio
 
-WIDTHS = '0.25','0.5','0.75','1.0'
+WIDTHS = [str(w) for w in FOUR]
+NOT = 'Not run yet.'
 
-def value(r, part='test'): return r[part].get('mean_pareto')
-def of(rs, name, net, recipe): return {r['config']['seed']:r for r in rs if (r['name'],r['config']['net'],r['config']['recipe'])==(name,net,recipe)}
+def value(r, part='test'): return r[part]['mean_pareto']
+def of(rs, name, net, recipe, width=None):
+    "Seed -> row, at the learning rate that was chosen"
+    lr = best_lr(net, recipe, width)
+    return {r['config']['seed']:r for r in rs if r['name']==name and tuple(r['config'].get(k) for k in ('net','recipe','width','lr'))==(net,recipe,width,lr)}
+def alone(rs, net): return {w:of(rs, 'alone', net, 'alone', float(w)) for w in WIDTHS}
 
+def half(d): return T95.get(len(d),2)*st.stdev(d)/len(d)**.5 if len(d)>1 else float('inf')
 def differ(a, b, part):
     "Mean difference of runs with the same seed, with its 95 % interval; 'no difference' where that holds 0"
     d = [value(a[s],part)-value(b[s],part) for s in a if s in b]
-    if not d: return ''
-    if len(d)<2: return f'{d[0]:+.2f} (one run)'
-    half = T95.get(len(d),2)*st.stdev(d)/len(d)**.5
-    return f'{mean(d):+.2f} ± {half:.2f}'+('' if abs(mean(d))>half else ', no difference')
+    if len(d)<2: return f'{d[0]:+.2f} (one run)' if d else ''
+    return f'{mean(d):+.2f} ± {half(d):.2f}'+('' if abs(mean(d))>half(d) else ', no difference')
 
 def rates(rs):
-    body = [[net, *[next((f"{r['valid']['mean_pareto']:.2f}" for r in rs if r['name']=='lr' and r['config']['net']==net and r['config']['lr']==lr), '') for lr in LRS]] for net in NETS]
-    return table(['learning rate',*map(str,LRS)], body) if any(r['name']=='lr' for r in rs) else 'Not run yet.'
+    body = []
+    for net,r,w in dict.fromkeys((r['config']['net'], r['config']['recipe'], r['config'].get('width')) for r in rs if r['name']=='lr'):
+        got = {x['config']['lr']:x['valid']['mean_pareto'] if w is None else x['valid']['widths'][str(w)] for x in rs if x['name']=='lr' and (x['config']['net'],x['config']['recipe'],x['config'].get('width'))==(net,r,w)}
+        body.append([net, r if w is None else f'width {w:g} alone', *[f'{got[l]:.2f}' if l in got else '' for l in LRS], f'{best_lr(net,r,w):g}' if best_lr(net,r,w) else ''])
+    return table(['','',*map(str,LRS),'chosen'], body) if body else NOT
 
 def screen(rs):
     base, body = of(rs,'screen','resnet','us_net'), []
-    for n in dict.fromkeys(r['config']['recipe'] for r in rs if r['name']=='screen'):
-        runs = of(rs,'screen','resnet',n)
-        y = next((r['ratio'] for r in rs if r['config'].get('cost') and (r['config']['net'],r['config']['recipe'])==('resnet',n)), 1. if n=='us_net' else float('nan'))
-        body.append([n, f'{y:.2f}', next(iter(runs.values()))['config']['epochs'], f"{mean([value(r,'valid') for r in runs.values()]):.2f}", '' if n=='us_net' else differ(runs, base, 'valid'), len(runs)])
-    return table(['','cost of a step','epochs','mean Pareto, validation','difference to US-Net','runs'], body) if body else 'Not run yet.'
+    for n in [*RECIPES, *dict.fromkeys(r['config']['recipe'] for r in rs if ' + ' in r['config']['recipe'])]:
+        if not (runs := of(rs,'screen','resnet',n)): continue
+        c = next(iter(runs.values()))['config']
+        body.append([n, f"{ratio('resnet',n):.2f}", c['steps'], f"{c['lr']:g}", f"{mean([value(r,'valid') for r in runs.values()]):.2f}", '' if n=='us_net' else differ(runs, base, 'valid'),
+                     f"{differ(runs, of(rs,'screen','resnet',PARENT[n]), 'valid')} (*{PARENT[n].split(': ')[1]}*)" if n in PARENT else '', len(runs), f"{mean([r['seconds'] for r in runs.values()]):.0f}"])
+    return table(['','cost of a step','steps','rate','mean Pareto, validation','difference to US-Net','difference to its parent','runs','seconds'], body) if body else NOT
 
 def confirm(rs, net):
-    base, body = of(rs,'confirm',net,'us_net'), []
-    alone = {w:[r['test']['widths'][w] for r in rs if r['name']=='alone' and r['config']['net']==net and str(r['config']['width'])==w] for w in WIDTHS}
-    if any(alone.values()): body.append(['each width alone', *[f'{mean(alone[w]):.2f}' if alone[w] else '' for w in WIDTHS], '', '', max(map(len, alone.values())), round(sum(mean([r['cpu_seconds'] for r in rs if r['name']=='alone' and r['config']['net']==net and str(r['config']['width'])==w]) for w in WIDTHS if alone[w]))])
+    base, body, each = of(rs,'confirm',net,'us_net'), [], alone(rs, net)
+    acc = lambda runs,w: f"{mean([r['test']['widths'][w] for r in runs.values()]):.2f}" if runs else ''
+    if any(each.values()): body.append(['each width alone', *[acc(each[w],w) for w in WIDTHS], '', '', max(map(len, each.values())), f"{sum(mean([r['seconds'] for r in a.values()]) for a in each.values() if a):.0f}"])
     for n in dict.fromkeys(r['config']['recipe'] for r in rs if r['name']=='confirm' and r['config']['net']==net):
-        runs = of(rs,'confirm',net,n)
-        body.append([n, *[f"{mean([r['test']['widths'][w] for r in runs.values()]):.2f}" for w in WIDTHS], f"{mean([value(r) for r in runs.values()]):.2f}", '' if n=='us_net' else differ(runs, base, 'test'), len(runs), round(mean([r['cpu_seconds'] for r in runs.values()]))])
-    return table(['','.25','.5','.75','1','mean Pareto','difference to US-Net','runs','processor seconds'], body) if body else 'Not run yet.'
+        if runs := of(rs,'confirm',net,n): body.append([n, *[acc(runs,w) for w in WIDTHS], f"{mean([value(r) for r in runs.values()]):.2f}", '' if n=='us_net' else differ(runs, base, 'test'), len(runs), f"{mean([r['seconds'] for r in runs.values()]):.0f}"])
+    return table(['','.25','.5','.75','1','mean Pareto','difference to US-Net','runs','seconds'], body) if body else NOT
 
 def interval(d):
     "Mean and 95 % interval of paired differences, and what they say of an aim of at least 0"
-    half = T95.get(len(d),2)*st.stdev(d)/len(d)**.5 if len(d)>1 else float('inf')
-    return f'{mean(d):+.2f}'+(f' ± {half:.2f}' if len(d)>1 else ' (one run)'), 'reached' if mean(d)>max(half,0) else 'not reached' if mean(d)<-half else 'no difference'
+    return f'{mean(d):+.2f}'+(f' ± {half(d):.2f}' if len(d)>1 else ' (one run)'), 'reached' if mean(d)>max(half(d),0) else 'not reached' if mean(d)<-half(d) else 'no difference'
 
 def targets(rs):
-    best, body = (handful(1) or [None])[0], []
-    if best is None: return 'Not run yet.'
+    if not any(r['name']=='confirm' for r in rs): return NOT
+    best, body = (handful(1) or ['us_net'])[0], []
     for net in NETS:
-        runs = of(rs,'confirm',net,best)
+        runs, each = of(rs,'confirm',net,best), alone(rs, net)
         for other in PUBLISHED:
-            o = of(rs,'confirm',net,other)
+            o = of(rs,'confirm',net,other) if other!=best else {}
             if d := [value(runs[s])-value(o[s]) for s in runs if s in o]: body.append([f'{net}: mean Pareto above {other}', *interval(d)])
-        each = {w:{r['config']['seed']:r for r in rs if r['name']=='alone' and r['config']['net']==net and str(r['config']['width'])==w} for w in WIDTHS}
         for w,a in each.items():
             if d := [runs[s]['test']['widths'][w]-a[s]['test']['widths'][w] for s in runs if s in a]: body.append([f'{net}: width {w} at least as alone', *interval(d)])
-        if d := [runs[s]['cpu_seconds']/sum(a[s]['cpu_seconds'] for a in each.values()) for s in runs if all(s in a for a in each.values())]:
-            body.append([f'{net}: time over that of the four alone', f'{mean(d):.2f}', 'reached' if mean(d)<=1 else 'not reached'])
-    return f'The best of the screen: **{best}**. *Reached* and *not reached* where the interval is clear of 0.\n\n'+table(['aim','found',''], body) if body else 'Not run yet.'
+        if d := [runs[s]['seconds']/sum(a[s]['seconds'] for a in each.values()) for s in runs if all(s in a for a in each.values())]:
+            body.append([f'{net}: seconds over those of the four alone, which have the steps that should make it 1', f'{mean(d):.2f}', 'reached' if mean(d)<=1.03 else 'not reached'])
+    return f'The best of the screen: **{best}**. *Reached* and *not reached* where the interval is clear of 0.\n\n'+table(['aim','found',''], body) if body else NOT
 
 PAGE = """# The design space of training many networks at once
 
 Generated by `python benchmarks/onion_report.py` from `benchmarks/results/onion.jsonl`, a row per finished run; nothing here is typed. *Onionization* names four places of design; its body is not public, so the values are our own list (`nbs/tutorials/four_choices.ipynb`).
 
-From universally slimmable networks (US-Net: sandwich of four, in-place distillation, from the start), one field at a time. {n:,} training pictures of CIFAR-10, {epochs} epochs of the base; every other value gets the epochs that cost the same processor seconds, by its measured step. bf16 and channels_last, recipes with several steps per batch in float32 (their cost says it).
-Widths .25 to 1 in steps of 1/16. *Mean Pareto*: mean over budgets of MACs between width .25 and 1 of the best accuracy within the budget. Seeds {screen_seeds} choose, on validation: the first for all, the second for the eight best; then the best value of each field that gained is tried in one recipe (+), those that go together. Seeds {fresh} report, on test. Differences are paired by seed, with 95 % intervals. Each width alone has the base's epochs and learning rate. Once-for-all and CompOFA train a teacher first and are compared in [shrinking](shrinking.md).
+From universally slimmable networks (US-Net: sandwich of four, in-place distillation, from the start), one field at a time. {n:,} training pictures of CIFAR-10, batch {bs}, {steps} steps of the base; everything else gets the steps that cost the same processor seconds, by the measured ratio of its steps to the base's (in turn, median of three). The forward in bf16 for all, those with several optimizer steps per batch too.
+Widths .25 to 1 in steps of 1/8, the same share for every layer; recipes that draw each layer's width are scored on these as well. *Mean Pareto*: mean over budgets of MACs between width .25 and 1 of the best accuracy within the budget, which validation chooses; the largest network has no weight in it, and four fifths of the budgets lie above width .5: see the four widths beside it.
+Learning rates: three for the base, every published recipe and each width alone, with half of the steps and a seed of its own; every value of the screen has the two best of the base's. Seeds {screen_seeds} choose, on validation: the first for all, the second for the two best of each field; then the best value of each field that gained is tried in one recipe (+), those that go together. Seeds {fresh} report, on test. Differences are paired by seed, with 95 % intervals. A value that needs a second change to mean anything is compared with a *parent* that has that change alone.
+The four widths alone have the steps that make them cost together what the base costs. CompOFA ties widths to depths, which are not elastic here: see [shrinking](shrinking.md). Batches are small and runs short, so that a recipe which learns fast is favoured over one that learns long.
 
 ## What was aimed at
 
 {targets}
-
-## Learning rate, once per architecture, for the base
-
-{rates}
 
 ## Screen, ResNet-20
 
@@ -84,11 +87,15 @@ Widths .25 to 1 in steps of 1/16. *Mean Pareto*: mean over budgets of MACs betwe
 
 {confirmed}
 
+## Learning rates
+
+{rates}
+
 {made}
 """
 
 if __name__=='__main__':
     rs = rows(path)
     made = f"Made on {' and '.join(sorted({r['machine'] for r in rs}))}; commits {', '.join(sorted({r['commit'] for r in rs}))}; {min(r['date'] for r in rs)} to {max(r['date'] for r in rs)}." if rs else ''
-    (root/'docs/onion.md').write_text(PAGE.format(n=BASE['n_train'], epochs=BASE['epochs'], screen_seeds=', '.join(map(str,SCREEN)), fresh=', '.join(map(str,FRESH)), targets=targets(rs), rates=rates(rs), screen=screen(rs),
+    (root/'docs/onion.md').write_text(PAGE.format(n=BASE['n_train'], bs=BASE['bs'], steps=BASE['steps'], screen_seeds=', '.join(map(str,SCREEN)), fresh=', '.join(map(str,FRESH)), targets=targets(rs), rates=rates(rs), screen=screen(rs),
         confirmed='\n\n'.join(f'### {net}\n\n{confirm(rs, net)}' for net in NETS), made=made))
