@@ -54,7 +54,7 @@ def learner(name, fmt):
 
 def step(learn, rec, i, teacher=None):
     "Seconds of a step of a recipe, all its callbacks included; `i` says which subnets"
-    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3, cbs=[OnionTraining(rec, seed=i, teacher=teacher, watch=(), estimate=False)] if rec else [])
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3, cbs=[OnionTraining(rec, seed=i, teacher=teacher if rec.gradient.target=='teacher' else None, watch=(), estimate=False)] if rec else [])
     return learn.seconds
 
 def steps(name, fmt, rounds):
