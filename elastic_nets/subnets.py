@@ -9,7 +9,6 @@ __all__ = ['Subnet', 'Space']
 import json, math, random
 from dataclasses import dataclass, field, replace
 from itertools import product
-from math import copysign
 from fastcore.basics import patch
 
 # %% ../nbs/01_subnets.ipynb #03652b9d
@@ -256,7 +255,7 @@ def part(self:Space,
         if not (type(v) is int and v or type(v) is float and 0<abs(v)<1): raise ValueError(f'part: {k}={v!r} is not possible; a whole number of values, n of the smallest or -n of the largest, or a share between 0 and 1')
     def _cut(k, vs):
         m = n.get(k, len(vs))
-        if type(m) is float: m = round(copysign(1+round(abs(m)*(len(vs)-1)), m))
+        if type(m) is float: m = round(math.copysign(1+round(abs(m)*(len(vs)-1)), m))
         return vs[:m] if m>0 else vs[m:]
     new, given = {k:{c:_cut(k,vs) for c,vs in getattr(self,k).items()} for k in ('width','depth','kernel')}, {}
     for k,c,_ in self.choices(): # what others depend on comes first
