@@ -156,15 +156,22 @@ def by_rate(name, net, recipe, seed, width=None):
     def value(r): return r['valid']['mean_pareto'] if width is None else r['valid']['widths'][str(width)]
     return {r['config']['lr']:value(r) for r in rows(path) if r['name']==name and tuple(r['config'].get(k) for k in ('net','recipe','seed','width'))==(net,recipe,seed,width)}
 
-def best_lr(net, recipe, width=None):
-    "The rate that was best on validation: of the three of the search, or of the screen's two; None before these are there"
-    for got,n in ((by_rate('lr', net, recipe, 100, width), len(LRS)), (by_rate('screen', net, recipe, SCREEN[0]) if width is None else {}, 2)):
-        if len(got)>=n: return max(got, key=got.get)
-
 def two_rates():
-    "The two best of the base's rates: every value is screened with both"
-    got = by_rate('lr', 'resnet', 'us_net', 100)
-    return sorted(got, key=got.get)[1:] if len(got)==len(LRS) else []
+    "The base's two best learning rates, best first; none before all were run"
+    got = by_rate('screen', 'resnet', 'us_net', SCREEN[0])
+    return sorted(got, key=got.get, reverse=True)[:2] if len(got)==len(LRS) else []
+
+def due(recipe):
+    "Learning rates that the screen tries: the base's best, and its second for the better half of each field and for what is combined"
+    two, field = two_rates(), [r for r in RECIPES if r.split(':')[0]==recipe.split(':')[0]]
+    got = {r:by_rate('screen', 'resnet', r, SCREEN[0]).get(two[0]) for r in field} if two else {}
+    return two if ' + ' in recipe or None not in got.values() and recipe in sorted(got, key=got.get, reverse=True)[:-(-len(got)//2)] else two[:1]
+
+def best_lr(net, recipe, width=None):
+    "The rate that was best on validation, in the search or in the screen; None before all that are due are there"
+    if got := by_rate('lr', net, recipe, 100, width): return max(got, key=got.get) if len(got)==2 else None
+    got = by_rate('screen', net, recipe, SCREEN[0]) if width is None else {}
+    return max(got, key=got.get) if two_rates() and {*due(recipe)}<={*got} else None
 
 def gains(seeds):
     "Recipe -> its gain over the base on validation, both at their best rate, mean over `seeds`; those that were run with all of them, best first"
@@ -199,20 +206,22 @@ def suits(recipe, net): return net=='resnet' or recipe_of(recipe).construct.kind
 def configs(seeds):
     "Name -> configurations, in the order in which they are run"
     def costs(net, names): return (('cost', dict(BASE, net=net, recipe=r, cost=True)) for r in names if r!='us_net')
-    def searched(net, recipe, **kw): return (o for lr in LRS for o in run_of('lr', net, recipe, 100, lr, .5, **kw))
-    yield from searched('resnet', 'us_net')
-    yield from costs('resnet', filter(None, [*RECIPES, together()]))
-    for r in RECIPES:
-        for lr in two_rates(): yield from run_of('screen', 'resnet', r, SCREEN[0], lr)
-    for r in second(): yield from run_of('screen', 'resnet', r, SCREEN[1], best_lr('resnet', r))
+    def searched(net, recipe, **kw): return (o for lr in two_rates() for o in run_of('lr', net, recipe, 100, lr, .5, **kw))
+    def screened(recipe, seed, rates): return (o for lr in rates for o in run_of('screen', 'resnet', recipe, seed, lr))
+    yield from screened('us_net', SCREEN[0], LRS)
+    yield from costs('resnet', RECIPES)
+    for some in (slice(1), slice(1,2)):
+        for r in RECIPES: yield from screened(r, SCREEN[0], due(r)[some])
+    for r in second(): yield from screened(r, SCREEN[1], [best_lr('resnet', r)])
     if r := together():
-        for lr in two_rates(): yield from run_of('screen', 'resnet', r, SCREEN[0], lr)
-        yield from run_of('screen', 'resnet', r, SCREEN[1], best_lr('resnet', r))
+        yield from costs('resnet', [r])
+        yield from screened(r, SCREEN[0], due(r))
+        yield from screened(r, SCREEN[1], [best_lr('resnet', r)])
     for net in NETS:
         names = [r for r in (*PUBLISHED, *handful()) if suits(r, net)]
         yield from costs(net, ['alone', *names])
         for r in names:
-            if r in PUBLISHED or net!='resnet': yield from searched(net, r)
+            if net!='resnet' or r in PUBLISHED and r!='us_net': yield from searched(net, r)
         for w in FOUR: yield from searched(net, 'alone', width=w)
         for s in FRESH:
             for w in FOUR: yield from run_of('alone', net, 'alone', s, best_lr(net, 'alone', w), width=w)
