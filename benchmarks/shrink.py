@@ -173,6 +173,7 @@ def ablations(s):
     yield 'no epsilon', deps(options=dict(DEPS, ramp=0., eps0=1.))
     for w in (.25,.5,.75): yield 'start', deps(options=dict(DEPS, warmup=w))
     yield 'in place', deps(options=dict(warmup=0., ramp=0.), epochs=3) # equal seconds
+    yield 'longer ramp', deps(options=dict(DEPS, ramp=.2)) # 250 steps; 5 of 270 epochs are 3,000 on ImageNet and 23 here
 
 def configs(seeds):
     "Name -> configurations, in the order in which they are run"
