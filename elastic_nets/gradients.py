@@ -128,12 +128,13 @@ def _soft_bce(pred, teacher, reduction='mean'):
     "Binary cross-entropy of `pred` with the probabilities of `teacher`"
     return F.binary_cross_entropy_with_logits(pred, teacher.sigmoid(), reduction=reduction)
 
-# %% ../nbs/10_gradients.ipynb #e35a53c2
+# %% ../nbs/10_gradients.ipynb #fc059618
 def distill_loss(
     loss_func, # The loss a Learner trains with
 ): # `(pred, teacher) -> scalar`, with `loss_func`'s reduction
-    "The in-place distillation loss that belongs to `loss_func`; `ValueError` where there is none"
-    f, axis, reduction = getattr(loss_func, 'func', loss_func), getattr(loss_func, 'axis', 1), getattr(loss_func, 'reduction', 'mean')
+    "The in-place distillation loss that belongs to `loss_func`; `ValueError` where there is none. Class weights and an ignored label are about labels, of which it knows nothing: all classes and pixels count alike"
+    f, axis = getattr(loss_func, 'func', loss_func), getattr(loss_func, 'axis', 1)
+    reduction = getattr(loss_func, 'keywords', {}).get('reduction', getattr(loss_func, 'reduction', 'mean'))
     def _is(cls, func): return isinstance(f, cls) or f is func
     if reduction not in ('mean','sum'): raise ValueError(f"loss_func: training needs a scalar, reduction 'mean' or 'sum', got {reduction!r}")
     if _is((nn.CrossEntropyLoss, LabelSmoothingCrossEntropy), F.cross_entropy): return partial(_soft_ce, axis=axis, reduction=reduction)

@@ -6,13 +6,15 @@
 __all__ = ['KINDS', 'RULES', 'Construct', 'levels_of', 'Gradient', 'Update', 'Moment', 'Delayed', 'Phase', 'Phases', 'inside_out',
            'outside_in', 'Recipe', 'OnionTraining']
 
-# %% ../nbs/11_onion.ipynb #8cae9824
+# %% ../nbs/11_onion.ipynb #88a9c88f
 import random, time
 import numpy as np, torch
+from bisect import bisect
 from collections import defaultdict
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 from math import cos, pi
 from numbers import Real
 from types import SimpleNamespace
@@ -30,7 +32,7 @@ from fastai.learner import Metric
 from fastai.torch_core import find_bs, num_distrib, rank_distrib, to_detach, to_float
 from .gradients import combine_avg, combine_avg_sqrt, combine_core, combine_project, combine_skins, combine_sum, distill_loss, eps_at, eps_lr_at, owned
 from .subnets import Space
-from .supernet import _quiet, at_size, calibrate_bn, inputs_of
+from .supernet import _quiet, _supernet, at_size, calibrate_bn, inputs_of
 
 # %% ../nbs/11_onion.ipynb #0862b4e1
 KINDS = ('width','depth','kernel','resolution')
@@ -90,7 +92,7 @@ def _levels(c, space):
     lo, hi = macs[space.min], macs[space.max]
     return [*dict.fromkeys(min(macs, key=lambda s: abs(macs[s]-lo-(hi-lo)*i/(c.levels-1))) for i in range(c.levels))]
 
-# %% ../nbs/11_onion.ipynb #090755d5
+# %% ../nbs/11_onion.ipynb #10fb2fe8
 def _other(space, rng, weigh=None):
     "A random subnet of `space` that is not its largest; with `weigh` one of four, by weight"
     if weigh is not None:
@@ -98,7 +100,7 @@ def _other(space, rng, weigh=None):
         return rng.choices(four, [weigh(s) for s in four])[0]
     for _ in range(100):
         if (s := space.sample(rng))!=space.max: return s
-    raise ValueError('space: it has one subnet, the full network; give to_supernet more widths, depths or kernels, or wider limits')
+    raise ValueError('space: it has one subnet, the full network; give to_supernet more widths, depths or kernels')
 
 # %% ../nbs/11_onion.ipynb #5063e0c7
 @patch
@@ -232,7 +234,16 @@ class Phases:
 
     def __str__(self): return 'Phases\n'+'\n'.join(f'  {p}' for p in self.phases)
 
-# %% ../nbs/11_onion.ipynb #71878cee
+# %% ../nbs/11_onion.ipynb #4e3023ab
+@patch
+def ends(self:Phases,
+    n:int, # Steps of this fit
+) -> list: # As many numbers of steps as there are phases
+    "Steps after which each phase ends"
+    done = [*accumulate(p.length for p in self.phases)]
+    return [round(d/done[-1]*n) for d in done]
+
+# %% ../nbs/11_onion.ipynb #711478fb
 @patch
 def at(self:Phases,
     step:int, # Steps of this fit before this one
@@ -240,14 +251,10 @@ def at(self:Phases,
     lr=lambda pct: 1., # Not used: a phase has its own learning rate, or leaves that of the fit alone
 ) -> Moment:
     "What this schedule trains in a step"
-    total, done, begin = sum(p.length for p in self.phases), 0, 0
-    for i,p in enumerate(self.phases):
-        done += p.length
-        end = round(done/total*n)
-        if step<end or p is self.phases[-1]: break
-        begin = end
-    steps, warm = max(end-begin, 1), round(p.warmup*(end-begin))
-    j = step-begin
+    ends = self.ends(n)
+    i = min(bisect(ends, step), len(ends)-1)
+    p, begin, end = self.phases[i], ends[i-1] if i else 0, ends[i]
+    steps, warm, j = max(end-begin, 1), round(p.warmup*(end-begin)), step-begin
     rate = None if p.lr is None else p.lr*((j+1)/(warm+1) if j<warm else (1+cos(pi*(j-warm)/max(steps-warm, 1)))/2)
     return Moment(1., i, p.part, p.k, p.full, rate, p.teach)
 
@@ -287,7 +294,7 @@ def _skins(sign, n, share):
     _share('share', share, lo=False, hi=False)
     return Phases(tuple(Phase(share/(n-1) if i<n-1 else 1-share, tuple((k,sign*(i/(n-1) or 1)) for k in KINDS) if i<n-1 else ()) for i in range(n)))
 
-# %% ../nbs/11_onion.ipynb #66924071
+# %% ../nbs/11_onion.ipynb #18916c79
 @dataclass(frozen=True)
 class Recipe:
     "How to train a network and the networks inside it, in four choices"
@@ -299,14 +306,14 @@ class Recipe:
     def __post_init__(self):
         for k,cls in dict(construct=Construct, gradient=Gradient, update=Update).items():
             if not isinstance(getattr(self,k), cls): raise TypeError(f'{k}: {cls.__name__}(...) is expected, got {getattr(self,k)!r}')
-        if not hasattr(self.schedule, 'at'): raise TypeError(f'schedule: Delayed(...) or Phases(...) is expected, got {self.schedule!r}')
+        if not hasattr(self.schedule, 'at') or isinstance(self.schedule, type): raise TypeError(f'schedule: Delayed(...) or Phases(...) is expected, got {self.schedule!r}')
         if self.update.steps!='joint' and self.gradient.combine!='sum': raise ValueError(f"gradient: combine={self.gradient.combine!r} has nothing to combine where every network steps for itself; use 'sum'")
         if self.update.steps=='small first' and self.gradient.target=='next': raise ValueError("gradient: target='next' needs the larger network first; choose steps='large first' or 'joint'")
         if self.gradient.target=='next' and not all(p.full for p in getattr(self.schedule, 'phases', ())): raise ValueError("gradient: target='next' needs the largest network in every step; here are phases with full=False")
 
     def __str__(self): return '\n'.join(f'{f.name:10}{getattr(self, f.name)}' for f in fields(self))
 
-# %% ../nbs/11_onion.ipynb #a458e920
+# %% ../nbs/11_onion.ipynb #d86edfbe
 class OnionTraining(Callback):
     "Trains `learn.supernet`: the full network as ever, and beside it the subnets that `recipe` wants"
     order,run_valid,_learn = 8,False,None
@@ -315,7 +322,7 @@ class OnionTraining(Callback):
         seed:int=0, # Which subnets are drawn depends on it and on the step (with sample='importance' on the losses too), on nothing else
         distill=None, # (pred, teacher) -> scalar; default: what fits the learner's loss (`distill_loss`)
         teacher:nn.Module=None, # For target='teacher': a trained model; None: the full network at the end of a phase with teach=True
-        watch=('min','mid'), # Subnets that validation shows: 'min', the smallest, and 'mid', half the width and depth, rounded up
+        watch=('min','mid'), # Subnets that validation shows: 'min', the smallest, and 'mid', what is trained nearest to half the width and depth
         estimate:bool=True, # Before training, print what the fit will take: seconds and memory, from a measured step
     ):
         if not isinstance(recipe, Recipe): raise TypeError(f'recipe: a Recipe is expected, such as delayed_shrinking(), got {recipe!r}')
@@ -333,13 +340,12 @@ class OnionTraining(Callback):
         if learn is None and self._learn is not None: self._leave()
         vars(self)['_learn'] = learn
 
-# %% ../nbs/11_onion.ipynb #1bd86191
+# %% ../nbs/11_onion.ipynb #e212e7f9
 @patch
 def before_fit(self:OnionTraining):
     "Check what is needed, and show the watched subnets"
-    sn, c = getattr(self.learn, 'supernet', None), self.recipe.construct
-    if sn is None: raise ValueError('OnionTraining needs a supernet: call learn.to_supernet(...) before training')
-    if getattr(self.model, 'module', self.model) is not sn.model: raise ValueError('learn.supernet belongs to another model: call learn.to_supernet(...) again')
+    sn, c = _supernet(self.learn), self.recipe.construct
+    if sn.space.limits: raise ValueError(f'space: limits ({sn.space.limits}) are for searching; train the whole space, learn.supernet.space = dataclasses.replace(space, limits={{}})')
     self.space = sn.space.part(**{k:-1 for k in KINDS if k not in c.kinds})
     if c.k>1 and _single(self.space): raise ValueError(f'space: it has one subnet, the full network, where {c.kinds} may be chosen; give to_supernet more widths, depths or kernels')
     c.draw(self.space, random.Random(0))
@@ -355,11 +361,10 @@ def before_fit(self:OnionTraining):
     self.hook = sn.model.register_forward_pre_hook(lambda m, xb: at_size(xb, sn.subnet.resolution) if m.training else None) if sn.space.resolution else None
     self.fresh = c.matrices and self.space.kernel and not sn.matrices
     if self.fresh: sn.kernel_matrices()
-    self.best = None
     self.say, self.plain = noop if rank_distrib() else self.learn.logger, self.loss_func # before a progress bar takes the one, and MixUp the other
     self._show(self.watch)
 
-# %% ../nbs/11_onion.ipynb #04644a55
+# %% ../nbs/11_onion.ipynb #be6553e5
 @patch
 def _check_others(self:OnionTraining):
     "`ValueError` where another callback, or a missing teacher, makes this recipe impossible"
@@ -369,13 +374,23 @@ def _check_others(self:OnionTraining):
     if self.recipe.update.steps!='joint':
         bad = [type(cb).__name__ for cb in self.learn.cbs if isinstance(cb, (MixedPrecision, GradientAccumulation, GradientClip))]
         if bad: raise ValueError(f"update: with a step for each network ({self.recipe.update.steps!r}) there are several optimizer steps per batch, which {bad[0]} does not know; use steps='joint', or take it out")
-    teaches = any(p.teach for p in getattr(self.schedule, 'phases', ()))
+    teaches = self._phases_left()
     if self.recipe.gradient.target=='teacher' and self.teacher is None and not teaches:
-        raise ValueError('teacher: this recipe learns from a trained teacher and has none; give one, OnionTraining(..., teacher=copy.deepcopy(model)), or a phase with teach=True')
+        raise ValueError('teacher: this recipe learns from a trained teacher and has none; give one, OnionTraining(..., teacher=copy.deepcopy(model)), or a phase with teach=True that is long enough for a step')
     if self.teacher is None: return
     if self.recipe.gradient.target!='teacher': raise ValueError(f"teacher: this recipe has no use for one, its subnets learn from target={self.recipe.gradient.target!r}; leave it out, or use Gradient('teacher')")
     if not isinstance(self.teacher, nn.Module): raise TypeError(f'teacher: a model is expected (an nn.Module, such as `other_learner.model`), got {type(self.teacher).__name__}')
     if {*map(id, self.teacher.parameters())} & {*map(id, self.supernet.model.parameters())}: raise ValueError('teacher: this is the model that is trained; give a copy of it: learn.supernet.extract(learn.supernet.space.max)')
+
+# %% ../nbs/11_onion.ipynb #2220f57c
+@patch
+def _phases_left(self:OnionTraining):
+    "Does a phase of this fit train a teacher? Warns of phases that are too short for a step"
+    phases, n = getattr(self.schedule, 'phases', ()), self.n_epoch*len(self.dls.train)
+    ends = self.schedule.ends(n) if phases else []
+    lost = [i for i,(a,b) in enumerate(zip([0,*ends], ends)) if a==b]
+    if lost and not self.finding: warn(f'schedule: in a fit of {n} steps there is none for the phases {lost}: {phases[lost[0]]}; train longer, or give these a longer `length`')
+    return any(p.teach for i,p in enumerate(phases) if i not in lost)
 
 # %% ../nbs/11_onion.ipynb #128740c7
 @patch
@@ -401,14 +416,14 @@ def _no_own_params(self:OnionTraining):
         for g in opt.param_groups: g['params'] = [p for p in g['params'] if id(p) not in out]
     else: opt.param_lists = L(L(p for p in ps if id(p) not in out) for ps in opt.param_lists)
 
-# %% ../nbs/11_onion.ipynb #d13c0ec4
+# %% ../nbs/11_onion.ipynb #a05132d4
 @patch
 def _keep_best(self:OnionTraining, over=False):
     "Keep the handle's state where SaveModelCallback has just saved the model, and restore it where that will be loaded"
     cb, sn = first(self.learn.cbs, risinstance(SaveModelCallback)), self.supernet
     if cb is None or cb.every_epoch or not (sn.private or sn.matrices) or self.moment is None: return
-    if getattr(cb, 'new_best', False): self.best = sn.state_dict()
-    elif over and not cb.at_end and self.best is not None: sn.load_state_dict(self.best)
+    if getattr(cb, 'new_best', False): cb.handle,cb.new_best = sn.state_dict(),False # it says so anew after every epoch
+    if over and not cb.at_end and getattr(cb, 'handle', None): sn.load_state_dict(cb.handle)
 
 # %% ../nbs/11_onion.ipynb #cbde69d8
 @patch
@@ -416,11 +431,12 @@ def before_epoch(self:OnionTraining):
     "Was the model saved after the last epoch?"
     self._keep_best()
 
-# %% ../nbs/11_onion.ipynb #a986f200
+# %% ../nbs/11_onion.ipynb #eb5b8a6d
 @patch
 def _leave(self:OnionTraining):
     "Leave the learner as it was"
     self._show(())
+    if getattr(self, 'states', None): self._use_state(0)
     self._no_own_params()
     if hasattr(self, 'quiet'): self.quiet.__exit__(None, None, None)
     if getattr(self, 'hook', None) is not None: self.hook.remove()
@@ -440,12 +456,12 @@ def before_train(self:OnionTraining):
     self._learning_rates()
     if not self.finding: self._try()
 
-# %% ../nbs/11_onion.ipynb #72312d7b
+# %% ../nbs/11_onion.ipynb #e0affc5c
 @patch
 def _learning_rates(self:OnionTraining):
     "The fit's highest learning rates, and its rate at a share of the steps as a share of them"
-    sched = first(self.learn.cbs, risinstance(ParamScheduler))
-    self.sched = f = sched.scheds.get('lr') if sched is not None else None
+    scheds = [cb.scheds.get('lr') for cb in self.learn.cbs if isinstance(cb, ParamScheduler)]
+    self.sched = f = first(scheds, callable)
     if f is None: self.peak,self.lr_share = [h['lr'] for h in self.opt.hypers],lambda pct: 1.
     else:
         at = lambda pct: np.atleast_1d(f(pct)).astype(float)
@@ -468,11 +484,12 @@ def _part(self:OnionTraining, m):
     part, single = self.parts[m.part]
     return part, 1 if m.weight==0 or single else m.k or self.recipe.construct.k
 
-# %% ../nbs/11_onion.ipynb #83389f7f
+# %% ../nbs/11_onion.ipynb #3ad26b30
 @patch
 def _alone(self:OnionTraining, m):
     "Does a moment train the full network alone?"
-    return self._part(m)[1]<2 and m.full
+    part, k = self._part(m)
+    return k<2 and m.full and part.max==self.space.max
 
 # %% ../nbs/11_onion.ipynb #74eb9a8e
 @patch
@@ -519,7 +536,7 @@ def _resumed(self:OnionTraining, last):
     lacks = 'private batch norms' if c.bn!='shared' and not self.supernet.private else 'kernel matrices' if self.fresh else None
     if lacks: raise ValueError(f'start_epoch: this fit goes on with subnets that had {lacks}, and the supernet has none; load what `learn.supernet.state_dict()` gave, with load_state_dict, before fit')
 
-# %% ../nbs/11_onion.ipynb #1f9ca741
+# %% ../nbs/11_onion.ipynb #083798ee
 @patch
 def _new_phase(self:OnionTraining, last, m):
     "What happens once between two phases: a teacher is kept, channels are sorted, batch norms become private"
@@ -527,9 +544,9 @@ def _new_phase(self:OnionTraining, last, m):
     if last is not None and last.teach and self.made is None: self.made = sn.extract(sn.space.max).eval().requires_grad_(False)
     if m.lr is None and last is not None and last.lr is not None and self.sched is None: self.opt.set_hypers(lr=self.peak)
     if self._alone(m): return
-    before, k0 = self._part(last) if last is not None else (None,1)
-    trained = before and (before if k0>1 or not last.full else before.part(width=-1)) # its widths keep their channels
-    if self.sorts and not sn.private and (c.sort=='once' and (k0<2 and (last is None or last.full)) or c.sort=='phases' and (trained is None or trained.width!=part.width)):
+    alone = last is None or self._alone(last) # until now
+    trained = last and self._part(last)[0].part(**(dict(width=-1) if alone else {})) # its widths keep their channels
+    if self.sorts and not sn.private and (c.sort=='once' and alone or c.sort=='phases' and (trained is None or trained.width!=part.width)):
         sn.sort_channels(opt=self._all_states(), tiers=trained)
     if c.bn!='shared':
         sn.private_bn([s for s in levels_of(c, self.space) if s!=sn.space.max and s not in sn.private], affine=c.bn=='private')
@@ -758,12 +775,12 @@ def _ask(self:OnionTraining, pred):
     except Exception as e: raise ValueError(f'teacher: what it says of a batch does not suit the model that is trained: {e}') from e
     return soft
 
-# %% ../nbs/11_onion.ipynb #25d99a8f
+# %% ../nbs/11_onion.ipynb #87270841
 @patch
 def _say(self:OnionTraining, moments, k, held, fulls, subs):
     "Print what the passes of this fit will take"
     full, sub, n = min(fulls), min(subs), self.n_epoch*len(self.dls.train)
-    def cost(m): return sub*self._part(m)[1]+(full-sub)*m.full
+    def cost(m): return sub*self._part(m)[1]+(full-sub)*(m.full and self._part(m)[0].max==self.space.max)
     total, some = sum(map(cost, moments))*n/len(moments), sum(not self._alone(m) for m in moments)*n/len(moments)
     weights = sum(p.nbytes for p in [*self.supernet.model.parameters(), *self.supernet.own_params()])
     memory = held+weights*(1+(1 if self.sums or self.recipe.update.steps!='joint' else k))
@@ -846,7 +863,7 @@ def after_validate(self:OnionTraining):
         self.warned = True
         warn(f'epoch {self.epoch}: the smallest subnet is at chance ({acc:.3f} with {c} classes): {self.space.min}. It may be too small for this data; or try {"" if self.recipe.construct.smallest else "the smallest in every step, `replace(recipe, construct=replace(recipe.construct, smallest=True))`, "}a longer warm-up, a smaller learning rate')
 
-# %% ../nbs/11_onion.ipynb #20fe9b8d
+# %% ../nbs/11_onion.ipynb #dccfa0ce
 class _SubnetMetric(Metric):
     "`metric` of the subnet `which`, taken out when a validation begins"
     def __init__(self, cb, which, metric): self.cb,self.which,self.metric,self.net = cb,which,deepcopy(metric),None
@@ -858,7 +875,8 @@ class _SubnetMetric(Metric):
 
     def _take_out(self):
         sn, sp = self.cb.supernet, self.cb.space
-        sub = sp.min if self.which=='min' else sp.uniform(.5, .5)
+        half, levels = sp.uniform(.5, .5), levels_of(self.cb.recipe.construct, sp) if self.cb.recipe.construct.levels else ()
+        sub = sp.min if self.which=='min' else min(levels, key=lambda s: (abs(sn.macs(s)-sn.macs(half)), -sn.macs(s)), default=half)
         if not len(self.cb.dls.train): return None # a learner that was loaded has no training data
         net = sn.extract(sub)
         net.register_forward_pre_hook(lambda m, xb: at_size(xb, sub.resolution))

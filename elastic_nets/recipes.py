@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['slimmable', 'us_net', 'bignas', 'zero_last_bn', 'progressive_shrinking', 'compofa', 'delayed_shrinking']
 
-# %% ../nbs/12_recipes.ipynb #8ab6a428
+# %% ../nbs/12_recipes.ipynb #332578c1
 from torch import nn
-from .onion import Construct, Delayed, Gradient, Phase, Phases, Recipe
+from .onion import Construct, Delayed, Gradient, KINDS, Phase, Phases, Recipe
 
 # %% ../nbs/12_recipes.ipynb #b45f79c9
 def slimmable(
@@ -44,8 +44,8 @@ def zero_last_bn(
     for n in names: nn.init.zeros_(sn.model.get_submodule(n).weight)
     return sorted(names)
 
-# %% ../nbs/12_recipes.ipynb #d765b9bf
-_WHOLE = tuple((k,-1) for k in ('width','depth','kernel','resolution'))
+# %% ../nbs/12_recipes.ipynb #75602673
+_WHOLE = tuple((k,-1) for k in KINDS)
 
 # %% ../nbs/12_recipes.ipynb #a977036e
 def _teacher(epochs):
@@ -66,11 +66,11 @@ def progressive_shrinking(
     phases = (_grow(125, (w,d), 1, .03), _grow(25, (w,('depth',-2)), 2, .0025), _grow(125, (w,), 2, .0075), _grow(25, (('width',-2),), 4, .0025), _grow(125, (), 4, .0075))
     return Recipe(Construct(k=4, sort='phases', matrices=matrices), Gradient('teacher', dropout=True), schedule=Phases(_teacher(teacher)+phases))
 
-# %% ../nbs/12_recipes.ipynb #e3f7aef4
+# %% ../nbs/12_recipes.ipynb #63dc131e
 def compofa(
     teacher:float=180, # Length of the phase that trains the teacher (the others are 25 + 125 long); 0: `OnionTraining` is given one
 ) -> Recipe:
-    "CompOFA (Sahni et al. 2021): teacher, then the two largest values of every choice, then all; for a `compofa_space`"
+    "CompOFA (Sahni et al. 2021): teacher, then the two largest widths and depths, then all; for a `compofa_space`"
     phases = (_grow(25, (('width',-2),('depth',-2)), 4, .0025), _grow(125, (), 4, .0075))
     return Recipe(Construct(k=4, sort='phases'), Gradient('teacher', dropout=True), schedule=Phases(_teacher(teacher)+phases))
 

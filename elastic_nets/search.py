@@ -6,26 +6,17 @@
 __all__ = ['evaluate_subnets', 'pareto', 'flops_buckets', 'sample_buckets', 'best_of_buckets', 'mean_pareto_accuracy',
            'SupernetScore', 'score_supernet', 'plot_pareto']
 
-# %% ../nbs/30_search.ipynb #c4a21306
+# %% ../nbs/30_search.ipynb #6e830953
 import math, random
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from copy import copy, deepcopy
 from dataclasses import dataclass
 from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner, mk_metric
-from fastai.torch_core import get_model
 from fastcore.basics import listify
 from fastprogress.fastprogress import progress_bar
 from .subnets import Subnet
-from .supernet import at_size, calibrate_bn, _quiet
-
-# %% ../nbs/30_search.ipynb #6fa47171
-def _supernet(learn):
-    "The supernet of `learn`, or a `ValueError`"
-    sn = getattr(learn, 'supernet', None)
-    if sn is None: raise ValueError('this learner has no supernet; call learn.to_supernet(...) first')
-    if get_model(learn.model) is not sn.model: raise ValueError('learn.supernet belongs to another model: call learn.to_supernet(...) again')
-    return sn
+from .supernet import at_size, calibrate_bn, _quiet, _supernet
 
 # %% ../nbs/30_search.ipynb #ffa0e281
 def _metrics(learn, metrics):
@@ -36,12 +27,12 @@ def _metrics(learn, metrics):
     if len({*names, 'subnet', 'macs', 'params'})<len(names)+3: raise ValueError(f'metrics: each needs a name of its own, and not subnet, macs or params; got {", ".join(names)}')
     return ms
 
-# %% ../nbs/30_search.ipynb #0fc0a465
+# %% ../nbs/30_search.ipynb #1b2c6830
 def _evaluate(learn, subnet, metrics, dl, calibrate):
     "Values of `metrics` for `subnet` on `dl`, by a Learner of its own"
     sn, size = learn.supernet, subnet.resolution
     net = sn.extract(subnet)
-    if calibrate and subnet!=sn.space.max and subnet not in getattr(sn, 'private', ()): calibrate_bn(net, learn.dls.train, calibrate, size)
+    if calibrate and subnet!=sn.space.max and subnet not in sn.private: calibrate_bn(net, learn.dls.train, calibrate, size)
     net.register_forward_pre_hook(lambda m, xb: at_size(xb, size))
     own = Learner(learn.dls, net, loss_func=learn.loss_func, metrics=deepcopy(metrics), path=learn.path,
                   cbs=[copy(cb) for cb in learn.cbs if isinstance(cb, MixedPrecision)])

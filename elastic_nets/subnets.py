@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['Subnet', 'Space']
 
-# %% ../nbs/01_subnets.ipynb #9cf8b3ed
+# %% ../nbs/01_subnets.ipynb #4428023d
 import json, math, random
 from dataclasses import dataclass, field, replace
-from itertools import product
 from fastcore.basics import patch
 
 # %% ../nbs/01_subnets.ipynb #03652b9d
@@ -38,7 +37,7 @@ def to_json(self:Subnet) -> str:
     "As JSON, with a version"
     return json.dumps(dict(version=1, width=self.width, depth=self.depth, kernel=self.kernel, resolution=self.resolution), sort_keys=True)
 
-# %% ../nbs/01_subnets.ipynb #7e8ef7a6
+# %% ../nbs/01_subnets.ipynb #79c58cdf
 @patch(cls_method=True)
 def from_json(cls:Subnet,
     s:str, # What `to_json` wrote
@@ -51,6 +50,7 @@ def from_json(cls:Subnet,
     if set(d)!=want: raise ValueError(f'the JSON of a Subnet has the keys {sorted(want)}, got {sorted(d)}')
     for k in ('width','depth','kernel'):
         if not isinstance(d[k], dict) or not all(type(v) is int for v in d[k].values()): raise ValueError(f'{k} of a Subnet maps names to whole numbers, got {d[k]!r}')
+    if d['resolution'] is not None and type(d['resolution']) is not int: raise ValueError(f'resolution of a Subnet is a whole number of pixels or null, got {d["resolution"]!r}')
     return cls(**{k:v for k,v in d.items() if k!='version'})
 
 # %% ../nbs/01_subnets.ipynb #4f897b08
@@ -114,14 +114,20 @@ def _n(self:Space, kind, name):
     "How many values a choice has when it is made"
     return len(next(iter(self.given[kind,name][1].values())) if (kind,name) in self.given else getattr(self,kind)[name])
 
-# %% ../nbs/01_subnets.ipynb #dde59602
+# %% ../nbs/01_subnets.ipynb #d203f0b0
+@patch
+def _there(self:Space, kind, name, got):
+    "Is a choice made after those of `got` (kind -> name -> value), or is its block dropped?"
+    run,i = self.inside.get((kind,name), (None,0))
+    return run is None or i<got['depth'].get(run, 0)
+
+# %% ../nbs/01_subnets.ipynb #a8c2299b
 @patch
 def _build(self:Space, pick):
     "The subnet that `pick(kind, name, values)` chooses, without what is in dropped blocks"
     got = dict(depth={}, width={}, kernel={})
     for k,n,_ in self.choices():
-        run,i = self.inside.get((k,n), (None,0))
-        if run is None or i<got['depth'].get(run, 0): got[k][n] = pick(k, n, self._possible(k,n,got))
+        if self._there(k, n, got): got[k][n] = pick(k, n, self._possible(k,n,got))
     return Subnet(**got, resolution=pick('resolution', '', self.resolution) if self.resolution else None)
 
 # %% ../nbs/01_subnets.ipynb #db371ded
@@ -184,19 +190,22 @@ def count(self:Space) -> int:
     if self.limits: return sum(1 for _ in self)
     return self._count(None)*len(self.resolution or (0,))
 
-# %% ../nbs/01_subnets.ipynb #0cb61d90
+# %% ../nbs/01_subnets.ipynb #ee8bdec3
+@patch
+def _each(self:Space, todo, got):
+    "Every subnet after the choices of `got` (kind -> name -> value), by those of `todo`"
+    if not todo: yield from (Subnet(**got, resolution=r) for r in self.resolution or (None,)); return
+    (k,n,_), *rest = todo
+    if not self._there(k, n, got): yield from self._each(rest, got); return
+    for v in self._possible(k, n, got): yield from self._each(rest, {**got, k:{**got[k], n:v}})
+
+# %% ../nbs/01_subnets.ipynb #479f73ab
 @patch
 def __iter__(self:Space):
     "Every subnet within the limits, where there are at most a million without them"
     n = replace(self, limits={}).count()
     if n>1e6: raise ValueError(f'{n:,} subnets are too many to list; use `sample`, or fewer choices')
-    ks = {(k,n):self._n(k,n) for k,n,_ in self.choices()} | ({('resolution',''):len(self.resolution)} if self.resolution else {})
-    seen = set()
-    for js in product(*map(range, ks.values())):
-        at = dict(zip(ks, js))
-        s = self._build(lambda k,n,vs: vs[at[k,n]])
-        if s not in seen and self.within(s): yield s
-        seen.add(s)
+    yield from filter(self.within, self._each(self.choices(), dict(depth={}, width={}, kernel={})))
 
 # %% ../nbs/01_subnets.ipynb #fec35044
 @patch
@@ -244,7 +253,7 @@ def level(self:Space,
     if not 0<=t<=1: raise ValueError(f't is a share of the range of each choice, in [0, 1], got {t}')
     return self._limited(self._build(lambda k,n,vs: min(vs, key=lambda v: (abs(v-vs[0]-t*(vs[-1]-vs[0])), -v))))
 
-# %% ../nbs/01_subnets.ipynb #6460aded
+# %% ../nbs/01_subnets.ipynb #d59c8ca0
 @patch
 def part(self:Space,
     **n, # Kind of choice -> values that each keeps: `n` of the smallest or `-n` of the largest; a share in (0, 1), or below 0, goes that far from one value to all

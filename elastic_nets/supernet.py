@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ElasticConv2d', 'ElasticLinear', 'ElasticBatchNorm', 'Supernet', 'calibrate_bn']
 
-# %% ../nbs/02_supernet.ipynb #8dbb2e38
+# %% ../nbs/02_supernet.ipynb #03bba62f
 import copy, functools
 import torch
 from contextlib import contextmanager
@@ -14,8 +14,9 @@ from warnings import warn
 from torch import nn
 from torch.utils._pytree import tree_map
 from fastcore.basics import patch
+from fastai.callback.core import Callback
 from fastai.learner import Learner
-from fastai.torch_core import no_random, to_device
+from fastai.torch_core import get_model, no_random, to_device
 from .channels import (ChannelGraph, NotElasticError, trace_channels, copy_model, cut_channels, layer_attrs, own_tensors, put, take, whole, _inputs, _positions)
 from .subnets import Space, Subnet, round_width
 
@@ -41,7 +42,7 @@ class _Cut:
 # %% ../nbs/02_supernet.ipynb #fded1712
 _DROP = 'drop' # The cut of a block that returns its input
 
-# %% ../nbs/02_supernet.ipynb #e07d80e9
+# %% ../nbs/02_supernet.ipynb #50467305
 class _Elastic:
     "Mixin: the layer's own forward, on the active part of its weights"
     _is_elastic, _cut = True, None
@@ -51,20 +52,18 @@ class _Elastic:
         if cut is None: return super().forward(*args, **kwargs)
         if cut==_DROP: return args[0]
         d = self.__dict__
-        batch = cut.rest and self.training and self.track_running_stats # a batch norm in training: batch statistics, the running ones rest
+        rest = self._buffers if cut.rest and self.training and self.track_running_stats else {} # running statistics stay as they are in training
         try:
             for n,i in cut.params: d[n] = _active(self._parameters[n], i)
             for k,mat in cut.chain: d['weight'] = _smaller(d['weight'], k, mat)
-            if batch: d['track_running_stats'] = False
-            else:
-                for n,i in cut.buffers: d[n] = take(self._buffers[n], i)
-                d.update(cut.own)
+            for n,i in cut.buffers: d[n] = take(self._buffers[n], i)
+            d.update(cut.own)
+            d.update({n:d.get(n, b).clone() for n,b in rest.items() if b is not None})
             d.update(cut.attrs)
             return super().forward(*args, **kwargs)
         finally:
-            for n in cut.names: d.pop(n, None)
+            for n in (*cut.names, *rest): d.pop(n, None)
             d.update(cut.old)
-            if batch: d['track_running_stats'] = True
 
     def __reduce_ex__(self, proto): return _new_elastic, (type(self).__bases__[1],), self.__dict__
 
@@ -134,7 +133,7 @@ def _valid(kind, name, v, n):
     if type(v) is not int or not lo<=v<=n or (kind=='kernels' and v%2==0):
         raise ValueError(f'{kind}: {v} is not possible for {name!r}; '+(f'odd sizes up to {n}' if kind=='kernels' else f'whole numbers from {lo} to {n}')+' are')
 
-# %% ../nbs/02_supernet.ipynb #ebe3a217
+# %% ../nbs/02_supernet.ipynb #62c776c3
 def make_space(
     graph:ChannelGraph,
     widths=(.25,.5,.75,1.), # Shares in (0, 1] for every group, or {group: numbers of channels}
@@ -152,7 +151,8 @@ def make_space(
     def _d(d, r):
         if not 0<=d<=1: raise ValueError(f'depths: a share of the blocks is in [0, 1], got {d}')
         return round(d*len(graph.runs[r]))
-    if kernels and not isinstance(kernels, dict):
+    if not isinstance(resolutions, (tuple,list)) or not all(type(r) is int and r>0 for r in resolutions): raise ValueError(f'resolutions: a tuple of pixels such as (24,32) is expected, got {resolutions!r}')
+    if isinstance(kernels, (tuple,list)):
         if bad := [k for k in kernels if k not in {min(s,k) for s in ks.values()} or k%2==0]: raise ValueError(f'kernels: no convolution has a kernel of {bad}; there are {sorted(set(ks.values())) or "none to crop"}')
     width = _options('widths', widths, {n:g.size for n,g in es.items()}, _w)
     for n,vs in width.items():
@@ -160,7 +160,7 @@ def make_space(
     if depths and not graph.runs: warn('depths: no block of this model may be dropped (that takes residual ones, whose output has the shape of their input); depth is not elastic')
     depth = _options('depths', depths, {r:len(b) for r,b in graph.runs.items()}, _d)
     kernel = _options('kernels', kernels, ks, lambda k,n: min(k, ks[n]))
-    return Space(width, depth, kernel, tuple(sorted(resolutions)), _inside(graph, width, depth, kernel))
+    return Space(width, depth, kernel, tuple(sorted({*resolutions})), _inside(graph, width, depth, kernel))
 
 # %% ../nbs/02_supernet.ipynb #0d3c4909
 def _none_left(w, g): raise ValueError(f'widths: {w} of the {g.size} channels of {g.name!r} rounds to none; the smallest share that leaves one is about {g.unit/g.size/2:.2g}')
@@ -190,7 +190,7 @@ def _fit_space(space, graph):
         if bad := [n for n in {**a, **b} if a.get(n)!=b.get(n)]: raise ValueError(f'space: {k} of {bad[0]!r} is {a.get(bad[0])}, in this network it is {b.get(bad[0])}')
     return replace(space, costs={})
 
-# %% ../nbs/02_supernet.ipynb #ac35c27a
+# %% ../nbs/02_supernet.ipynb #12f725a2
 class Supernet:
     "A handle on a model whose subnets can be switched on, measured and taken out"
     def __init__(self,
@@ -213,7 +213,8 @@ class Supernet:
         if len(self.space.choices())+len(self.space.resolution)==0:
             why = '; '.join(sorted({g.why for g in graph.groups.values() if g.why}))
             raise NotElasticError(f'nothing to choose: one subnet only. Elastic groups: {list(graph.elastic)[:8]}, runs: {list(graph.runs)}. Frozen because: {why}')
-        self.model, self.graph, self.subnet = model, graph, self.space.max
+        self.model, self.graph = model, graph
+        self.subnet = self.full = self.space.max # whatever limits the space is given later
         self.stats, self.private, self.matrices, self._cuts = {}, {}, {}, {}
         self.trained = False # have subnets been trained? Who sorts channels then scrambles them
         self.xb = tree_map(lambda x: x[:1].detach().cpu(), _inputs(xb))
@@ -355,16 +356,15 @@ def _own(self:Supernet, subnet, n):
     like = own_tensors(self.layers[n])
     return {k:_follow(t, like[k]) for k,t in self.stats[subnet][n].items()}
 
-# %% ../nbs/02_supernet.ipynb #47aefbb1
+# %% ../nbs/02_supernet.ipynb #d91ea3f4
 @patch
 def set_active(self:Supernet,
     subnet:Subnet=None, # Of `self.space`; None: the full network
 ):
     "The model works as `subnet` from now on"
-    full = self.space.max
-    if subnet is None: subnet = full
-    if subnet!=full: self.space.check(subnet)
-    plan = {} if subnet==full else self._plan(subnet)
+    if subnet is None: subnet = self.full
+    if subnet!=self.full: self.space.check(subnet)
+    plan = {} if subnet==self.full else self._plan(subnet)
     for n,m in self.layers.items(): vars(m)['_cut'] = plan.get(n)
     self.subnet = subnet
 
@@ -526,16 +526,16 @@ def inputs_of(
     xb = b[:getattr(dl, 'n_inp', max(1, len(b)-1))]
     return tuple(x.as_subclass(torch.Tensor) if isinstance(x, torch.Tensor) else x for x in xb)
 
-# %% ../nbs/02_supernet.ipynb #fd169837
+# %% ../nbs/02_supernet.ipynb #0d8a57c5
 def at_size(
     xb:tuple, # Inputs
     size:int, # Side in pixels; None: as they come
 ) -> tuple:
     "Inputs with their pictures resized"
     if size is None: return xb
-    return tuple(nn.functional.interpolate(x, size=(size,size), mode='bilinear', antialias=True) if x.ndim==4 and x.shape[-1]!=size else x for x in xb)
+    return tuple(nn.functional.interpolate(x, size=(size,size), mode='bilinear', antialias=True) if x.ndim==4 and x.shape[2:]!=(size,size) else x for x in xb)
 
-# %% ../nbs/02_supernet.ipynb #6d41df75
+# %% ../nbs/02_supernet.ipynb #73accdaa
 @torch.no_grad()
 def calibrate_bn(
     model:nn.Module, # A plain model; changed in place
@@ -550,15 +550,17 @@ def calibrate_bn(
     model.eval()
     dev = next(model.parameters()).device
     for m in bns: m.train()
-    with _quiet(batches):
-        for b in batches:
-            xb = at_size(inputs_of(batches, b), size)
-            seen += len(xb[0])
-            for m in bns: m.momentum = len(xb[0])/seen
-            model(*to_device(xb, dev))
-            if seen>=n: break
-    for m,t in modes.items(): m.training = t
-    for m,mo in zip(bns, moms): m.momentum = mo
+    try:
+        with _quiet(batches):
+            for b in batches:
+                xb = at_size(inputs_of(batches, b), size)
+                seen += len(xb[0])
+                for m in bns: m.momentum = len(xb[0])/seen
+                model(*to_device(xb, dev))
+                if seen>=n: break
+    finally:
+        for m,t in modes.items(): m.training = t
+        for m,mo in zip(bns, moms): m.momentum = mo
     if not seen: raise ValueError('calibrate_bn got no batch of training inputs; give some (a learner that was loaded has none: `calibrate=0` keeps the statistics as they are)')
     return model
 
@@ -576,14 +578,14 @@ def _quiet(dl):
                 rng.setstate(state)
                 dl.rng = rng
 
-# %% ../nbs/02_supernet.ipynb #483596ed
+# %% ../nbs/02_supernet.ipynb #41906112
 @patch
 def calibrate(self:Supernet,
     subnet:Subnet, # Of `self.space`
     batches, # A fastai DataLoader or an iterable of batches, inputs first
     n:int=2000, # Samples to use
 ):
-    "Give `subnet` batch norm statistics of its own; `active` and `extract` use them from now on"
+    "Give `subnet` batch norm statistics of its own; `active` and `extract` use them until `forget_stats`. The full network keeps those it was trained with"
     if subnet==self.space.max: return
     m = calibrate_bn(self.extract(subnet), batches, n, subnet.resolution)
     new = {k:dict(running_mean=b.running_mean, running_var=b.running_var) for k,b in m.named_modules() if _is_norm(b) and b.track_running_stats}
@@ -690,16 +692,29 @@ def to_supernet(self:Learner,
     self.supernet = Supernet(self.model, inputs_of(self.dls, b), widths, depths, kernels, divisor, resolutions, groups, check, space)
     return self.supernet
 
-# %% ../nbs/02_supernet.ipynb #32f3540a
+# %% ../nbs/02_supernet.ipynb #d3b26f46
+def _supernet(learn):
+    "The learner's supernet; `ValueError` where it has none, or one of another model"
+    sn = getattr(learn, 'supernet', None)
+    if sn is None: raise ValueError('this learner has no supernet; call learn.to_supernet(...) first')
+    if get_model(learn.model) is not sn.model: raise ValueError('learn.supernet belongs to another model: call learn.to_supernet(...) again')
+    return sn
+
+# %% ../nbs/02_supernet.ipynb #b75a2d68
+class _AtSize(Callback):
+    "Pictures at the resolution of the subnet that was taken out"
+    def __init__(self, size): self.size = size
+    def before_batch(self): self.learn.xb = at_size(self.xb, self.size)
+
+# %% ../nbs/02_supernet.ipynb #8aca53f5
 @patch
 def subnet(self:Learner,
     subnet:Subnet, # Of `learn.supernet.space`
     calibrate:int=2000, # Training samples for batch norm statistics; 0: keep what there is
-) -> Learner: # With a plain, small model of its own; same data, loss and metrics, no callbacks
+) -> Learner: # With a plain, small model of its own; same data, loss and metrics; no callback but one that resizes pictures, where the subnet has a resolution
     "A subnet as an ordinary Learner"
-    sn = getattr(self, 'supernet', None)
-    if sn is None: raise ValueError('this learner has no supernet; call learn.to_supernet(...) first')
+    sn = _supernet(self)
     m = sn.extract(subnet)
     if calibrate and subnet!=sn.space.max and subnet not in sn.private: calibrate_bn(m, self.dls.train, calibrate, subnet.resolution)
     return Learner(self.dls, m, loss_func=self.loss_func, opt_func=self.opt_func, lr=self.lr, splitter=self.splitter, metrics=list(self.metrics),
-                   path=self.path, model_dir=self.model_dir, wd=self.wd, wd_bn_bias=self.wd_bn_bias, train_bn=self.train_bn, moms=self.moms)
+                   path=self.path, model_dir=self.model_dir, wd=self.wd, wd_bn_bias=self.wd_bn_bias, train_bn=self.train_bn, moms=self.moms, cbs=_AtSize(subnet.resolution) if subnet.resolution else None)

@@ -72,7 +72,8 @@ def test_subclass_with_own_forward_is_unknown():
     (dict(widths=(0.,1.)), r'\(0, 1\], got 0'), (dict(widths=(.5,1.5)), r'\(0, 1\], got 1.5'), (dict(widths=(.01,)), 'widths: 0.01 of the 16 channels .* rounds to none'),
     (dict(widths={'nope':(4,)}), "'nope' is not there"), (dict(depths={'nope':(1,)}), "depths: 'nope' is not there"), (dict(depths=(2.,)), r'\[0, 1\], got 2'),
     (dict(depths={'layer1':(9,)}), "9 is not possible for 'layer1'; whole numbers from 0 to 3"), (dict(kernels=(5,)), 'no convolution has a kernel of'),
-    (dict(kernels={'stem.conv':(2,)}), "kernels"), (dict(widths=None), 'nothing to choose')])
+    (dict(kernels={'stem.conv':(2,)}), "kernels"), (dict(widths=None), 'nothing to choose'), (dict(kernels=3), 'kernels: a tuple such as'),
+    *[(dict(resolutions=r), 'resolutions: a tuple of pixels') for r in (8, (0,8), (8.,16.))]])
 def test_bad_choices(args, match):
     m = resnet_cifar(20, n_in=1)
     before = [type(l) for l in m.modules()]
@@ -86,6 +87,7 @@ def test_bad_input(learn):
     with pytest.raises(ValueError, match='not allowed|missing'): sn.set_active(other)
     with pytest.raises(ValueError, match='cut short'): Subnet.from_json(sn.space.max.to_json()[:40])
     with pytest.raises(ValueError, match='version 2'): Subnet.from_json(sn.space.max.to_json().replace('"version": 1','"version": 2'))
+    with pytest.raises(ValueError, match='resolution of a Subnet'): Subnet.from_json(sn.space.max.to_json().replace('"resolution": null','"resolution": "x"'))
     with pytest.raises(ValueError, match='to_supernet'): Learner(learn.dls, nn.Linear(2,2), loss_func=CrossEntropyLossFlat()).subnet(other)
     assert sn.subnet==sn.space.max
 

@@ -21,7 +21,7 @@ from fastai.torch_core import TensorMask
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten
-from elastic_nets.gradients import GradientProbe, owned, plot_gradients
+from elastic_nets.gradients import GradientProbe, distill_loss, owned, plot_gradients
 from elastic_nets.growing import GrowWidth
 from elastic_nets.onion import Construct, Delayed, Gradient, OnionTraining, Phase, Phases, Recipe, Update, inside_out, levels_of, outside_in
 from elastic_nets.recipes import bignas, compofa, delayed_shrinking, progressive_shrinking, slimmable, us_net
@@ -309,22 +309,25 @@ def test_phase_rates(how):
 @pytest.mark.parametrize('skins', [inside_out, outside_in])
 def test_skins(skins, sort):
     "Four skins, 8 steps each; channels that have been trained as a core stay in front"
-    log,orders = fit(new_learner(lopsided), Recipe(Construct(k=2, sort=sort), Gradient('hard'), schedule=skins(4, .75)), n=8),[] # the last from step 24 on
-    values = [1,2,3,4]
+    learn,orders,values = new_learner(lopsided),[],[1,2,3,4]
+    before = [p.detach().clone() for p in learn.model.parameters()]
+    log = fit(learn, Recipe(Construct(k=2, sort=sort), Gradient('hard'), schedule=skins(4, .75)), n=8) # the last from step 24 on
+    first = 0 if skins is inside_out else 8 # when there is more, or less, than the full network
     for i,b in enumerate(log):
         part = values[:i//8+1] if skins is inside_out else values[-(i//8+1):]
         assert {*b.h}<={*part} and part[-1]==b.h[0] and len(b.h)==1+(len(part)>1), i
         close(b.grads, add(*[grad(h, label(b.y), b.W, b.x) for h in b.h]), i)
-        if i==0 or i%8: continue
-        before,now,n = log[i-1].end,b.W,i//8 # n values have been trained
-        moved = sort=='phases' or sort=='once' and i==8
+        if i%8: continue
+        now,n = b.W,i//8 # n values have been trained
+        if i: before = log[i-1].end
+        moved = sort=='phases' and i>=first or sort=='once' and i==first
         score = before[1].abs().sum(0)
         # inside out: 1..n are trained, units n+1..4 may change places; outside in: 4-n+1..4 are, each a tier of its own but the first 4-n+1
-        tiers = [(j,j+1) for j in range(n)]+[(n,4)] if skins is inside_out else [(0,5-n)]+[(j,j+1) for j in range(5-n, 4)]
+        tiers = [(j,j+1) for j in range(n)]+[(n,4)] if skins is inside_out else [(0,min(5-n, 4))]+[(j,j+1) for j in range(5-n, 4)]
         o = torch.cat([a+score[a:z].argsort(descending=True) for a,z in tiers]) if moved else torch.arange(4)
         close(now, [before[0][o], before[1][:,o]], (i, o))
         orders.append(o.tolist())
-    assert (orders[0]!=[0,1,2,3])==(sort!='never')
+    assert (orders[first//8]!=[0,1,2,3])==(sort!='never')
 
 @pytest.mark.parametrize('sorts', [('never','once'), ('phases',)], ids=['once','phases'])
 def test_sorting(sorts):
@@ -971,3 +974,74 @@ def test_probe(n_acc):
     assert [*rows]==want and len(want)>=4
     plot_gradients(probe, step=want[-1][0])
     fails('step: 1 was not kept', lambda: plot_gradients(probe, step=1))
+
+# ---- what a fit leaves behind, and what it says before it begins
+
+def test_phases_by_place():
+    "A phase used twice is two phases; one with no step is passed over"
+    a,b = Phase(1, k=1),Phase(1)
+    for ps in ((a,b,a), (a,b,Phase(1, k=1))): assert [Phases(ps).at(i, 9).phase for i in range(9)]==[0,0,0,1,1,1,2,2,2]
+    few = Phases((Phase(1), Phase(8), Phase(1)))
+    assert few.ends(3)==[0,3,3] and [few.at(i, 3).phase for i in range(3)]==[1]*3 and few.ends(10)==[1,9,10]
+
+def test_phases_too_short_are_named():
+    learn = new_learner()
+    before = [p.clone() for p in learn.model.parameters()]
+    with pytest.warns(UserWarning, match=r'a fit of 4 steps there is none for the phases \[0\]'): fit(learn, Recipe(Construct(k=2), schedule=Phases((Phase(1), Phase(99)))))
+    learn = new_learner()
+    with pytest.warns(UserWarning, match='none for the phases'): fails('long enough for a step', lambda: fit(learn, progressive_shrinking(teacher=1)))
+    close(learn.model.parameters(), before)
+
+def test_rates_beside_another_schedule():
+    "The highest rate is that of the schedule that has one"
+    from fastai.callback.schedule import ParamScheduler, SchedLin
+    learn = new_learner()
+    learn.add_cb(ParamScheduler(dict(wd=SchedLin(0., .01))))
+    log = fit(learn, Recipe(Construct(k=2), schedule=Phases((Phase(1, lr=1.),))), n=2, lr=.5, fit='fit_one_cycle')
+    assert max(b.lr for b in log)==pytest.approx(.5)
+
+def test_stopped_fit_gives_back_the_optimizer():
+    "A loss that is not finite after the second network's step: the optimizer's state is the full network's again"
+    learn,kept = new_learner(mom=.9),{}
+    def distill(pred, teacher): return pred.sum()*(math.nan if getattr(learn, 'iter', 0)==2 and learn.onion_training.states.get(1) is learn.opt.state else 0.)
+    class Note(Callback):
+        order = 31
+        def after_batch(self): kept.update(now=self.opt.state)
+    with pytest.warns(UserWarning, match='the loss of'): fit(learn, Recipe(all_four, update=Update('large first', momentum='own')), distill=distill, cbs=[Note()])
+    assert learn.opt.state is kept['now']
+
+def test_core_alone_is_trained():
+    "Inside out, the smallest network is the first that is trained: it is shown, it counts as trained, it has its private norms, and an estimate does not take it for the full one"
+    learn = new_learner(with_norm, metrics=accuracy)
+    rec,seen,said = Recipe(Construct(k=2, levels=4, bn='private'), Gradient('hard'), schedule=inside_out(2)),[],[]
+    class See(Callback):
+        order = 31
+        def after_batch(self):
+            if self.training: seen.append((len(self.supernet.private), self.supernet.trained))
+    learn.logger = said.append
+    cb = OnionTraining(rec)
+    learn.fit(2, lr, cbs=[cb, Shown(), See()])
+    assert seen==[(3, True)]*8 and '8 of them with subnets' in said[0]
+    assert all(v==v for v in learn.recorder.values[0])
+
+@pytest.mark.parametrize('k,mid', [(2,1), (3,3), (4,2)])
+def test_middle_network_is_a_trained_one(k, mid):
+    learn = new_learner(with_norm, metrics=accuracy)
+    cb = OnionTraining(slimmable(k), estimate=False)
+    nets = []
+    class See(Callback):
+        def after_validate(self): nets.append(next(m.net for m in self.learn.metrics if getattr(m, 'which', '')=='mid'))
+    with learn.no_logging(): learn.fit(1, lr, cbs=[cb, Shown(), See()])
+    assert nets[0][0].out_features==mid
+
+def test_reduction_of_a_partial():
+    p,t = torch.randn(5, 3),torch.randn(5, 3)
+    for f in (F.cross_entropy, F.binary_cross_entropy_with_logits, F.mse_loss):
+        assert distill_loss(partial(f, reduction='sum'))(p, t)==pytest.approx((distill_loss(f)(p, t)*(5 if f is F.cross_entropy else 15)).item(), rel=1e-5)
+    fails("reduction 'mean' or 'sum'", lambda: distill_loss(partial(F.mse_loss, reduction='none')))
+
+def test_limits_are_not_for_training():
+    learn = new_learner()
+    learn.supernet.space = learn.supernet.space.constrain(macs=(0, .6*learn.supernet.macs(learn.supernet.space.max)))
+    fails('limits .* are for searching', lambda: fit(learn, base))
+    with pytest.raises(TypeError, match='schedule'): Recipe(schedule=Delayed)

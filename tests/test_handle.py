@@ -12,7 +12,7 @@ from elastic_nets.data import digits_dls
 from elastic_nets.models import resnet_cifar
 from elastic_nets.spaces import ofa_mobilenetv3
 from elastic_nets.subnets import Subnet
-from elastic_nets.supernet import Supernet, l1_importance
+from elastic_nets.supernet import calibrate_bn, l1_importance, Supernet
 
 xb = torch.randn(8,1,8,8, generator=torch.Generator().manual_seed(0)).double()
 
@@ -105,6 +105,25 @@ def test_frozen_statistics_rest():
     before = copy.deepcopy(sn.stats[s])
     with sn.active(s): sn.model(xb).sum().backward()
     assert all(same(before[n], sn.stats[s][n]) for n in before) and sn.own_params()[0].grad.any()
+
+def test_running_statistics_rest_in_training():
+    "Of batch norm, and of instance norm, which reads them whatever `track_running_stats` says"
+    net = nn.Sequential(nn.Conv2d(1,8,1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8,8,1), nn.InstanceNorm2d(8, affine=True, track_running_stats=True), nn.ReLU(), nn.Conv2d(8,2,1)).double()
+    sn = Supernet(randomise(net), xb)
+    before = copy.deepcopy(dict(net.named_buffers()))
+    plain = sn.extract(sn.space.min).train()
+    with sn.active(sn.space.min): assert close(net.train()(xb), plain(xb))
+    assert same(before, dict(net.named_buffers())) and not same(plain.state_dict(), sn.extract(sn.space.min).state_dict())
+    net(xb)
+    assert not any(torch.equal(before[n], b) for n,b in net.named_buffers() if 'running' in n)
+
+def test_interrupted_calibration():
+    net = randomise(nn.Sequential(nn.Conv2d(1,4,1), nn.BatchNorm2d(4, momentum=.3)).double()).eval()
+    def batches():
+        yield xb[:2],
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): calibrate_bn(net, batches())
+    assert net[1].momentum==.3 and not net[1].training
 
 def test_norm_without_statistics():
     net = nn.Sequential(nn.Conv2d(1,8,1), nn.BatchNorm2d(8, track_running_stats=False), nn.ReLU(), nn.Conv2d(8,8,1), nn.BatchNorm2d(8, affine=False), nn.Conv2d(8,2,1)).double()

@@ -333,6 +333,27 @@ def test_handle_goes_with_the_best_model():
     sn,(x,y) = learn.supernet,[t[600:664] for t in data(torch.float32)]
     assert (sn.extract(sn.space.min).eval()(x).argmax(1)==y).float().mean().item() == pytest.approx(best)
 
+def test_best_handle_of_a_fit_that_stops():
+    "A fit stopped in the middle of an epoch, and a later one that is no better, leave the handle of the best epoch with its model"
+    from fastai.callback.tracker import SaveModelCallback
+    from elastic_nets.recipes import slimmable
+    class Stop(Callback):
+        order = 70
+        def before_batch(self):
+            if self.training and self.epoch==1 and self.iter==3: raise CancelFitException
+    learn = new_learner(torch.float32, widths=(.5,1.))
+    with tempfile.TemporaryDirectory() as d:
+        learn.path,save,kept = Path(d),SaveModelCallback(reset_on_fit=False),[]
+        class Keep(Callback):
+            order = 70
+            def after_epoch(self): kept.append(deepcopy(self.learn.supernet.state_dict()))
+        with learn.no_logging(): learn.fit(epochs, lr, cbs=[OnionTraining(slimmable(k=2), estimate=False), save, Keep(), Stop()])
+        now = lambda: [t for st in learn.supernet.state_dict()['stats'].values() for ts in st.values() for t in ts.values()]
+        want = [t for st in kept[0]['stats'].values() for ts in st.values() for t in ts.values()]
+        assert len(kept)==1 and all(map(torch.equal, now(), want))
+        with learn.no_logging(): learn.fit(1, 50., cbs=[OnionTraining(slimmable(k=2), estimate=False), save])
+        assert all(map(torch.equal, now(), want))
+
 def test_export_with_own_parameters():
     "What lives on the handle is not in the optimizer's groups after a fit, and in them during the next"
     from elastic_nets.recipes import slimmable

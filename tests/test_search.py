@@ -1,11 +1,11 @@
 "Comparing subnets: the full network is left alone, statistics are a subnet's own, and nothing is chosen on test data"
-import math, random
+import math, random, tempfile
 from dataclasses import replace
 import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.fp16 import MixedPrecision
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.learner import Learner
+from fastai.learner import Learner, load_learner
 from fastai.losses import MSELossFlat
 from fastai.metrics import accuracy, error_rate, mse
 from fastai.torch_core import get_random_states, no_random
@@ -123,6 +123,23 @@ def test_resolution():
     whole = [right(calibrate_bn(learn.supernet.extract(s), learn.dls.train, 2000, 6), learn.dls.valid) for s in subs]
     assert t.accuracy.tolist()==pytest.approx(sized, abs=1e-6)!=pytest.approx(whole, abs=1e-6)
     assert t.macs.tolist()==[learn.supernet.macs(s) for s in subs]
+
+def test_subnet_s_resolution():
+    "A learner of a subnet resizes pictures itself, as the evaluation does, also after a round trip through a file"
+    learn = new_learner(resolutions=(4,8))
+    small = learn.supernet.space.min
+    one = learn.subnet(small)
+    with one.no_bar(): acc = one.validate()[1]
+    assert small.resolution==4 and acc==pytest.approx(evaluate_subnets(learn, [small]).accuracy[0])
+    with tempfile.TemporaryDirectory() as d:
+        one.export(f'{d}/s.pkl')
+        again = load_learner(f'{d}/s.pkl')
+        with again.no_bar(): assert again.validate(dl=learn.dls.valid)[1]==pytest.approx(acc)
+
+def test_subnet_of_another_model():
+    learn = new_learner(epochs=0)
+    learn.model = resnet_cifar(8, n_in=1)
+    with pytest.raises(ValueError, match='another model'): learn.subnet(learn.supernet.space.min)
 
 def test_table(learn, monkeypatch):
     "One row and one evaluation per different subnet, in the order given; any loader, several metrics"
