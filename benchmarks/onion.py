@@ -24,7 +24,7 @@ from shrink import fresh
 path, gpu = results/'onion.jsonl', torch.cuda.is_available()
 NETS = dict(resnet=partial(resnet_cifar, 20), vgg=partial(vgg_cifar, 11, width=32), mobilenet=partial(mobilenet_cifar, width=.4)) # 41, 39 and 29 M MACs
 BASE = dict(net='resnet', recipe='us_net', n_train=45_000, steps=14_000, bs=64) if gpu else dict(net='resnet', recipe='us_net', n_train=10_000, steps=390, bs=64) # the base's steps: all else costs the same
-LRS, SCREEN, FRESH = (.03,.08,.2), (0,1), (10,11,12) # learning rates; seeds that choose, on validation; seeds that report, on test
+LRS, SCREEN, FRESH = (.01,.03,.08,.2), (0,1), (10,11,12) # learning rates; seeds that choose, on validation; seeds that report, on test
 WIDTHS, FOUR = tuple(i/8 for i in range(2,9)), (.25,.5,.75,1.)
 base = us_net(levels=7)
 on = lambda field, **new: replace(base, **{field: replace(getattr(base, field), **new)})

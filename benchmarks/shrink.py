@@ -15,7 +15,7 @@ from fastai.optimizer import SGD
 from fastai.torch_core import no_random
 from torch import nn
 from elastic_nets import recipes
-from elastic_nets.data import cifar_dls
+from elastic_nets.data import MemoryData, SplitLoaders, cifar_dls
 from elastic_nets.models import resnet_cifar
 from elastic_nets.onion import OnionTraining, levels_of
 from elastic_nets.recipes import zero_last_bn
@@ -64,11 +64,12 @@ def learner(c):
     "A learner for configuration `c`; its seed says weights, data and order"
     random.seed(c['seed']); np.random.seed(c['seed']); torch.manual_seed(c['seed'])
     dls = cifar_dls(bs=c['bs'], n_train=c['n_train'], seed=c['seed'], device='cuda' if gpu else 'cpu')
+    if few := c.get('few'): dls = SplitLoaders(dls.train, *[dl.new(MemoryData(dl.dataset.x[:n], dl.dataset.y[:n], dl.dataset.vocab)) for dl,n in zip((dls.valid, dls.test), few)])
     model,space = network(c)
     if c['recipe']=='smallest':
         sn = Supernet(model, torch.randn(2,3,32,32), space=space)
         model = fresh(sn.extract(sn.space.min))
-    learn = Learner(dls, model, metrics=accuracy, opt_func=partial(SGD, mom=c['mom']), wd=c['wd'], moms=(c['mom'],)*3, cbs=[CPUMixed(), ChannelsLast(), Lean()])
+    learn = Learner(dls, model, metrics=accuracy, opt_func=partial(SGD, mom=c['mom']), wd=c['wd'], moms=(c['mom'],)*3, cbs=[*([CPUMixed()] if gpu or c['net']=='resnet' else []), ChannelsLast(), Lean()]) # depthwise layers are slow in bfloat16 on a processor
     if c['recipe'] not in ('full','smallest'): learn.to_supernet(space=space)
     if c['recipe']=='bignas': zero_last_bn(learn.supernet)
     return learn
@@ -193,7 +194,7 @@ def configs(seeds):
     for s in seeds:
         for n in ('us_net','slimmable'): yield from runs(n, [new(n, seed=s)])
     for n in COMPARED: # one shortened seed of the papers' own space, at the learning rates of the ResNet
-        c = new(n, dict(MOBILE, n_train=5_000, per=1), seed=0, epochs=SHORT[n])
+        c = new(n, dict(MOBILE, n_train=1_250, bs=32, few=[500,1000], per=1), seed=0, epochs=SHORT[n]) # few: pictures to choose and to report by
         for _,r in runs('mobilenet', [dict(c, net='resnet')]): yield 'mobilenet', dict(c, lr=r['lr'])
 
 if __name__=='__main__': main(__doc__, path, configs, train)
