@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['NotElasticError', 'channel_rule', 'ChannelGraph', 'check_channels', 'trace_channels']
 
-# %% ../nbs/00_channels.ipynb #b0b30c45
+# %% ../nbs/00_channels.ipynb #25df7dc9
 import copy
 import torch
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from torch import nn, fx
@@ -597,14 +598,28 @@ def cut_channels(
         if new!=full: vars(m).update(layer_attrs(m, new))
     return model
 
-# %% ../nbs/00_channels.ipynb #1171fa74
+# %% ../nbs/00_channels.ipynb #58d5b8de
+@contextmanager
+def _without_callbacks(model):
+    "Without the hooks of fastai's callbacks (`ActivationStats`), with which a copy would get a copy of the learner and its data"
+    def _is(f): return hasattr(getattr(getattr(getattr(f, '__self__', None), 'hook_func', None), '__self__', None), 'learn')
+    dicts = [d for m in model.modules() for d in (m._forward_hooks, m._backward_hooks) if any(map(_is, d.values()))]
+    olds = [dict(d) for d in dicts]
+    for d in dicts:
+        for k in [k for k,f in d.items() if _is(f)]: del d[k]
+    try: yield
+    finally:
+        for d,old in zip(dicts, olds): d.clear(); d.update(old)
+
+# %% ../nbs/00_channels.ipynb #86ffc40c
 def copy_model(
     model:nn.Module,
 ) -> nn.Module:
     "A deep copy; activations that its hooks have stored (fastai's `DynamicUnet`) lose their graph, which cannot be copied"
     owners = [getattr(f, '__self__', None) for m in model.modules() for f in m._forward_hooks.values()]
     stored = tree_leaves([list(vars(o).values()) for o in owners if hasattr(o, '__dict__')])
-    try: return copy.deepcopy(model, {id(t):t.detach() for t in stored if isinstance(t, torch.Tensor) and not t.is_leaf})
+    try:
+        with _without_callbacks(model): return copy.deepcopy(model, {id(t):t.detach() for t in stored if isinstance(t, torch.Tensor) and not t.is_leaf})
     except RuntimeError as e: raise NotElasticError(f'{type(model).__name__} cannot be copied: {e}') from e
 
 # %% ../nbs/00_channels.ipynb #d6ccdffc

@@ -194,7 +194,17 @@ def _why_whole(model, graph):
     why = [f'{a} and {b} are not alike ({w})' for a,b in pairs if (w := _unlike(model.get_submodule(a), model.get_submodule(b)))]
     return '; '.join(why[:3]) or ('no run has more than one block' if graph.runs else 'there are no residual blocks')
 
-# %% ../nbs/21_deepen.ipynb #379c38f5
+# %% ../nbs/21_deepen.ipynb #8439fffa
+def _check_shared(model, graph):
+    "`ValueError` where a block shares a parameter with anything else: one made later would get its own"
+    at = {}
+    for n,p in model.named_parameters(remove_duplicate=False): at.setdefault(p, []).append(n)
+    for b in [b for names in graph.runs.values() for b in names]:
+        for ns in at.values():
+            own = [n for n in ns if n.startswith(f'{b}.')]
+            if own and len(own)<len(ns): raise ValueError(f'{own[0]} and {next(n for n in ns if n not in own)} are the same parameter, and a block that comes later would get one of its own: a model that shares weights between blocks cannot grow in depth')
+
+# %% ../nbs/21_deepen.ipynb #90161497
 def start_shallow(
     model:nn.Module, # Whole; changed in place
     graph:ChannelGraph, # `trace_channels(model, xb)`
@@ -205,6 +215,7 @@ def start_shallow(
     to, gone = _depths(model, graph, depth), []
     if empty := [b for names in graph.runs.values() for b in names if isinstance(model.get_submodule(b), nn.Identity)]:
         raise ValueError(f'{empty[0]} has been dropped already: start_shallow takes a whole model')
+    _check_shared(model, graph)
     for n,names in _parts(model, graph).items():
         blocks = [model.get_submodule(b) for b in names]
         gone += [p for b in blocks[to[n]:] for p in b.parameters()]

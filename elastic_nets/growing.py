@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['StagePlan', 'Growth', 'GrowWidth', 'GrowDepth', 'plan_stages']
 
-# %% ../nbs/22_growing.ipynb #f6d1eeef
+# %% ../nbs/22_growing.ipynb #13abbc61
 import copy, gc, torch, warnings, numpy as np
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from inspect import signature
 from time import perf_counter
 from torch import nn
 from fastcore.basics import patch
@@ -21,6 +23,7 @@ from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import SaveModelCallback, TrackerCallback
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.learner import Learner, Recorder
+from fastai.optimizer import OptimWrapper
 from fastai.torch_core import get_model
 from fastprogress.fastprogress import progress_bar
 from .channels import ChannelGraph, copy_model, trace_channels
@@ -74,6 +77,14 @@ def draw(self:StagePlan,
     ax.legend(fontsize=8)
     return ax
 
+# %% ../nbs/22_growing.ipynb #36b3972b
+def _growth_of(model):
+    "Where `model` stands in growing; None where it is whole. `ValueError` where it cannot keep that"
+    if hasattr(model, '_orig_mod'): raise ValueError('the model is compiled: give the Learner the plain model, and the callback compile=True, which compiles every stage')
+    g = getattr(model, 'growth', None)
+    if g is not None and not isinstance(g, Growth): raise ValueError(f'the model has an attribute `growth` of its own ({g!r}), where growing keeps its state: give that another name')
+    return g
+
 # %% ../nbs/22_growing.ipynb #a1d5f972
 def _past(
     learn, # A Learner
@@ -103,7 +114,7 @@ class Growth:
 
     def __repr__(self): return f'Growth(by={self.by!r}, size={self.size:.3g}, stage={self.stage!r})'
 
-# %% ../nbs/22_growing.ipynb #58324dd5
+# %% ../nbs/22_growing.ipynb #d6b7bd2e
 class _Grow(Callback):
     "Start the fit with a small network and let it grow, in stages, to the one that was passed in"
     order,run_valid = -5,False # after the model is on its device, before anything wraps it
@@ -113,8 +124,11 @@ class _Grow(Callback):
         if plan and (start, stages)!=(None, None): raise ValueError('a plan has its own start and stages: give either a plan, or start and stages')
         self.plan = plan or _uniform(.5 if start is None else start, self.usual if stages is None else stages)
         self.carry_state, self.compile, self.discard_pretrained, self.groups = carry_state, compile, discard_pretrained, groups
-        self.rows, self.overhead, self._net, self._ages = [], 0., None, None
+        self.rows, self.overhead, self._net, self._ages, self._whole, self._idle = [], 0., None, None, None, False
 
+    def __call__(self, event_name):
+        if event_name=='before_fit' and self._idle: self.run,self._idle = True,False # a fit that it sat out was interrupted
+        return super().__call__(event_name)
     @property
     def keep(self): return self._growth.keep
     @property
@@ -125,11 +139,17 @@ class _Grow(Callback):
         yield
         self.overhead += perf_counter()-t
 
-# %% ../nbs/22_growing.ipynb #2d96cd4e
+# %% ../nbs/22_growing.ipynb #535d4fb7
+@patch
+def _sit_out(self:_Grow):
+    "Leave this fit alone"
+    self.run,self._idle = False,True
+
+# %% ../nbs/22_growing.ipynb #2461642d
 @patch
 def _check(self:_Grow):
     "Raise `ValueError` where growing cannot be done, before anything is changed"
-    g, steps = getattr(self.model, 'growth', None), self.n_epoch*len(self.dls.train)
+    g, steps = _growth_of(self.model), self.n_epoch*len(self.dls.train)
     if g and g.by!=self.by: raise ValueError(f'the model is in the middle of growing in {g.by} ({g}): finish that first')
     if others := [c for c in self.learn.cbs if isinstance(c, _Grow) and c is not self]: raise ValueError(f'{type(others[0]).__name__} beside {type(self).__name__} in one fit: one network, one callback that grows it')
     if any(getattr(m, '_is_elastic', False) for m in self.model.modules()): raise ValueError('the model is a supernet, whose subnets are trained together: train it, or grow a plain model, in separate fits')
@@ -161,23 +181,23 @@ def _trace(self:_Grow):
             raise ValueError(f'{self.by} {a:.3g} and {self.by} {b:.3g} round to the same {self.counted} ({self._counts(graph, b)}): ask for fewer stages than {len(self.plan.sizes)}, or a smaller start')
     return graph
 
-# %% ../nbs/22_growing.ipynb #4d7b143e
+# %% ../nbs/22_growing.ipynb #89b0f807
 @patch
 def before_fit(self:_Grow):
     "Check, trace, and cut to the first size"
-    if self.lock.locked(): self.run = False; return # fastai's lock of `validate` and `get_preds`: no fit
-    grown = self._net is self.model and bool(self.rows) and self._growth.size==1
+    if self.lock.locked(): self._sit_out(); return # fastai's lock of `validate` and `get_preds`: no fit
+    grown = self._whole is self.model
     self.rows, self.overhead, self._stale, self._net, self._since, self._ages = [], 0., False, self.model, perf_counter(), None
     self._hold = self.opt.frozen_idx>0 and self.opt.frozen_idx==len(self.opt.param_lists)-1
-    self._growth = getattr(self._net, 'growth', None)
+    self._growth = _growth_of(self._net)
     if hasattr(self.learn, 'recorder'): self.learn.recorder.stages = self.rows
     if grown: warnings.warn(f'{type(self).__name__}: the model has grown already, in an earlier fit with this callback; it is trained on as it is')
-    if hasattr(self.learn, 'lr_finder') or grown or (len(self.plan.sizes)==1 and not self._growth): self.run = False; return
+    if hasattr(self.learn, 'lr_finder') or grown or (len(self.plan.sizes)==1 and not self._growth): self._sit_out(); return
     self._check()
     with self._timed():
         if self._growth is None and (graph := self._trace()) is None:
             warnings.warn(f'{type(self).__name__}: {self.counted} of this model cannot be added later, so it is trained as it is: {self._why}')
-            self.run = False
+            self._sit_out()
             return
         self._try(graph if self._growth is None else self._growth.graph)
         if self._growth is None:
@@ -196,12 +216,13 @@ def _macs(
     mods = dict(model.named_modules())
     return sum(n*mods[l].weight.numel() for l,n in graph.positions.items() if l in mods)
 
-# %% ../nbs/22_growing.ipynb #e264030c
+# %% ../nbs/22_growing.ipynb #1e0ebefd
 @patch
 def _begin(self:_Grow, step):
     "Begin the row of a stage, its clock, and what else belongs to one stage"
     self.rows.append({'epoch':step/len(self.dls.train), 'step':step, self.by:self._growth.size, 'macs':_macs(self._net, self.graph), 'seconds':None})
     self._growth.stage = f'{sum(s<=self._growth.size for s in self.plan.sizes)} of {len(self.plan.sizes)}'
+    if self._growth.size==1: self._whole = self._net
     if self._growth.size==1 and hasattr(self._net, 'growth'): del self._net.growth
     if self.compile:
         torch.compiler.reset() # what was compiled for smaller sizes
@@ -258,14 +279,15 @@ def before_validate(self:_Grow):
         with self._timed(): calibrate_bn(self._net, self.dls.train)
     self._stale = False
 
-# %% ../nbs/22_growing.ipynb #a213b143
+# %% ../nbs/22_growing.ipynb #98823c73
 @patch
 def after_fit(self:_Grow):
     "End the last stage; warn where the model is not whole"
     if not self.rows: return
+    if self._stale: self.before_validate() # the fit ended before a validation
     self._stop_clock()
     for c in self.learn.cbs: # nothing was saved since the last growth
-        if isinstance(c, SaveModelCallback) and len(self.rows)>1 and np.isinf(c.best): c.run = False
+        if isinstance(c, SaveModelCallback) and not c.at_end and len(self.rows)>1 and np.isinf(c.best): c.run = False
     if self._growth.size<1 and not self._hold: warnings.warn(f'{type(self).__name__}: the fit ended early, the model is left at {self.by} {self._growth.size:.3g} (`model.growth`); fit again with this callback (with `start_epoch`, to go on as planned), or `learn.finish_growing()`')
 
 # %% ../nbs/22_growing.ipynb #a5065df5
@@ -413,13 +435,13 @@ def _begin(self:GrowDepth, step):
     if self.block=='model' or self._growth.size==1: self._ema = None
     else: self._ema = BlockEMA(self._net, self.graph, self.half_life, None if self.half_life else max(1, self.plan.starts[i]*n-step))
 
-# %% ../nbs/22_growing.ipynb #835673b5
+# %% ../nbs/22_growing.ipynb #934908d7
 @patch
 def finish_growing(self:Learner,
     init='orthogonal', # As in `GrowWidth`
 ):
     "Make a model whole that was left in the middle of growing, and its optimizer with it; batch norm is recalibrated. `ValueError` where nothing is left to grow"
-    g = getattr(self.model, 'growth', None)
+    g = _growth_of(self.model)
     if g is None: raise ValueError('this model is not in the middle of growing')
     if g.by=='width': grow_width(self.model, g.graph, g.keep, 1., init, self.opt)
     else:
@@ -428,7 +450,14 @@ def finish_growing(self:Learner,
     del self.model.growth
     if len(self.dls.train): calibrate_bn(self.model, self.dls.train)
 
-# %% ../nbs/22_growing.ipynb #f3000f82
+# %% ../nbs/22_growing.ipynb #a857f52a
+def _opt_like(opt_func):
+    "`opt_func`, or where it is a ready-made optimizer, what makes one like it: it belongs to other parameters"
+    if not isinstance(opt_func, OptimWrapper): return opt_func
+    cls = type(opt_func.opt)
+    return partial(OptimWrapper, opt=cls, **{k:v for k,v in opt_func.opt.defaults.items() if k in signature(cls).parameters})
+
+# %% ../nbs/22_growing.ipynb #d1490035
 def _stepper(
     learn, # A Learner
     model:nn.Module,
@@ -436,7 +465,7 @@ def _stepper(
     "A learner of its own for `model`, ready to make steps as `learn` does"
     ours = lambda c: type(c).__module__.split('.')[0] not in ('fastai','elastic_nets') # of the user: they may make the targets
     cbs = [copy.copy(c) for c in learn.cbs if isinstance(c, (MixedPrecision, ChannelsLast, GradientClip, MixHandler)) or ours(c)]
-    l = Learner(learn.dls, model, learn.loss_func, learn.opt_func, splitter=learn.splitter, wd=learn.wd, moms=learn.moms, train_bn=learn.train_bn, cbs=cbs)
+    l = Learner(learn.dls, model, learn.loss_func, _opt_like(learn.opt_func), splitter=learn.splitter, wd=learn.wd, moms=learn.moms, train_bn=learn.train_bn, cbs=cbs)
     l.remove_cbs([c for c in l.cbs if isinstance(c, (Recorder, ProgressCallback))])
     l.create_opt()
     if learn.opt: l.opt.set_hypers(**{k:[h[k] for h in learn.opt.hypers] for k in ('lr',) if len(l.opt.hypers)==len(learn.opt.hypers)})
@@ -520,7 +549,7 @@ def __str__(self:StagePlan):
     res += [f'{n:>12}: {p.speedup():.2f}x by measured steps, {p.speedup("macs"):.2f}x by MACs' for n,p in (('this plan',self), ('uniform plan',uni))]
     return '\n'.join(res)
 
-# %% ../nbs/22_growing.ipynb #ef7a76a7
+# %% ../nbs/22_growing.ipynb #9a39f7af
 def plan_stages(
     learn, # A Learner, as it will be trained: its batch, device, mixed precision and memory format count
     speedup:float=None, # Wanted, in seconds of training steps: 1.5 is two thirds of the time
@@ -540,7 +569,7 @@ def plan_stages(
     if not 0<start<1: raise ValueError(f'start is a share in (0, 1), got {start}')
     if submodule and by=='depth': raise ValueError('submodule is for by=\'width\'')
     if not rounds>0: raise ValueError(f'rounds is a whole number from 1, got {rounds}')
-    if g := getattr(learn.model, 'growth', None): raise ValueError(f'the model is in the middle of growing ({g}): plan with the whole model')
+    if g := _growth_of(learn.model): raise ValueError(f'the model is in the middle of growing ({g}): plan with the whole model')
     with _quiet(learn.dls.train): xb = inputs_of(learn.dls, learn.dls.train.one_batch())
     graph = trace_channels(learn.model, xb, groups=groups)
     models, macs = _candidates(learn.model, graph, start, by, submodule)

@@ -11,7 +11,7 @@ from elastic_nets.channels import NotElasticError, trace_channels
 from elastic_nets.cost import macs
 from elastic_nets.data import digits_dls
 from elastic_nets.deepen import BlockEMA
-from elastic_nets.growing import GrowDepth, GrowWidth, StagePlan, plan_stages, _Ages, _choose, _past, _step_seconds
+from elastic_nets.growing import GrowDepth, GrowWidth, StagePlan, plan_stages, _Ages, _choose, _opt_like, _past, _step_seconds
 from elastic_nets.models import mobilenet_cifar, resnet_cifar, vit
 from elastic_nets.supernet import calibrate_bn
 from elastic_nets.widen import (grow_width, init_bert2bert, init_net2net, init_orthogonal, init_random, init_replicate, init_variance,
@@ -758,8 +758,72 @@ def test_failing_init_leaves_the_model_as_it_was():
 def test_a_second_fit_with_the_same_callback_trains_on(data):
     learn = learner(data(), cbs=GrowWidth(stages=2))
     quietly(learn, 'fit', 2, .01)
-    with pytest.warns(UserWarning, match='grown already'): quietly(learn, 'fit', 1, .01)
-    assert learn.model.stem[0].out_channels==8
+    was = learn.model.stem[0].weight.detach().clone()
+    with pytest.warns(UserWarning, match='grown already'):
+        quietly(learn, 'fit', 1, 0.)
+        with learn.no_logging(): learn.lr_find(show_plot=False, num_it=4)
+        quietly(learn, 'fit', 1, 0.)
+    assert torch.equal(learn.model.stem[0].weight, was) and learn.model.stem[0].out_channels==8
+
+def test_an_interrupted_fit_without_growth_is_over(data):
+    "Ctrl-C in lr_find: the callback grows in the next fit"
+    class Ctrl(Callback):
+        def after_batch(self): raise KeyboardInterrupt
+    learn = learner(data(), cbs=GrowWidth(stages=2, discard_pretrained=True)) # fastai does not undo what an interrupted lr_find trained
+    with learn.no_logging(), learn.added_cbs(Ctrl()), pytest.raises(KeyboardInterrupt): learn.lr_find(show_plot=False, num_it=4)
+    quietly(learn, 'fit', 2, .01)
+    assert [r['width'] for r in learn.recorder.stages]==[.5,1.]
+
+def test_an_early_end_saves_and_recalibrates(tmp_path):
+    "Stopped between a growth and its validation: a checkpoint for the end is of the model as it is, with the statistics of its new channels"
+    class Cancel(Callback):
+        def after_batch(self):
+            if self.training and self.epoch==2 and self.iter==1: raise CancelFitException
+    torch.manual_seed(0)
+    learn = Learner(digits_dls(bs=128, device='cpu'), net(), path=tmp_path)
+    with learn.no_bar(), learn.no_logging(): learn.fit(4, 1e-2, cbs=[GrowWidth(stages=2), SaveModelCallback(at_end=True), Cancel()])
+    again = calibrate_bn(copy.deepcopy(learn.model), learn.dls.train)
+    for (n,a),b in zip(learn.model.named_buffers(), again.buffers()):
+        if 'running' in n: torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+    now = {n:p.clone() for n,p in learn.model.state_dict().items()}
+    learn.load('model')
+    assert all(torch.equal(p, now[n]) for n,p in learn.model.state_dict().items())
+
+def test_blocks_that_share_weights_do_not_grow_in_depth(data):
+    class Block(nn.Module):
+        def __init__(self, shared): super().__init__(); self.own,self.shared = nn.Linear(64, 64),shared
+        def forward(self, x): return x+self.shared(self.own(x).relu())
+    def make(one): return nn.Sequential(nn.Flatten(), nn.Sequential(*[Block(one or nn.Linear(64, 64)) for _ in range(4)]), nn.Linear(64, 10))
+    learn = learner(data(), make(nn.Linear(64, 64)))
+    with pytest.raises(ValueError, match='1.0.shared.weight and 1.1.shared.weight are the same parameter'): quietly(learn, 'fit', 2, cbs=GrowDepth())
+    assert sum(isinstance(b, Block) for b in learn.model[1])==4
+    learn = quietly(learner(data(), make(None)), 'fit', 2, cbs=GrowDepth())
+    assert [r['depth'] for r in learn.recorder.stages]==[.5,1.]
+
+def test_new_blocks_have_no_hooks_of_callbacks(data):
+    from fastai.callback.hook import ActivationStats
+    learn = quietly(learner(data(), deep(), cbs=ActivationStats()), 'fit', 2, cbs=GrowDepth(stages=2))
+    assert len(blocks(learn.model))==4 and not any(m._forward_hooks for m in learn.model.modules())
+
+def test_plan_stages_leaves_a_ready_made_optimizer_alone(data):
+    m = net()
+    learn = learner(data(), m, opt_func=OptimWrapper(opt=torch.optim.AdamW(m.parameters(), lr=.01, betas=(.8,.9))))
+    quietly(learn, 'fit', 1)
+    before = copy.deepcopy(learn.opt.opt.state_dict())
+    plan_stages(learn, stages=2, rounds=1, show_plot=False)
+    now = learn.opt.opt.state_dict()
+    assert before['param_groups']==now['param_groups'] and len(now['state'])==len(before['state'])>0
+    assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(now['state'][p][k])) for p,st in before['state'].items() for k,v in st.items())
+    like = _opt_like(learn.opt_func)(net().parameters(), lr=.1)
+    assert type(like.opt) is torch.optim.AdamW and like.opt.param_groups[0]['betas']==(.8,.9)
+
+def test_names_and_compiled_models_that_cannot_be(data):
+    class Named(nn.Sequential): growth = 32
+    learn = learner(data(), Named(*net().children()))
+    with pytest.raises(ValueError, match='`growth` of its own'): quietly(learn, 'fit', 3, cbs=GrowWidth())
+    with pytest.raises(ValueError, match='`growth` of its own'): plan_stages(learn, stages=2)
+    learn = learner(data(), torch.compile(net(), backend='eager'))
+    with pytest.raises(ValueError, match='the model is compiled: give the Learner the plain model'): quietly(learn, 'fit', 3, cbs=GrowWidth())
 
 def test_stages_without_a_step_are_an_error(data):
     for starts in ((0,.001), (0,.999)): unchanged(learner(data()), 'has no step', plan=StagePlan((.5,1.), starts))
