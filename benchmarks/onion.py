@@ -151,31 +151,31 @@ def run_of(name, net, recipe, seed, lr, share=1., **kw):
     y = ratio(net, recipe)
     if y is not None and lr is not None: yield name, dict(BASE, net=net, recipe=recipe, seed=seed, lr=lr, steps=round(BASE['steps']*share/y), **kw)
 
-def by_rate(name, net, recipe, seed, width=None):
-    "Learning rate -> what it gave on validation"
+def by_rate(name, recipe, seed, width=None):
+    "Learning rate -> what it gave on validation, on ResNet-20"
     def value(r): return r['valid']['mean_pareto'] if width is None else r['valid']['widths'][str(width)]
-    return {r['config']['lr']:value(r) for r in rows(path) if r['name']==name and tuple(r['config'].get(k) for k in ('net','recipe','seed','width'))==(net,recipe,seed,width)}
+    return {r['config']['lr']:value(r) for r in rows(path) if r['name']==name and tuple(r['config'].get(k) for k in ('net','recipe','seed','width'))==('resnet',recipe,seed,width)}
 
 def two_rates():
     "The base's two best learning rates, best first; none before all were run"
-    got = by_rate('screen', 'resnet', 'us_net', SCREEN[0])
+    got = by_rate('screen', 'us_net', SCREEN[0])
     return sorted(got, key=got.get, reverse=True)[:2] if len(got)==len(LRS) else []
 
 def due(recipe):
     "Learning rates that the screen tries: the base's best, and its second for the better half of each field and for what is combined"
     two, field = two_rates(), [r for r in RECIPES if r.split(':')[0]==recipe.split(':')[0]]
-    got = {r:by_rate('screen', 'resnet', r, SCREEN[0]).get(two[0]) for r in field} if two else {}
+    got = {r:by_rate('screen', r, SCREEN[0]).get(two[0]) for r in field} if two else {}
     return two if ' + ' in recipe or None not in got.values() and recipe in sorted(got, key=got.get, reverse=True)[:-(-len(got)//2)] else two[:1]
 
-def best_lr(net, recipe, width=None):
-    "The rate that was best on validation, in the search or in the screen; None before all that are due are there"
-    if got := by_rate('lr', net, recipe, 100, width): return max(got, key=got.get) if len(got)==2 else None
-    got = by_rate('screen', net, recipe, SCREEN[0]) if width is None else {}
+def best_lr(recipe, width=None):
+    "The rate that was best on validation, in the search or in the screen; None before all that are due are there. The other networks have that of ResNet-20"
+    if got := by_rate('lr', recipe, 100, width): return max(got, key=got.get) if len(got)==2 else None
+    got = by_rate('screen', recipe, SCREEN[0]) if width is None else {}
     return max(got, key=got.get) if two_rates() and {*due(recipe)}<={*got} else None
 
 def gains(seeds):
     "Recipe -> its gain over the base on validation, both at their best rate, mean over `seeds`; those that were run with all of them, best first"
-    at = lambda n,s: by_rate('screen', 'resnet', n, s).get(best_lr('resnet', n))
+    at = lambda n,s: by_rate('screen', n, s).get(best_lr(n))
     got = {n:{s:at(n,s) for s in seeds} for n in dict.fromkeys(r['config']['recipe'] for r in rows(path) if r['name']=='screen')}
     mean = {n:st.mean(got[n][s]-got['us_net'][s] for s in seeds) for n in got if None not in (*got[n].values(), *got.get('us_net', {0:None}).values())}
     return dict(sorted(mean.items(), key=lambda o: -o[1]))
@@ -206,25 +206,25 @@ def suits(recipe, net): return net=='resnet' or recipe_of(recipe).construct.kind
 def configs(seeds):
     "Name -> configurations, in the order in which they are run"
     def costs(net, names): return (('cost', dict(BASE, net=net, recipe=r, cost=True)) for r in names if r!='us_net')
-    def searched(net, recipe, **kw): return (o for lr in two_rates() for o in run_of('lr', net, recipe, 100, lr, .5, **kw))
+    def searched(recipe, **kw): return (o for lr in two_rates() for o in run_of('lr', 'resnet', recipe, 100, lr, .5, **kw))
     def screened(recipe, seed, rates): return (o for lr in rates for o in run_of('screen', 'resnet', recipe, seed, lr))
     yield from screened('us_net', SCREEN[0], LRS)
     yield from costs('resnet', RECIPES)
     for some in (slice(1), slice(1,2)):
         for r in RECIPES: yield from screened(r, SCREEN[0], due(r)[some])
-    for r in second(): yield from screened(r, SCREEN[1], [best_lr('resnet', r)])
+    for r in second(): yield from screened(r, SCREEN[1], [best_lr(r)])
     if r := together():
         yield from costs('resnet', [r])
         yield from screened(r, SCREEN[0], due(r))
-        yield from screened(r, SCREEN[1], [best_lr('resnet', r)])
+        yield from screened(r, SCREEN[1], [best_lr(r)])
     for net in NETS:
         names = [r for r in (*PUBLISHED, *handful()) if suits(r, net)]
         yield from costs(net, ['alone', *names])
-        for r in names:
-            if net!='resnet' or r in PUBLISHED and r!='us_net': yield from searched(net, r)
-        for w in FOUR: yield from searched(net, 'alone', width=w)
+        for r in PUBLISHED:
+            if net=='resnet' and r!='us_net': yield from searched(r)
+        for w in FOUR if net=='resnet' else (): yield from searched('alone', width=w)
         for s in FRESH:
-            for w in FOUR: yield from run_of('alone', net, 'alone', s, best_lr(net, 'alone', w), width=w)
-            for r in names: yield from run_of('confirm', net, r, s, best_lr(net, r))
+            for w in FOUR: yield from run_of('alone', net, 'alone', s, best_lr('alone', w), width=w)
+            for r in names: yield from run_of('confirm', net, r, s, best_lr(r))
 
 if __name__=='__main__': main(__doc__, path, configs, train)

@@ -37,7 +37,7 @@ def test_chosen(rows_of, both, want):
     "The best value of each field together, those that gained; and the best of all"
     gain = {'us_net':0., 'gradient: avg':2., 'update: rate per skin':1., 'gradient: avg + update: rate per skin':both}
     rows_of(lambda r: gain.get(r, -1.))
-    assert onion.two_rates()==[.08,.03] and onion.best_lr('resnet','gradient: avg')==.08
+    assert onion.two_rates()==[.08,.03] and onion.best_lr('gradient: avg')==.08
     assert onion.together()=='gradient: avg + update: rate per skin' and onion.handful()[0]==want
     assert [r for r in onion.second() if r.startswith('gradient')][0]=='gradient: avg' and len(onion.second())==9
 
