@@ -64,7 +64,7 @@ def learner(c):
     "A learner for configuration `c`; its seed says weights, data and order"
     random.seed(c['seed']); np.random.seed(c['seed']); torch.manual_seed(c['seed'])
     dls = cifar_dls(bs=c['bs'], n_train=c['n_train'], seed=c['seed'], device='cuda' if gpu else 'cpu')
-    if few := c.get('few'): dls = SplitLoaders(dls.train, *[dl.new(MemoryData(dl.dataset.x[:n], dl.dataset.y[:n], dl.dataset.vocab)) for dl,n in zip((dls.valid, dls.test), few)])
+    if few := c.get('few'): dls = SplitLoaders(dls.train, *[dl.new(MemoryData(dl.dataset.x[::len(dl.dataset)//n], dl.dataset.y[::len(dl.dataset)//n], dl.dataset.vocab)) for dl,n in zip((dls.valid, dls.test), few)])
     model,space = network(c)
     if c['recipe']=='smallest':
         sn = Supernet(model, torch.randn(2,3,32,32), space=space)
