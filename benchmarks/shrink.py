@@ -17,7 +17,7 @@ from torch import nn
 from elastic_nets import recipes
 from elastic_nets.data import MemoryData, SplitLoaders, cifar_dls
 from elastic_nets.models import resnet_cifar
-from elastic_nets.onion import OnionTraining, levels_of
+from elastic_nets.onion import OnionTraining
 from elastic_nets.recipes import zero_last_bn
 from elastic_nets.search import evaluate_subnets, mean_pareto_accuracy, sample_buckets, score_supernet
 from elastic_nets.spaces import ofa_mobilenetv3
@@ -25,14 +25,14 @@ from elastic_nets.supernet import Supernet
 from common import CPUMixed, Lean, main, results, rows
 
 path, gpu = results/'shrink.jsonl', torch.cuda.is_available()
-EPOCHS = dict(full=4, smallest=4, delayed_shrinking=4, bignas=6, progressive_shrinking=9, compofa=5, us_net=6, slimmable=6) # 270 : 400 : 605 : 330
-SHORT = dict(full=2, smallest=2, delayed_shrinking=2, bignas=3, progressive_shrinking=4, compofa=2, us_net=3, slimmable=3) # where learning rates are searched
+EPOCHS = dict(full=4, smallest=4, delayed_shrinking=4, bignas=6, progressive_shrinking=9, compofa=5) # 270 : 400 : 605 : 330
+SHORT = dict(full=2, smallest=2, delayed_shrinking=2, bignas=3, progressive_shrinking=4, compofa=2) # where learning rates are searched
 LRS, WATCH = (.03,.08,.2), 2000 # learning rates; validation pictures for the full network around the start of shrinking
 BASE = dict(net='resnet', n_train=20_000, bs=64, mom=.9, wd=5e-4, options={}, per=2) # per: candidates in a bucket, twice
 MOBILE = dict(BASE, net='mobilenet', n_train=45_000, bs=256, wd=3e-5, kernels=[7])
 DEPS = dict(warmup=150/270, ramp=5/270) # as the paper's runs
 COMPARED = ('full','smallest','delayed_shrinking','bignas','progressive_shrinking','compofa')
-OPTIONS = dict(delayed_shrinking=DEPS, slimmable=dict(k=3))
+OPTIONS = dict(delayed_shrinking=DEPS)
 WIDTHS, DEPTHS = (.5,.75,1.), dict(layer1=(1,2,3), layer2=(0,1,2), layer3=(0,1,2)) # one to three blocks in every stage
 
 def tied(space):
@@ -49,8 +49,8 @@ def network(c):
     if c['net']=='mobilenet':
         model,space = ofa_mobilenetv3(10, img=32, kernels=tuple(c['kernels']))
     else:
-        model,widths = resnet_cifar(20), (.5,.625,.75,.875,1.) if name=='us_net' else WIDTHS
-        space = Supernet(copy.deepcopy(model), torch.randn(2,3,32,32), widths, None if name in ('us_net','slimmable') else DEPTHS).space
+        model = resnet_cifar(20)
+        space = Supernet(copy.deepcopy(model), torch.randn(2,3,32,32), WIDTHS, DEPTHS).space
     return model, tied(space) if name=='compofa' else space
 
 def fresh(model):
@@ -110,9 +110,8 @@ class Watch(Callback):
         self.seconds += time.perf_counter()-t; self.cpu += time.process_time()-cpu
 
 def candidates(learn, c):
-    "What there is to choose from: the same for all recipes, of which CompOFA has a part; what was trained, where only widths were"
+    "What there is to choose from: the same for all recipes, of which CompOFA has a part"
     sn, per = learn.supernet, c['per']
-    if c['recipe'] in ('us_net','slimmable'): return levels_of(getattr(recipes, c['recipe'])(**c['options']).construct, sn.space)
     return sum(sample_buckets(tied(sn.space), per)+sample_buckets(sn.space, per), [])
 
 def score(learn, c):
@@ -190,9 +189,6 @@ def configs(seeds):
         for n in COMPARED: yield from runs(n, [new(n, seed=s)])
     for s in seeds:
         for n,c in ablations(s): yield from runs(n, [c])
-    yield from search(('us_net','slimmable'), BASE)
-    for s in seeds:
-        for n in ('us_net','slimmable'): yield from runs(n, [new(n, seed=s)])
     for n in COMPARED: # one shortened seed of the papers' own space, at the learning rates of the ResNet
         c = new(n, dict(MOBILE, n_train=1_250, bs=32, few=[500,1000], per=1), seed=0, epochs=SHORT[n]) # few: pictures to choose and to report by
         for _,r in runs('mobilenet', [dict(c, net='resnet')]): yield 'mobilenet', dict(c, lr=r['lr'])

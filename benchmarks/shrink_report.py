@@ -6,7 +6,7 @@ import re, statistics as st
 from common import results, root, rows
 from grow_report import T95, mean, table
 
-NAMES = dict(delayed_shrinking='delayed shrinking', bignas='BigNAS', progressive_shrinking='once for all', compofa='CompOFA', us_net='US-Net', slimmable='slimmable', full='the full network alone', smallest='the smallest alone')
+NAMES = dict(delayed_shrinking='delayed shrinking', bignas='BigNAS', progressive_shrinking='once for all', compofa='CompOFA', full='the full network alone', smallest='the smallest alone')
 BASELINES = ('bignas','progressive_shrinking','compofa')
 COST, RUNS = rows(results/'shrink_cost.jsonl'), rows(results/'shrink.jsonl')
 NOT = 'Not run yet.'
@@ -82,10 +82,6 @@ def family(kw, names, base='delayed_shrinking'):
     return table(['','seeds','epochs','lr','smallest',*[f'bucket {i}' for i in range(1,7)],'largest','mean Pareto','delayed shrinking minus this (seeds)',f"{'' if 'gpu' in next(iter(mine.values()), {}) else 'processor '}seconds",'cost','passes','in full passes'], body) if body else NOT
 
 def cifar(): return family({}, ['delayed_shrinking',*BASELINES,'full','smallest'])
-def widths():
-    body = [[NAMES[n], len(rs), r['config']['epochs'], f"{r['config']['lr']:g}", pm_of(rs,smallest), pm_of(rs,lambda r: r['largest'][2]), pm_of(rs,test), f"{mean([spent(r) for r in rs.values()]):.0f}"] for n in ('us_net','slimmable') if (rs := runs(n)) for r in [next(iter(rs.values()))]]
-    return table(['','seeds','epochs','lr','smallest','largest','mean Pareto','processor seconds'], body) if body else NOT
-
 def mobile():
     "The papers' own space: on a GPU, and a shortened seed on a processor"
     cpu = [r for r in RUNS if r['name']=='mobilenet']
@@ -227,7 +223,7 @@ place; *avg* keeps one per network, which is hardly to be seen here, where gradi
 
 20,000 training pictures, 5,000 for choosing; three widths (.5, .75, 1) for every group of channels and one to three blocks in each stage. bf16, channels_last, batch 64, SGD with momentum .9 and weight decay 5e-4, a tenth of the run for warming up the learning rate, then a cosine; cross-entropy without label smoothing.
 Epochs are the papers' 270 : 400 : 605 : 330, shortened alike. Once-for-all's 605 contain a phase for kernels, of which there are none here: its time goes to the other phases. CompOFA's networks are the 27 where the widths of a stage follow its depth; up to two of them in each part of the range of MACs are candidates of every recipe, and for all but CompOFA up to two random networks more. Of each of six equal
-parts of the range of MACs the network that is best on validation is reported on test, with recalibrated batch norms. *Mean Pareto*: mean over all budgets of MACs of the test accuracy of what validation chooses within the budget. Cost: processor seconds of training alone, with one thread, over those of delayed shrinking (median over seeds); *passes*:
+parts of the range of MACs the network that is best on validation is reported on test, with recalibrated batch norms. *Mean Pareto*: mean over all budgets of MACs of the test accuracy of what validation chooses within the budget. US-Nets and slimmable networks have one width for all layers and no choice of depth: [the onion](onion.md) compares them. Cost: processor seconds of training alone, with one thread, over those of delayed shrinking (median over seeds); *passes*:
 networks that went forward and backward, a teacher's forward being a third in *full passes*, which are weighed by MACs.
 
 {cifar}
@@ -241,12 +237,6 @@ networks that went forward and backward, a teacher's forward being a third in *f
 The same search for everyone: three rates, half of the epochs, one seed that is used for nothing else; mean Pareto accuracy on validation, for a network alone its accuracy. The phases of once-for-all and CompOFA have the published ratios to the rate given here, which is the teacher's.
 
 {rates}
-
-### Widths only
-
-US-Nets (five widths) and slimmable networks (three) have one width for all layers and no choice of depth, so their range of MACs, and with it the mean, is another one.
-
-{widths}
 
 ## When to start, and how (figure 7 of DepS)
 
@@ -268,5 +258,5 @@ Accuracy on 2,000 validation pictures with the running statistics, every twelfth
 '''
 
 if __name__=='__main__':
-    text = PAGE.format(targets=targets(), steps=steps(), memory=memory(), cifar=cifar(), picture=pictures(), cifar_made=made([r for n in NAMES for r in runs(n).values()]), rates=rates(), widths=widths(), ablations=ablations(), claims=claims(), around=around(), mobile=mobile())
+    text = PAGE.format(targets=targets(), steps=steps(), memory=memory(), cifar=cifar(), picture=pictures(), cifar_made=made([r for n in NAMES for r in runs(n).values()]), rates=rates(), ablations=ablations(), claims=claims(), around=around(), mobile=mobile())
     (root/'docs/shrinking.md').write_text(re.sub('\n{3,}', '\n\n', '\n'.join(l.rstrip() for l in text.split('\n'))))
