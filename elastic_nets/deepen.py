@@ -204,7 +204,7 @@ def _check_shared(model, graph):
             own = [n for n in ns if n.startswith(f'{b}.')]
             if own and len(own)<len(ns): raise ValueError(f'{own[0]} and {next(n for n in ns if n not in own)} are the same parameter, and a block that comes later would get one of its own: a model that shares weights between blocks cannot grow in depth')
 
-# %% ../nbs/21_deepen.ipynb #90161497
+# %% ../nbs/21_deepen.ipynb #379c38f5
 def start_shallow(
     model:nn.Module, # Whole; changed in place
     graph:ChannelGraph, # `trace_channels(model, xb)`
@@ -215,7 +215,6 @@ def start_shallow(
     to, gone = _depths(model, graph, depth), []
     if empty := [b for names in graph.runs.values() for b in names if isinstance(model.get_submodule(b), nn.Identity)]:
         raise ValueError(f'{empty[0]} has been dropped already: start_shallow takes a whole model')
-    _check_shared(model, graph)
     for n,names in _parts(model, graph).items():
         blocks = [model.get_submodule(b) for b in names]
         gone += [p for b in blocks[to[n]:] for p in b.parameters()]

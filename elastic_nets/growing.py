@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['StagePlan', 'Growth', 'GrowWidth', 'GrowDepth', 'plan_stages']
 
-# %% ../nbs/22_growing.ipynb #13abbc61
+# %% ../nbs/22_growing.ipynb #5b199d8c
 import copy, gc, torch, warnings, numpy as np
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from fastai.torch_core import get_model
 from fastprogress.fastprogress import progress_bar
 from .channels import ChannelGraph, copy_model, trace_channels
 from .cost import _sync
-from .deepen import BlockEMA, grow_depth, start_shallow, _depths, _PLACES, _why_whole
+from .deepen import BlockEMA, grow_depth, start_shallow, _check_shared, _depths, _PLACES, _why_whole
 from .supernet import calibrate_bn, inputs_of, _quiet
 from .widen import grow_width, start_narrow, _init, _tried, _widths
 
@@ -400,10 +400,11 @@ class GrowDepth(_Grow):
         with self._timed():
             if self._ema: self._ema.update()
 
-# %% ../nbs/22_growing.ipynb #dde53acd
+# %% ../nbs/22_growing.ipynb #feada226
 @patch
 def _try(self:GrowDepth, graph):
     "`place` and `zero_last` may not suit these blocks: now is the time to say so"
+    if not self._growth: _check_shared(self._net, graph)
     net, small = copy_model(self._net), self._growth.size if self._growth else self.plan.sizes[0]
     keep = self._growth.keep if self._growth else start_shallow(net, graph, small)
     for s in self.plan.sizes:
