@@ -465,6 +465,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'elastic_nets.onion.OnionTraining._weigh': ('onion.html#oniontraining._weigh', 'elastic_nets/onion.py'),
                                     'elastic_nets.onion.OnionTraining._weight': ( 'onion.html#oniontraining._weight',
                                                                                   'elastic_nets/onion.py'),
+                                    'elastic_nets.onion.OnionTraining._whole': ('onion.html#oniontraining._whole', 'elastic_nets/onion.py'),
                                     'elastic_nets.onion.OnionTraining.after_backward': ( 'onion.html#oniontraining.after_backward',
                                                                                          'elastic_nets/onion.py'),
                                     'elastic_nets.onion.OnionTraining.after_fit': ( 'onion.html#oniontraining.after_fit',

@@ -474,22 +474,28 @@ def _at(self:OnionTraining, step):
     "The moment of a step of this fit"
     return self.schedule.at(step, self.n_epoch*len(self.dls.train), self.lr_share)
 
-# %% ../nbs/11_onion.ipynb #968be0d0
+# %% ../nbs/11_onion.ipynb #8fe932d2
 @patch
 def _part(self:OnionTraining, m):
     "The part of the space that a moment trains, and the number of networks of its steps"
     if m.part not in self.parts:
         part = self.space.part(**dict(m.part))
-        self.parts[m.part] = part, _single(part)
-    part, single = self.parts[m.part]
+        self.parts[m.part] = part, _single(part), part.max==self.space.max
+    part, single, _ = self.parts[m.part]
     return part, 1 if m.weight==0 or single else m.k or self.recipe.construct.k
 
-# %% ../nbs/11_onion.ipynb #3ad26b30
+# %% ../nbs/11_onion.ipynb #874b5e51
+@patch
+def _whole(self:OnionTraining, m):
+    "Is the full network trained in every step of a moment?"
+    self._part(m)
+    return m.full and self.parts[m.part][2]
+
+# %% ../nbs/11_onion.ipynb #7bef77ae
 @patch
 def _alone(self:OnionTraining, m):
     "Does a moment train the full network alone?"
-    part, k = self._part(m)
-    return k<2 and m.full and part.max==self.space.max
+    return self._part(m)[1]<2 and self._whole(m)
 
 # %% ../nbs/11_onion.ipynb #74eb9a8e
 @patch
@@ -775,12 +781,12 @@ def _ask(self:OnionTraining, pred):
     except Exception as e: raise ValueError(f'teacher: what it says of a batch does not suit the model that is trained: {e}') from e
     return soft
 
-# %% ../nbs/11_onion.ipynb #87270841
+# %% ../nbs/11_onion.ipynb #61aa5dfd
 @patch
 def _say(self:OnionTraining, moments, k, held, fulls, subs):
     "Print what the passes of this fit will take"
     full, sub, n = min(fulls), min(subs), self.n_epoch*len(self.dls.train)
-    def cost(m): return sub*self._part(m)[1]+(full-sub)*(m.full and self._part(m)[0].max==self.space.max)
+    def cost(m): return sub*self._part(m)[1]+(full-sub)*self._whole(m)
     total, some = sum(map(cost, moments))*n/len(moments), sum(not self._alone(m) for m in moments)*n/len(moments)
     weights = sum(p.nbytes for p in [*self.supernet.model.parameters(), *self.supernet.own_params()])
     memory = held+weights*(1+(1 if self.sums or self.recipe.update.steps!='joint' else k))
