@@ -213,6 +213,7 @@ def test_plain_dict_state():
     grow_depth(m, graph, keep, 1., opt=opt)
     m(x).sum().backward()
     opt.step()
+    assert all('step' in opt.state[p] for p in m.parameters()) and sum(map(len, opt.param_lists))==len(list(m.parameters()))
 
 def test_groups_through_a_run():
     "A group for each block: those of dropped blocks are empty, and copies have the rate of their originals; parameters of another network stay"
