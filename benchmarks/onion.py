@@ -22,9 +22,10 @@ from common import Lean, main, results, rows
 from shrink import fresh
 
 path, gpu = results/'onion.jsonl', torch.cuda.is_available()
-NETS = dict(resnet=partial(resnet_cifar, 20), vgg=partial(vgg_cifar, 11, width=32), mobilenet=partial(mobilenet_cifar, width=.4)) # 41, 39 and 29 M MACs
+NETS = dict(resnet=partial(resnet_cifar, 20), vgg=partial(vgg_cifar, 11, width=32 if gpu else 16), mobilenet=partial(mobilenet_cifar, width=.4 if gpu else .3)) # 41, 39 and 29 M MACs; on a CPU 41, 10 and 18
 BASE = dict(net='resnet', recipe='us_net', n_train=45_000, steps=14_000, bs=64) if gpu else dict(net='resnet', recipe='us_net', n_train=10_000, steps=390, bs=64) # the base's steps: all else costs the same
-LRS, SCREEN, FRESH = (.01,.03,.08,.2), (0,1), (10,11,12) # learning rates; seeds that choose, on validation; seeds that report, on test
+SHARE = dict(resnet=1., vgg=1., mobilenet=1. if gpu else .5) # of these steps; depthwise layers are slow on a CPU
+LRS, SCREEN, FRESH = (.003,.01,.03,.08,.2), (0,1), (10,11,12) # learning rates; seeds that choose, on validation; seeds that report, on test
 WIDTHS, FOUR = tuple(i/8 for i in range(2,9)), (.25,.5,.75,1.)
 base = us_net(levels=7)
 on = lambda field, **new: replace(base, **{field: replace(getattr(base, field), **new)})
@@ -92,7 +93,7 @@ def learner(c):
         depth = 'depth' in recipe_of(c['recipe']).construct.kinds and c['net']=='resnet'
         learn.to_supernet(widths=WIDTHS, depths=(0,.5,1) if depth else None)
         if c['recipe']=='bignas': zero_last_bn(learn.supernet)
-    in_bf16(learn.model)
+    if gpu or c['net']!='mobilenet': in_bf16(learn.model) # depthwise layers are slower in bf16 on a CPU
     return learn
 
 def now():
@@ -149,7 +150,7 @@ def ratio(net, recipe):
 def run_of(name, net, recipe, seed, lr, share=1., **kw):
     "Name and configuration with the steps that cost `share` of what the base's cost; nothing where rate or cost are not known yet"
     y = ratio(net, recipe)
-    if y is not None and lr is not None: yield name, dict(BASE, net=net, recipe=recipe, seed=seed, lr=lr, steps=round(BASE['steps']*share/y), **kw)
+    if y is not None and lr is not None: yield name, dict(BASE, net=net, recipe=recipe, seed=seed, lr=lr, steps=round(BASE['steps']*SHARE[net]*share/y), **kw)
 
 def by_rate(name, recipe, seed, width=None):
     "Learning rate -> what it gave on validation, on ResNet-20"
@@ -162,14 +163,14 @@ def two_rates():
     return sorted(got, key=got.get, reverse=True)[:2] if len(got)==len(LRS) else []
 
 def due(recipe):
-    "Learning rates that the screen tries: the base's best, and its second for the better half of each field and for what is combined"
+    "Learning rates that the screen tries: the base's best, and its second for the best value of each field and for what is combined"
     two, field = two_rates(), [r for r in RECIPES if r.split(':')[0]==recipe.split(':')[0]]
     got = {r:by_rate('screen', r, SCREEN[0]).get(two[0]) for r in field} if two else {}
-    return two if ' + ' in recipe or None not in got.values() and recipe in sorted(got, key=got.get, reverse=True)[:-(-len(got)//2)] else two[:1]
+    return two if ' + ' in recipe or None not in got.values() and recipe==max(got, key=got.get) else two[:1]
 
 def best_lr(recipe, width=None):
     "The rate that was best on validation, in the search or in the screen; None before all that are due are there. The other networks have that of ResNet-20"
-    if got := by_rate('lr', recipe, 100, width): return max(got, key=got.get) if len(got)==2 else None
+    if got := by_rate('lr', recipe, 100, width): return max(got, key=got.get) if {*two_rates()}<={*got} else None
     got = by_rate('screen', recipe, SCREEN[0]) if width is None else {}
     return max(got, key=got.get) if two_rates() and {*due(recipe)}<={*got} else None
 
@@ -180,7 +181,7 @@ def gains(seeds):
     mean = {n:st.mean(got[n][s]-got['us_net'][s] for s in seeds) for n in got if None not in (*got[n].values(), *got.get('us_net', {0:None}).values())}
     return dict(sorted(mean.items(), key=lambda o: -o[1]))
 
-def second(n=2):
+def second(n=1):
     "Who is worth a second seed: the base, and the `n` best values of each field after the first seed, when all have that"
     got = gains(SCREEN[:1])
     return ['us_net', *[r for f in ('construct','gradient','update','schedule') for r in [r for r in got if r.startswith(f) and ' + ' not in r][:n]]] if {*RECIPES}<={*got} else []
@@ -217,8 +218,8 @@ def configs(seeds):
         yield from costs('resnet', [r])
         yield from screened(r, SCREEN[0], due(r))
         yield from screened(r, SCREEN[1], [best_lr(r)])
-    for net in NETS:
-        names = [r for r in (*PUBLISHED, *handful()) if suits(r, net)]
+    for net,some in ((net,some) for some in ((*PUBLISHED, *handful()[:1]), handful()[1:]) for net in NETS):
+        names = [r for r in some if suits(r, net)]
         yield from costs(net, ['alone', *names])
         for r in PUBLISHED:
             if net=='resnet' and r!='us_net': yield from searched(r)

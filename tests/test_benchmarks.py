@@ -39,7 +39,7 @@ def test_chosen(rows_of, both, want):
     rows_of(lambda r: gain.get(r, -1.))
     assert onion.two_rates()==[.08,.03] and onion.best_lr('gradient: avg')==.08
     assert onion.together()=='gradient: avg + update: rate per skin' and onion.handful()[0]==want
-    assert [r for r in onion.second() if r.startswith('gradient')][0]=='gradient: avg' and len(onion.second())==9
+    assert [r for r in onion.second() if r.startswith('gradient')][0]=='gradient: avg' and len(onion.second())==5
 
 def test_none_gains(rows_of):
     rows_of(lambda r: 0. if r=='us_net' else -1.)
@@ -50,7 +50,7 @@ def test_equal_cost(rows_of):
     rows = rows_of(lambda r: 0., lambda r: 1.25 if r=='alone' else 2.)
     for r in rows:
         c, share = r['config'], .5 if r['name']=='lr' else 1.
-        if not c.get('cost'): assert c['steps']==round(onion.BASE['steps']*share/(1. if c['recipe']=='us_net' else 1.25 if c['recipe']=='alone' else 2.)), c
+        if not c.get('cost'): assert c['steps']==round(onion.BASE['steps']*onion.SHARE[c['net']]*share/(1. if c['recipe']=='us_net' else 1.25 if c['recipe']=='alone' else 2.)), c
 
 def test_recipes_suit_the_base():
     "Every value changes the base, and a parent changes less"
