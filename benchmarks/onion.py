@@ -166,7 +166,7 @@ def due(recipe):
     "Learning rates that the screen tries: the base's best, and its second for the best value of each field and for what is combined"
     two, field = two_rates(), [r for r in RECIPES if r.split(':')[0]==recipe.split(':')[0]]
     got = {r:by_rate('screen', r, SCREEN[0]).get(two[0]) for r in field} if two else {}
-    return two if ' + ' in recipe or None not in got.values() and recipe==max(got, key=got.get) else two[:1]
+    return two if ' + ' in recipe or got and None not in got.values() and recipe==max(got, key=got.get) else two[:1]
 
 def best_lr(recipe, width=None):
     "The rate that was best on validation, in the search or in the screen; None before all that are due are there. The other networks have that of ResNet-20"
