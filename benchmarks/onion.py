@@ -170,7 +170,7 @@ def due(recipe):
 
 def best_lr(recipe, width=None):
     "The rate that was best on validation, in the search or in the screen; None before all that are due are there. The other networks have that of ResNet-20"
-    if got := by_rate('lr', recipe, 100, width): return max(got, key=got.get) if {*two_rates()}<={*got} else None
+    if got := by_rate('lr', recipe, 100, width): return max(got, key=got.get) if two_rates() and {*two_rates()}<={*got} else None
     got = by_rate('screen', recipe, SCREEN[0]) if width is None else {}
     return max(got, key=got.get) if two_rates() and {*due(recipe)}<={*got} else None
 
