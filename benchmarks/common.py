@@ -1,6 +1,7 @@
 "What the benchmarks share: rows on disk, one per finished run, and where they were made"
 import argparse, datetime, fcntl, hashlib, json, os, platform, subprocess, time
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 import torch
 from fastai.callback.core import Callback, CancelValidException
@@ -38,7 +39,10 @@ def stamp(): return dict(machine=machine(), commit=COMMIT, date=datetime.date.to
 
 def rows(path):
     "Finished runs"
-    return [json.loads(l) for l in open(path)] if Path(path).exists() else []
+    return _read(path, os.stat(path).st_mtime_ns) if Path(path).exists() else []
+
+@lru_cache
+def _read(path, changed): return [json.loads(l) for l in open(path)]
 
 @contextmanager
 def write_row(path, name, config):
@@ -73,8 +77,14 @@ def main(doc, path, configs, train):
     p.add_argument('--threads', type=int, default=1); p.add_argument('--list', action='store_true')
     a = p.parse_args()
     torch.set_num_threads(a.threads)
-    for name,c in configs(a.seeds):
+    if a.list:
+        for name,c in configs(a.seeds): print(name, c, 'done' if c in [r['config'] for r in rows(path)] else '')
+    while not a.list and run_next(path, configs(a.seeds), train, a): pass
+
+def run_next(path, configs, train, a):
+    "The first run that is not yet a row; False where there is none. After it `configs` is asked anew: what is worth running may follow from rows"
+    for name,c in configs:
         if a.only and name not in a.only: continue
-        if a.list: print(name, c, 'done' if c in [r['config'] for r in rows(path)] else ''); continue
         with write_row(path, name, c) as row:
-            if row is not None: row.update(train(c), threads=a.threads)
+            if row is not None: row.update(train(c), threads=a.threads); return True
+    return False

@@ -131,7 +131,7 @@ def score(learn, dls):
     extra = [s for k in (('depth',), ('width','depth')) for s in levels_of(Construct(levels=7, kinds=k), sn.space)] if sn.space.depth else []
     tables, res = {}, {}
     for k,dl in dls.items():
-        tables[k] = t = evaluate_subnets(learn, [*dict.fromkeys([*nets.values(), *extra])], dl=dl, calibrate=1000)
+        tables[k] = t = evaluate_subnets(learn, [*dict.fromkeys([*nets.values(), *extra])], dl=dl.new(bs=256), calibrate=1000)
         t['valid'], acc = tables['valid'].accuracy, dict(zip(t.subnet, t.accuracy))
         res[k] = dict(widths={str(w): round(100*acc[nets[w]],2) for w in FOUR}, mean_pareto=round(100*mean_pareto_accuracy(t, sn.macs(nets[.25]), sn.macs(nets[1.]), metric='accuracy', by='valid'), 3))
     return res
@@ -163,10 +163,8 @@ def two_rates():
     return sorted(got, key=got.get, reverse=True)[:2] if len(got)==len(LRS) else []
 
 def due(recipe):
-    "Learning rates that the screen tries: the base's best, and its second for the best value of each field and for what is combined"
-    two, field = two_rates(), [r for r in RECIPES if r.split(':')[0]==recipe.split(':')[0]]
-    got = {r:by_rate('screen', r, SCREEN[0]).get(two[0]) for r in field} if two else {}
-    return two if ' + ' in recipe or got and None not in got.values() and recipe==max(got, key=got.get) else two[:1]
+    "Learning rates that the screen tries: the base's best, and its second for what the selection ends with"
+    return two_rates() if recipe==select()[1] else two_rates()[:1]
 
 def best_lr(recipe, width=None):
     "The rate that was best on validation, in the search or in the screen; None before all that are due are there. The other networks have that of ResNet-20"
@@ -174,33 +172,38 @@ def best_lr(recipe, width=None):
     got = by_rate('screen', recipe, SCREEN[0]) if width is None else {}
     return max(got, key=got.get) if two_rates() and {*due(recipe)}<={*got} else None
 
-def gains(seeds):
-    "Recipe -> its gain over the base on validation, both at their best rate, mean over `seeds`; those that were run with all of them, best first"
-    at = lambda n,s: by_rate('screen', n, s).get(best_lr(n))
-    got = {n:{s:at(n,s) for s in seeds} for n in dict.fromkeys(r['config']['recipe'] for r in rows(path) if r['name']=='screen')}
-    mean = {n:st.mean(got[n][s]-got['us_net'][s] for s in seeds) for n in got if None not in (*got[n].values(), *got.get('us_net', {0:None}).values())}
-    return dict(sorted(mean.items(), key=lambda o: -o[1]))
+def gain(recipe, seed=SCREEN[0]):
+    "Mean Pareto accuracy on validation over the base's, each at the best rate that it was run with; None before both are there"
+    got, than = (by_rate('screen', r, seed) for r in (recipe, 'us_net'))
+    return max(got.values())-max(than.values()) if got and than else None
 
-def second(n=1):
-    "Who is worth a second seed: the base, and the `n` best values of each field after the first seed, when all have that"
-    got = gains(SCREEN[:1])
-    return ['us_net', *[r for f in ('construct','gradient','update','schedule') for r in [r for r in got if r.startswith(f) and ' + ' not in r][:n]]] if {*RECIPES}<={*got} else []
+def select(n=2):
+    "Forward selection: the best value of all, then field by field the better of its `n` best together with what was chosen, where that gains. -> recipes in the order of trial, and the last one chosen (None while rows are missing)"
+    got = {r:gain(r) for r in RECIPES}
+    if not two_rates() or None in got.values(): return [], None
+    fields_ = [sorted((r for r in RECIPES if r.startswith(f'{f}:') and got[r]>0), key=got.get, reverse=True)[:n] for f in ('construct','gradient','update','schedule')]
+    tried, best = [], 'us_net'
+    for field in sorted(filter(None, fields_), key=lambda o: -got[o[0]]):
+        names = [r for r in ([v for v in field if best=='us_net'] or [f'{best} + {v}' for v in field]) if may(r)]
+        tried += names
+        if None in [gain(r) for r in names]: return tried, None
+        best = max([best, *names], key=lambda r: gain(r) or 0.)
+    return tried, best
 
-def together():
-    "The best value of each field that gained, in one recipe, best first; one that changes what a better one does is left out"
-    got, names = gains(SCREEN), []
-    if not second() or not {*second()}<={*got}: return None
-    best = [next((n for n,g in got.items() if n.startswith(f'{f}:') and ' + ' not in n and g>0), None) for f in ('construct','gradient','update','schedule')]
-    for n in sorted(filter(None, best), key=got.get, reverse=True):
-        try: combine([*names, n])
-        except (ValueError, TypeError): continue
-        names.append(n)
-    return ' + '.join(names) if len(names)>1 else None
+def may(recipe):
+    "Can what these recipes change go together?"
+    try: return bool(recipe_of(recipe))
+    except (ValueError, TypeError): return False
 
-def handful(n=2):
-    "The recipes that gained most on validation over both seeds, the combined one among them; none where none gained"
-    got, best = gains(SCREEN), together()
-    return [r for r,g in got.items() if g>0 and r!='us_net'][:n] if second() and {*second(), *([best] if best else [])}<={*got} else []
+def finalists():
+    "Who is worth a second seed: the base, the best value of all, and what the selection ends with"
+    tried, best = select()
+    return [*dict.fromkeys(['us_net', *tried[:1], best])] if best else []
+
+def handful():
+    "The finalists that gained on validation over both seeds, best first; none where none gained, or rows are missing"
+    got = {r:[gain(r,s) for s in SCREEN] for r in finalists() if r!='us_net'}
+    return [] if any(None in g for g in got.values()) else sorted((r for r,g in got.items() if st.mean(g)>0), key=lambda r: -st.mean(got[r]))
 
 def suits(recipe, net): return net=='resnet' or recipe_of(recipe).construct.kinds!=('depth',) # the others have no depth to choose
 
@@ -211,13 +214,12 @@ def configs(seeds):
     def screened(recipe, seed, rates): return (o for lr in rates for o in run_of('screen', 'resnet', recipe, seed, lr))
     yield from screened('us_net', SCREEN[0], LRS)
     yield from costs('resnet', RECIPES)
-    for some in (slice(1), slice(1,2)):
-        for r in RECIPES: yield from screened(r, SCREEN[0], due(r)[some])
-    for r in second(): yield from screened(r, SCREEN[1], [best_lr(r)])
-    if r := together():
-        yield from costs('resnet', [r])
-        yield from screened(r, SCREEN[0], due(r))
-        yield from screened(r, SCREEN[1], [best_lr(r)])
+    for r in RECIPES: yield from screened(r, SCREEN[0], two_rates()[:1])
+    for r in select()[0]:
+        yield from costs('resnet', [r] if r not in RECIPES else [])
+        yield from screened(r, SCREEN[0], two_rates()[:1])
+    for r in finalists(): yield from screened(r, SCREEN[0], due(r))
+    for r in finalists(): yield from screened(r, SCREEN[1], [best_lr(r)])
     for net,some in ((net,some) for some in ((*PUBLISHED, *handful()[:1]), handful()[1:]) for net in NETS):
         names = [r for r in some if suits(r, net)]
         yield from costs(net, ['alone', *names])

@@ -34,16 +34,26 @@ def test_combine():
 
 @pytest.mark.parametrize('both,want', [(3.,'gradient: avg + update: rate per skin'), (1.5,'gradient: avg')])
 def test_chosen(rows_of, both, want):
-    "The best value of each field together, those that gained; and the best of all"
-    gain = {'us_net':0., 'gradient: avg':2., 'update: rate per skin':1., 'gradient: avg + update: rate per skin':both}
-    rows_of(lambda r: gain.get(r, -1.))
+    "The best value of all, and with it the better of each other field, where both together gain; the second rate and the second seed for who is left"
+    gain = {'us_net':0., 'gradient: avg':2., 'gradient: core':1.5, 'update: rate per skin':1., 'update: large first':.5, 'gradient: avg + update: rate per skin':both}
+    rows = rows_of(lambda r: gain.get(r, -1.))
     assert onion.two_rates()==[.08,.03] and onion.best_lr('gradient: avg')==.08
-    assert onion.together()=='gradient: avg + update: rate per skin' and onion.handful()[0]==want
-    assert [r for r in onion.second() if r.startswith('gradient')][0]=='gradient: avg' and len(onion.second())==5
+    assert onion.select()==(['gradient: avg','gradient: core','gradient: avg + update: rate per skin'], want) # one step per subnet has nothing to average
+    assert onion.handful()==[*dict.fromkeys([want, 'gradient: avg'])]
+    runs = lambda name, recipe: {(r['config']['lr'],r['config']['seed']) for r in rows if r['name']==name and r['config']['recipe']==recipe}
+    assert runs('screen', want)=={(.08,0),(.03,0),(.08,1)} and runs('screen', 'gradient: core')=={(.08,0)} and {s for _,s in runs('confirm', want)}=={10,11,12}
 
 def test_none_gains(rows_of):
     rows_of(lambda r: 0. if r=='us_net' else -1.)
-    assert onion.together() is None and onion.handful()==[]
+    assert onion.select()==([], 'us_net') and onion.handful()==[]
+
+def test_rows_follow(tmp_path, monkeypatch):
+    "What is worth running is asked again after every row, and a row that another start wrote is seen"
+    path, common = tmp_path/'x.jsonl', onion.main.__globals__
+    def configs(seeds): return [('first', dict(n=0)), *(('then', dict(n=r['out'])) for r in common['rows'](path) if r['name']=='first')]
+    monkeypatch.setattr(sys, 'argv', ['x'])
+    common['main']('', path, configs, lambda c: dict(out=7))
+    assert [(r['name'],r['config']['n']) for r in common['rows'](path)]==[('first',0),('then',7)]
 
 def test_equal_cost(rows_of):
     "Steps times cost are the base's, for everyone"
