@@ -55,7 +55,7 @@ def interval(d):
 def targets(rs):
     "A row per aim, a column per network"
     if not any(r['name']=='confirm' for r in rs): return NOT
-    best, body = (handful(1) or ['us_net'])[0], {}
+    best, body = (handful() or ['us_net'])[0], {}
     def cell(net, aim, d, verdict=interval):
         if d: body.setdefault(aim, {})[net] = ', '.join(verdict(d))
     for net in NETS:
