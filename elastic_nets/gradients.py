@@ -81,42 +81,43 @@ def combine_avg_sqrt(
     "The sum, divided by the root of the weights of the networks that own an element"
     return combine_avg(gs, own, ws, power=.5)
 
-# %% ../nbs/10_gradients.ipynb #d4de3755
-def _surgery(gs, own, others):
-    "Sum of gradients after each has lost what points against those of `others(i, n)`, one after the other"
-    out = list(gs)
+# %% ../nbs/10_gradients.ipynb #d49a0a84
+def _surgery(gs, own, ws, others):
+    "Sum of gradients after each has lost what points against those of `others(i, n)`, one after the other. What is zero but for rounding points nowhere"
+    out, sizes = list(gs), gs.flatten(1).norm(dim=1)/ws.clamp_min(1e-30)
+    some = (sizes>10*torch.finfo(gs.dtype).eps*sizes.max()).to(gs.dtype)
     for i in range(len(gs)):
         for j in others(i, len(gs)):
-            h = gs[j]*own[i]
+            h = gs[j]*own[i]*some[j]
             out[i] = out[i] - ((out[i]*h).sum()/(h*h).sum().clamp_min(1e-30)).clamp_max(0)*h
     return torch.stack(out).sum(0)
 
-# %% ../nbs/10_gradients.ipynb #99b24d3e
+# %% ../nbs/10_gradients.ipynb #21402cf2
 def combine_project(
     gs:torch.Tensor, # (networks, ...): weighted gradients of one parameter, smallest network first
     own:torch.Tensor, # (networks, ...): is the element part of the network?
     ws:torch.Tensor, # (networks,): their weights
 ) -> torch.Tensor: # (...)
     "The sum, after each network gave up what points against any other (PCGrad, Yu et al. 2020, per tensor; against smaller networks first)"
-    return _surgery(gs, own, lambda i,n: [j for j in range(n) if j!=i])
+    return _surgery(gs, own, ws, lambda i,n: [j for j in range(n) if j!=i])
 
-# %% ../nbs/10_gradients.ipynb #1525be04
+# %% ../nbs/10_gradients.ipynb #08390844
 def combine_core(
     gs:torch.Tensor, # (networks, ...): weighted gradients of one parameter, smallest network first
     own:torch.Tensor, # (networks, ...): is the element part of the network?
     ws:torch.Tensor, # (networks,): their weights
 ) -> torch.Tensor: # (...)
     "The sum, after each network gave up what points against a smaller one: the core is protected"
-    return _surgery(gs, own, lambda i,n: range(i))
+    return _surgery(gs, own, ws, lambda i,n: range(i))
 
-# %% ../nbs/10_gradients.ipynb #7f3a5302
+# %% ../nbs/10_gradients.ipynb #f0d6726b
 def combine_skins(
     gs:torch.Tensor, # (networks, ...): weighted gradients of one parameter, smallest network first
     own:torch.Tensor, # (networks, ...): is the element part of the network?
     ws:torch.Tensor, # (networks,): their weights
 ) -> torch.Tensor: # (...)
     "The sum, after each network gave up what points against a larger one: the skins are protected"
-    return _surgery(gs, own, lambda i,n: range(i+1, n))
+    return _surgery(gs, own, ws, lambda i,n: range(i+1, n))
 
 # %% ../nbs/10_gradients.ipynb #530c5bd4
 def _soft_ce(pred, teacher, axis=1, reduction='mean'):

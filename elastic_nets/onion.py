@@ -47,11 +47,17 @@ def _whole_k(k):
     "`ValueError` unless `k` is a number of networks"
     if type(k) is not int or k<1: raise ValueError(f'k: the networks in a step are a whole number from 1, the full one included, got {k!r}')
 
-# %% ../nbs/11_onion.ipynb #07f8d113
+# %% ../nbs/11_onion.ipynb #356529b9
+def _flags(self, *names):
+    "`ValueError` unless these fields are True or False"
+    for n in names:
+        if type(getattr(self,n)) is not bool: raise ValueError(f'{n}: True or False, got {getattr(self,n)!r}')
+
+# %% ../nbs/11_onion.ipynb #bdc3c366
 @dataclass(frozen=True)
 class Construct:
     "The networks of one step, and what they are made of"
-    k:int=4 # Networks in a step, the full one included
+    k:int=4 # Networks in a step, the full one included; all levels, where there are fewer
     smallest:bool=False # Is the smallest always one of them (sandwich rule)?
     sort:str='never' # Channels in order of importance: 'never', 'once' where shrinking starts, or at the start of each of the 'phases'
     kinds:tuple=KINDS # Kinds of choices that subnets make; all others stay whole
@@ -62,7 +68,7 @@ class Construct:
     sample:str='uniform' # Subnets are drawn 'uniform' per choice, or by 'importance': more of the size whose distillation loss is high
 
     def __post_init__(self):
-        _whole_k(self.k)
+        _whole_k(self.k); _flags(self, 'smallest', 'matrices')
         if type(self.levels) is not int or self.levels in (1,) or self.levels<0: raise ValueError(f'levels: 0, or a number of networks from 2, got {self.levels!r}')
         object.__setattr__(self, 'kinds', tuple(L(self.kinds)))
         if not self.kinds or {*self.kinds}-{*KINDS}: raise ValueError(f'kinds: some of {KINDS}, got {self.kinds!r}')
@@ -70,6 +76,7 @@ class Construct:
         _one_of('what is equally spaced', 'spacing', self.spacing, 'share', 'macs')
         _one_of('what is private in batch norm', 'bn', self.bn, 'shared', 'private', 'statistics')
         _one_of('how subnets are drawn', 'sample', self.sample, 'uniform', 'importance')
+        if self.spacing=='macs' and not self.levels: raise ValueError("spacing: 'macs' spaces levels, and there are none; say how many by levels")
         if self.levels and self.sample!='uniform': raise ValueError("sample: 'importance' draws among many subnets; with levels there are few, use 'uniform'")
         if self.bn!='shared' and not self.levels: raise ValueError(f'bn: {self.bn!r} needs a countable number of networks: say how many by levels')
         if self.bn!='shared' and self.sort=='phases': raise ValueError("sort: 'phases' would mix up private batch norms; 'once' or 'never' with them")
@@ -92,38 +99,39 @@ def _levels(c, space):
     lo, hi = macs[space.min], macs[space.max]
     return [*dict.fromkeys(min(macs, key=lambda s: abs(macs[s]-lo-(hi-lo)*i/(c.levels-1))) for i in range(c.levels))]
 
-# %% ../nbs/11_onion.ipynb #10fb2fe8
-def _other(space, rng, weigh=None):
-    "A random subnet of `space` that is not its largest; with `weigh` one of four, by weight"
+# %% ../nbs/11_onion.ipynb #098a6912
+def _other(space, rng, weigh=None, but=None):
+    "A random subnet of `space` other than `but`; with `weigh` one of four, by weight"
     if weigh is not None:
-        four = [_other(space, rng) for _ in range(4)]
+        four = [_other(space, rng, but=but) for _ in range(4)]
         return rng.choices(four, [weigh(s) for s in four])[0]
     for _ in range(100):
-        if (s := space.sample(rng))!=space.max: return s
+        if (s := space.sample(rng))!=but: return s
     raise ValueError('space: it has one subnet, the full network; give to_supernet more widths, depths or kernels')
 
-# %% ../nbs/11_onion.ipynb #5063e0c7
+# %% ../nbs/11_onion.ipynb #cd1d3c5f
 @patch
 def draw(self:Construct,
     space, # `Space` of the supernet, or a part of it
     rng, # `random.Random`: same state, same networks
     k:int=None, # Networks to draw; None: `self.k`
-    full:bool=True, # Is the largest one of them? If not, all are drawn
+    full:bool=True, # Is the largest one of them? If not, it is one that may be drawn
     weigh=None, # Subnet -> weight with which it is drawn
     whole=None, # The whole `Space`, where `space` is a part: levels are those of the whole
 ) -> list: # The largest first, then the smallest, where they are there by rule
     "The networks of one step"
     k, pool = k or self.k, [s for s in levels_of(self, whole or space) if s in space] if self.levels else []
-    if not full: return [rng.choice(pool) if pool else space.sample(rng) for _ in range(k)]
-    nets = ([pool[-1], pool[0]] if pool else [space.max, space.min])[:1+(self.smallest and k>1)]
-    if not pool: return nets + [_other(space, rng, weigh) for _ in range(k-len(nets))]
+    if self.levels and not pool: raise ValueError(f'levels: a part of the space that is trained by itself holds none of the {self.levels} networks; its smallest is {space.min}, its largest {space.max}')
+    top, low = (pool[-1], pool[0]) if pool else (space.max, space.min)
+    nets = [top]*full + [low]*(self.smallest and k>1)
+    if not pool: return nets + [_other(space, rng, weigh, top if full else None) for _ in range(k-len(nets))]
     rest = [s for s in pool if s not in nets]
     return [*dict.fromkeys(nets)] + rng.sample(rest, min(k-len(nets), len(rest)))
 
 # %% ../nbs/11_onion.ipynb #d01e5881
 RULES = dict(sum=combine_sum, avg=combine_avg, avg_sqrt=combine_avg_sqrt, project=combine_project, core=combine_core, skins=combine_skins)
 
-# %% ../nbs/11_onion.ipynb #1f914516
+# %% ../nbs/11_onion.ipynb #82b59b61
 @dataclass(frozen=True)
 class Gradient:
     "What subnets learn from, and how the gradients of a step are combined"
@@ -132,22 +140,24 @@ class Gradient:
     dropout:bool=False # Do subnets drop out too? BigNAS and DepS: the largest only
 
     def __post_init__(self):
+        _flags(self, 'dropout')
         _one_of('what subnets learn from', 'target', self.target, 'hard', 'distill', 'next', 'teacher')
         if not callable(self.combine): _one_of('how gradients are combined', 'combine', self.combine, *RULES)
 
-# %% ../nbs/11_onion.ipynb #f57771f0
+# %% ../nbs/11_onion.ipynb #b0fa20bd
 @dataclass(frozen=True)
 class Update:
     "Who steps"
     steps:str='joint' # One optimizer step for all, 'joint'; or one for each network, 'small first' or 'large first'
-    skin_lr:bool=False # Is a weight's step divided by the number of the step's networks that share it?
-    momentum:str='shared' # Optimizer state: 'shared', or every network's 'own' by its rank in size (with a step for each)
+    skin_lr:bool=False # Is a weight's step divided by the number of the step's networks that share it, each by its weight?
+    momentum:str='shared' # Optimizer state: 'shared', or every network's 'own' (with a step for each): a copy per level, or, without levels, per rank in size
 
     def __post_init__(self):
+        _flags(self, 'skin_lr')
         _one_of('who steps', 'steps', self.steps, 'joint', 'small first', 'large first')
         _one_of('whose the optimizer state is', 'momentum', self.momentum, 'shared', 'own')
         if self.steps!='joint' and self.skin_lr: raise ValueError("skin_lr: with a step for each network a weight has as many steps as networks that share it; only with steps='joint'")
-        if self.steps=='joint' and self.momentum=='own': raise ValueError("momentum: momentum is linear, so with one joint step 'own' would be the same as 'shared'; choose steps='small first' or 'large first'")
+        if self.steps=='joint' and self.momentum=='own': raise ValueError("momentum: 'own' needs a step for each network; choose steps='small first' or 'large first', without skin_lr")
 
 # %% ../nbs/11_onion.ipynb #40a9375e
 @dataclass(frozen=True)
@@ -166,7 +176,7 @@ def _share(name, v, lo=True, hi=True):
     "`ValueError` unless `v` is a share"
     if not isinstance(v, Real) or not (0<=v<=1 and (lo or v>0) and (hi or v<1)): raise ValueError(f'{name}: a share in {"[" if lo else "("}0, 1{"]" if hi else ")"}, got {v!r}')
 
-# %% ../nbs/11_onion.ipynb #93e594aa
+# %% ../nbs/11_onion.ipynb #3d36de64
 @dataclass(frozen=True)
 class Delayed:
     "The full network alone; then the subnets, with a weight that grows from `eps0` to 1"
@@ -179,6 +189,10 @@ class Delayed:
 
     def __post_init__(self):
         for k,kw in dict(warmup=dict(hi=False), ramp={}, eps0=dict(lo=False), end=dict(lo=False), lr_floor={}).items(): _share(k, getattr(self,k), **kw)
+        _flags(self, 'code')
+        over = self.warmup+(0. if self.code else self.ramp)
+        if over>1+1e-9: raise ValueError(f'ramp: warm-up and ramp are {self.warmup}+{self.ramp} of the steps, more than there are')
+        if self.end!=1 and over>1-1e-9: raise ValueError(f'end: after a warm-up and a ramp of {self.warmup}+{self.ramp} of the steps there is none left in which the weight could go to {self.end}')
 
     def fit_to(self, space): return self # it suits every space
 
@@ -201,7 +215,7 @@ def weight_at(self:Delayed,
     if i>=ramp: return 1. if rest<=0 else 1+(self.end-1)*(i-ramp)/rest
     return eps_lr_at(i, ramp, lr(step/n), lr((start+ramp)/n), self.eps0) if self.code else eps_at(i, ramp, self.eps0)
 
-# %% ../nbs/11_onion.ipynb #febc9cf9
+# %% ../nbs/11_onion.ipynb #cf9ea931
 @dataclass(frozen=True)
 class Phase:
     "One phase of training"
@@ -216,8 +230,9 @@ class Phase:
     def __post_init__(self):
         try: object.__setattr__(self, 'part', tuple(dict(self.part).items()))
         except (TypeError, ValueError): raise ValueError(f"part: pairs such as (('width',-1),) or a dict are expected, got {self.part!r}") from None
-        if not self.length>0: raise ValueError(f'length: more than 0, relative to the other phases, got {self.length!r}')
+        if not isinstance(self.length, Real) or not self.length>0: raise ValueError(f'length: more than 0, relative to the other phases, got {self.length!r}')
         if self.k is not None: _whole_k(self.k)
+        _flags(self, 'full', 'teach')
         if self.lr is not None: _share('lr', self.lr, lo=False)
         _share('warmup', self.warmup, hi=False)
         Space(width={}).part(**dict(self.part))
@@ -313,7 +328,7 @@ class Recipe:
 
     def __str__(self): return '\n'.join(f'{f.name:10}{getattr(self, f.name)}' for f in fields(self))
 
-# %% ../nbs/11_onion.ipynb #d86edfbe
+# %% ../nbs/11_onion.ipynb #0d49f48d
 class OnionTraining(Callback):
     "Trains `learn.supernet`: the full network as ever, and beside it the subnets that `recipe` wants"
     order,run_valid,_learn = 8,False,None
@@ -327,6 +342,8 @@ class OnionTraining(Callback):
     ):
         if not isinstance(recipe, Recipe): raise TypeError(f'recipe: a Recipe is expected, such as delayed_shrinking(), got {recipe!r}')
         if bad := {*L(watch)}-{'min','mid'}: raise ValueError(f"watch: some of 'min' and 'mid', got {', '.join(map(repr, sorted(bad)))}")
+        if distill is not None and not callable(distill): raise TypeError(f'distill: a function (pred, teacher) -> scalar is expected, got {distill!r}')
+        if distill is not None and recipe.gradient.target=='hard': raise ValueError("distill: this recipe has no use for one, its subnets learn from hard labels; leave it out, or use Gradient('distill')")
         self.recipe,self.seed,self.distill,self.teacher,self.watch,self.estimate = recipe,seed,distill,teacher,tuple(L(watch)),estimate
         self.eps,self.subnets = None,[] # weight and subnets of the current step
 
@@ -340,7 +357,7 @@ class OnionTraining(Callback):
         if learn is None and self._learn is not None: self._leave()
         vars(self)['_learn'] = learn
 
-# %% ../nbs/11_onion.ipynb #e212e7f9
+# %% ../nbs/11_onion.ipynb #9c4088f9
 @patch
 def before_fit(self:OnionTraining):
     "Check what is needed, and show the watched subnets"
@@ -348,21 +365,31 @@ def before_fit(self:OnionTraining):
     if sn.space.limits: raise ValueError(f'space: limits ({sn.space.limits}) are for searching; train the whole space, learn.supernet.space = dataclasses.replace(space, limits={{}})')
     self.space = sn.space.part(**{k:-1 for k in KINDS if k not in c.kinds})
     if c.k>1 and _single(self.space): raise ValueError(f'space: it has one subnet, the full network, where {c.kinds} may be chosen; give to_supernet more widths, depths or kernels')
-    c.draw(self.space, random.Random(0))
-    if c.bn!='shared' and not any(isinstance(m, nn.modules.batchnorm._NormBase) for m in sn.model.modules()): raise ValueError(f"bn: {c.bn!r} is not possible, the model has no batch norm; use 'shared'")
+    for p in getattr(self.recipe.schedule, 'phases', [Phase(1)]): c.draw(self.space.part(**dict(p.part)), random.Random(0), 1, whole=self.space)
+    self._check_norms()
     self.schedule = self.recipe.schedule.fit_to(self.space)
     self.finding = sn.state_dict() if hasattr(self.learn, 'lr_finder') else None # a learning rate is looked for, and all of this is undone
     self._check_others()
     self.distill_func = self.distill or (None if self.recipe.gradient.target=='hard' else distill_loss(self.loss_func))
     self.ranks = num_distrib() if hasattr(self.learn, 'distributed_trainer') else 1
     self.eps,self.subnets,self.nets,self.moment,self.new_step = None,[],[sn.space.max],None,True
-    self.parts,self.kept,self.states,self.losses,self.gaps,self.warned,self.sorts = {},{},{},[],{},False,True
+    self.parts,self.kept,self.states,self.losses,self.gaps,self.warned,self.sorts,self.void = {},{},{},[],{},False,True,False
     self.made,self.quiet = self.teacher and self.teacher.to(next(sn.model.parameters()).device).eval(),nullcontext()
     self.hook = sn.model.register_forward_pre_hook(lambda m, xb: at_size(xb, sn.subnet.resolution) if m.training else None) if sn.space.resolution else None
     self.fresh = c.matrices and self.space.kernel and not sn.matrices
     if self.fresh: sn.kernel_matrices()
     self.say, self.plain = noop if rank_distrib() else self.learn.logger, self.loss_func # before a progress bar takes the one, and MixUp the other
     self._show(self.watch)
+
+# %% ../nbs/11_onion.ipynb #1018143d
+@patch
+def _check_norms(self:OnionTraining):
+    "`ValueError` where batch norms cannot be what the recipe wants; warns of levels that rounding leaves out"
+    sn, c = self.supernet, self.recipe.construct
+    if c.bn!='shared' and not any(isinstance(m, nn.modules.batchnorm._NormBase) for m in sn.model.modules()): raise ValueError(f"bn: {c.bn!r} is not possible, the model has no batch norm; use 'shared'")
+    have = {'private' if affine else 'statistics' for affine in sn.private.values()}
+    if have-{c.bn}: raise ValueError(f"bn: an earlier fit left this supernet with batch norms of kind {have.pop()!r}, the recipe wants {c.bn!r}; go on with the former, or make the plain model elastic, learn.supernet.extract(learn.supernet.space.max)")
+    if c.levels and (n := len(levels_of(c, self.space)))<min(c.k, c.levels): warn(f'levels: the space has {n} networks whose choices stand at the same share, a step trains these and not k={c.k}; give to_supernet more widths or depths')
 
 # %% ../nbs/11_onion.ipynb #be6553e5
 @patch
@@ -566,13 +593,22 @@ def _all_states(self:OnionTraining):
     if not self.states: return self.opt
     return SimpleNamespace(state={p:{(i,k):v for i,st in self.states.items() for k,v in st.get(p, {}).items()} for p in self.supernet.model.parameters()})
 
-# %% ../nbs/11_onion.ipynb #8fc58a31
+# %% ../nbs/11_onion.ipynb #a13ca15b
 @patch
 def after_step(self:OnionTraining):
     "The next batch begins a new step"
     self.new_step = True
     if getattr(self, 'olds', None): self._scale_step()
+    if self.recipe.update.steps!='joint' and 0<self.eps<1: self._void_weight()
     if self.states: self._use_state(0)
+
+# %% ../nbs/11_onion.ipynb #cabf6717
+@patch
+def _void_weight(self:OnionTraining):
+    "Warn where a weight has no effect: an optimizer that divides gradients by their size steps for each network"
+    if self.void or not any('sq' in k for p in self.supernet.model.parameters() for k in self.opt.state.get(p, {})): return
+    self.void = True
+    warn(f"schedule: subnets have a weight of {self.eps:.2g}, and {getattr(getattr(self.learn.opt_func, 'func', self.learn.opt_func), '__name__', 'the optimizer')} divides every network's gradient by its size, so that their steps are as long as without; use SGD, or steps='joint'")
 
 # %% ../nbs/11_onion.ipynb #bb472efa
 @patch
@@ -668,7 +704,7 @@ def _dropout_off(model, off):
     finally:
         for m in ms: m.training = True
 
-# %% ../nbs/11_onion.ipynb #d6f32c65
+# %% ../nbs/11_onion.ipynb #dd8d9d54
 @patch
 def _done(self:OnionTraining, i, loss):
     "Network `i` of the step has its gradient"
@@ -676,7 +712,7 @@ def _done(self:OnionTraining, i, loss):
     if not loss.is_cuda or len(self.losses)>100 or self.recipe.update.steps!='joint': self._alarm()
     params = dict(self.supernet.model.named_parameters())
     if self.recipe.update.steps!='joint':
-        if self.recipe.update.momentum=='own': self._use_state(sorted(self.nets, key=self.supernet.macs, reverse=True).index(self.nets[i]))
+        if self.recipe.update.momentum=='own': self._use_state(self._rank(self.nets[i]))
         if i<len(self.nets)-1: self._mean(self._grads()); self.opt.step(); self.opt.zero_grad() # the last step is fastai's own
     elif not self.sums:
         kept = self.kept.setdefault(i, {})
@@ -684,6 +720,13 @@ def _done(self:OnionTraining, i, loss):
             if p.grad is None: continue
             kept[n] = kept[n]+p.grad if n in kept else p.grad
             p.grad = None
+
+# %% ../nbs/11_onion.ipynb #63619d58
+@patch
+def _rank(self:OnionTraining, s):
+    "0 for the largest network, and so on: among the levels, or, where all may be drawn, among the networks of the step"
+    nets = levels_of(self.recipe.construct, self.space) if self.recipe.construct.levels else self.nets
+    return sorted(nets, key=self.supernet.macs, reverse=True).index(s)
 
 # %% ../nbs/11_onion.ipynb #0cccde06
 @patch
@@ -742,13 +785,13 @@ def _combine(self:OnionTraining):
         p.grad = rule(torch.stack([torch.zeros_like(p) if g is None else g for g in gs]), torch.stack([o[n] for o in own]), ws)
     self.kept = {}
 
-# %% ../nbs/11_onion.ipynb #7ea24eb1
+# %% ../nbs/11_onion.ipynb #e06becab
 @patch
 @torch.no_grad()
 def _scale_step(self:OnionTraining):
-    "Every weight goes only its share of the way: one part of as many as there are networks that use it"
-    own = [owned(self.supernet, s) for s in self.nets]
-    for n,p in self.supernet.model.named_parameters(): p.copy_(self.olds[n].lerp(p, 1/sum(o[n].to(p.dtype) for o in own).clamp_min(1)))
+    "Every weight goes only its share of the way: one part of as many as there are networks that use it, subnets counted by their weight"
+    own = [(1. if s==self.top else self.eps, owned(self.supernet, s)) for s in self.nets]
+    for n,p in self.supernet.model.named_parameters(): p.copy_(self.olds[n].lerp(p, 1/sum(w*o[n].to(p.dtype) for w,o in own).clamp_min(1)))
     self.olds = None
 
 # %% ../nbs/11_onion.ipynb #44cc373a

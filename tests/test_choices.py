@@ -2,7 +2,7 @@
 import math, random, warnings, weakref
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from types import SimpleNamespace
 import pytest, torch
 from fastai.callback.channelslast import ChannelsLast
@@ -16,7 +16,7 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from fastai.metrics import Perplexity, accuracy, error_rate
-from fastai.optimizer import OptimWrapper, SGD
+from fastai.optimizer import Adam, OptimWrapper, SGD
 from fastai.torch_core import TensorMask
 from torch import nn
 from torch.nn import functional as F
@@ -37,6 +37,9 @@ mask = torch.tensor([0.,2.,0.,2.], dtype=x.dtype)
 class Half(nn.Dropout):
     "Dropout without dice: every second channel, where it is on"
     def forward(self, x): return x*mask[:x.shape[1]] if self.training else x
+
+@wraps(Adam)
+def Adam_(params, lr, mom=.9): return Adam(params, lr, mom=.9)
 
 def two_layers(n=4): return nn.Sequential(nn.Linear(3, n, bias=False), nn.Identity(), nn.Linear(n, 3, bias=False))
 def lopsided():
@@ -231,23 +234,33 @@ def test_skin_lr():
     assert len({tuple(sorted(b.h)) for b in log})>1
     differ(log[0].end, fit(new_learner(mom=.9), Recipe(Construct(k=3, levels=4), Gradient('hard')))[0].end)
 
+def test_skin_lr_counts_weights():
+    "A subnet counts by its weight, so a ramp of epsilon begins where the full network alone was: with plain SGD the same as the mean by usage"
+    ramp = Recipe(Construct(k=3, levels=4), schedule=Delayed(0., 1., 1e-3))
+    log, avg = fit(new_learner(), replace(ramp, update=Update(skin_lr=True)), n=2), fit(new_learner(), replace(ramp, gradient=Gradient(combine='avg')), n=2)
+    for a,b in zip(log, avg): close(a.end, b.end, a.eps)
+    assert log[0].eps==1e-3 and log[-1].eps>.8
+    close(log[0].end, fit(new_learner(), Recipe(Construct(k=1)))[0].end, eps=1e-3)
+
+@pytest.mark.parametrize('schedule', [Delayed(0., 0.), inside_out(3)])
 @pytest.mark.parametrize('steps', ['small first','large first'])
 @pytest.mark.parametrize('momentum', ['own','shared'])
 @pytest.mark.parametrize('opt', [SGD, OptimWrapper])
-def test_momentum(steps, momentum, opt):
-    "A momentum buffer for each rank in size, or one for all"
+def test_momentum(steps, momentum, opt, schedule):
+    "A momentum buffer for each network, or one for all"
     learn = new_learner(opt=opt, mom=.9)
-    log = fit(learn, Recipe(Construct(k=3, levels=4), Gradient('hard'), Update(steps, momentum=momentum)), n=2)
+    log = fit(learn, Recipe(Construct(k=3, levels=4), Gradient('hard'), Update(steps, momentum=momentum), schedule), n=3)
     bufs,W = {},log[0].W
     for b in log:
         close(b.W, W)
-        for i,h in enumerate(b.h):
-            rank = (2-i if steps=='small first' else i) if momentum=='own' else 0
-            bufs[rank] = add(times(.9, bufs.get(rank, times(0, W))), grad(h, label(b.y), W, b.x))
-            W = minus(W, times(lr, bufs[rank]))
+        for h in b.h:
+            whose = h if momentum=='own' else 4
+            bufs[whose] = add(times(.9, bufs.get(whose, times(0, W))), grad(h, label(b.y), W, b.x))
+            W = minus(W, times(lr, bufs[whose]))
         close(b.end, W)
+    assert len({h for b in log for h in b.h})==4
     state = getattr(learn.opt, 'opt', learn.opt).state # in the end, and for whoever saves it: the largest network's
-    close([state[p]['grad_avg' if opt is SGD else 'momentum_buffer'] for p in learn.model.parameters()], bufs[0])
+    close([state[p]['grad_avg' if opt is SGD else 'momentum_buffer'] for p in learn.model.parameters()], bufs[4])
 
 def test_own_momentum_is_sorted():
     "Every rank's buffer is permuted with the weights"
@@ -784,6 +797,13 @@ def test_bad_values():
     fails('lr_floor: a share', lambda: Delayed(lr_floor=1.1))
     fails("levels: 0, or .*from 2", lambda: Construct(levels=1))
     fails("kinds: some of", lambda: Construct(kinds=('widths',)))
+    fails("spacing: 'macs' .*levels", lambda: Construct(spacing='macs'))
+    for name,make in dict(smallest=Construct, matrices=Construct, dropout=Gradient, skin_lr=Update, code=Delayed, full=partial(Phase, 1), teach=partial(Phase, 1)).items(): fails(f"{name}: True or False, got 0.5", lambda: make(**{name:.5}))
+    fails('ramp: warm-up and ramp are 0.6\\+0.6', lambda: Delayed(.6, .6))
+    fails('end: .*0.3\\+0.7', lambda: Delayed(.3, .7, end=.1))
+    fails("distill: a function", lambda: OnionTraining(base, distill='kl'), TypeError)
+    fails("distill: .*hard labels", lambda: OnionTraining(replace(base, gradient=Gradient('hard')), distill=F.mse_loss))
+    fails('length: more than 0', lambda: Phase('1'))
     fails("kinds: some of", lambda: Construct(kinds=()))
     for f,v,want in (('sort','twice',"'never', 'once', 'phases'"), ('spacing','flops',"'share', 'macs'"), ('bn','own',"'shared', 'private', 'statistics'"), ('sample','best',"'uniform', 'importance'")):
         fails(f'{f}: .*{want}; got {v!r}', lambda: Construct(**{f:v}))
@@ -812,6 +832,54 @@ def test_bad_values():
     fails('recipe: a Recipe', lambda: OnionTraining(delayed_shrinking), TypeError)
     fails("watch: some of 'min' and 'mid', got 'max'", lambda: OnionTraining(base, watch=('max',)))
     fails('every: a whole number', lambda: GradientProbe(0))
+
+def test_without_the_full_network():
+    "The smallest, and the weights of importance, hold in phases that draw among all"
+    from_all = Phases((Phase(1, full=False),))
+    for levels in (0,4):
+        log = fit(new_learner(three_layers, widths=(.25,.5,.75,1.)), Recipe(Construct(k=2, smallest=True, levels=levels), Gradient('hard'), schedule=from_all), n=3)
+        assert all(b.h[0]==2 for b in log) and len({b.nets[1] for b in log})>1
+        log = fit(new_learner(), Recipe(Construct(k=3, levels=levels), Gradient('hard'), schedule=from_all), n=3)
+        assert {4 in b.h for b in log}=={True,False}
+    space, asked = new_learner(three_layers).supernet.space, []
+    def weigh(s): asked.append(s); return float(s==space.min)+1e-9
+    Construct(k=2, sample='importance').draw(space, random.Random(0), full=False, weigh=weigh)
+    assert len(asked)==8
+
+def test_other_norms_in_a_second_fit():
+    "Private batch norms stay what they are; anything else is refused before it is mixed with them"
+    rec = lambda bn, levels=4: Recipe(Construct(k=3, levels=levels, bn=bn), Gradient('hard'))
+    learn = new_learner(with_norm)
+    fit(learn, rec('private')); fit(learn, rec('private'))
+    for other in (rec('statistics'), rec('shared'), rec('shared', 0)): fails("bn: an earlier fit .*'private', the recipe wants '(sha|sta).*extract", lambda: fit(learn, other))
+    learn.model = learn.supernet.extract(learn.supernet.space.max)
+    learn.create_opt()
+    learn.to_supernet(widths=(.25,.5,.75,1.))
+    fit(learn, rec('statistics'))
+    assert {*learn.supernet.private.values()}=={False}
+
+def test_few_levels():
+    "A phase without a network, and a space with fewer than a step should have"
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.blocks, self.b = nn.Linear(3, 6), nn.Sequential(*[Res() for _ in range(3)]), nn.Linear(6, 3)
+        def forward(self, x): return self.b(self.blocks(self.a(x).relu()))
+    class Res(nn.Module):
+        def __init__(self): super().__init__(); self.l = nn.Linear(6, 6)
+        def forward(self, x): return x+self.l(x).tanh()
+    learn = new_learner(Two, widths=(1/3,2/3,1.), depths=(0,.5,1.))
+    fails('levels: a part .*none of the 3 networks', lambda: fit(learn, Recipe(Construct(k=2, levels=3), Gradient('hard'), schedule=Phases((Phase(1, (('width',1),('depth',-1))),Phase(1))))))
+    with pytest.warns(UserWarning, match='levels: the space has 2 networks'): fit(new_learner(widths=(.5,1.)), Recipe(Construct(k=4, levels=10), Gradient('hard')))
+
+def test_weights_without_effect():
+    "Adam divides every gradient by its size: said where each network steps by itself and its weight is below 1"
+    ramp = Recipe(Construct(k=2, levels=4), Gradient('hard'), Update('large first'), Delayed(0., 1.))
+    with pytest.warns(UserWarning, match='schedule: .*Adam divides') as got: fit(new_learner(opt=Adam_), ramp, n=2)
+    assert len([w for w in got if 'divides' in str(w.message)])==1
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        fit(new_learner(), ramp); fit(new_learner(opt=Adam_), replace(ramp, update=Update())); fit(new_learner(opt=Adam_), replace(ramp, schedule=Delayed(0., 0.)))
 
 @pytest.mark.parametrize('estimate', [True, False])
 def test_bad_fits(estimate):
