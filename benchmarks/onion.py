@@ -178,10 +178,10 @@ def gain(recipe, seed=SCREEN[0]):
     return max(got.values())-max(than.values()) if got and than else None
 
 def select(n=2):
-    "Forward selection: the best value of all, then field by field the better of its `n` best together with what was chosen, where that gains. -> recipes in the order of trial, and the last one chosen (None while rows are missing)"
+    "Forward selection: the best value of all, then field by field the better of its `n` best (of those that suit all networks) together with what was chosen, where that gains. -> recipes in the order of trial, and the last one chosen (None while rows are missing)"
     got = {r:gain(r) for r in RECIPES}
     if not two_rates() or None in got.values(): return [], None
-    fields_ = [sorted((r for r in RECIPES if r.startswith(f'{f}:') and got[r]>0), key=got.get, reverse=True)[:n] for f in ('construct','gradient','update','schedule')]
+    fields_ = [sorted((r for r in RECIPES if r.startswith(f'{f}:') and got[r]>0 and all(suits(r, n) for n in NETS)), key=got.get, reverse=True)[:n] for f in ('construct','gradient','update','schedule')]
     tried, best = [], 'us_net'
     for field in sorted(filter(None, fields_), key=lambda o: -got[o[0]]):
         names = [r for r in ([v for v in field if best=='us_net'] or [f'{best} + {v}' for v in field]) if may(r)]

@@ -34,8 +34,8 @@ def test_combine():
 
 @pytest.mark.parametrize('both,want', [(3.,'gradient: avg + update: rate per skin'), (1.5,'gradient: avg')])
 def test_chosen(rows_of, both, want):
-    "The best value of all, and with it the better of each other field, where both together gain; the second rate and the second seed for who is left"
-    gain = {'us_net':0., 'gradient: avg':2., 'gradient: core':1.5, 'update: rate per skin':1., 'update: large first':.5, 'gradient: avg + update: rate per skin':both}
+    "The best value of all, and with it the better of each other field, where both together gain, among values that suit every network; the second rate and the second seed for who is left"
+    gain = {'us_net':0., 'gradient: avg':2., 'gradient: core':1.5, 'update: rate per skin':1., 'update: large first':.5, 'construct: depth skins':4., 'gradient: avg + update: rate per skin':both}
     rows = rows_of(lambda r: gain.get(r, -1.))
     assert onion.two_rates()==[.08,.03] and onion.best_lr('gradient: avg')==.08
     assert onion.select()==(['gradient: avg','gradient: core','gradient: avg + update: rate per skin'], want) # one step per subnet has nothing to average
