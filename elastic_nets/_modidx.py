@@ -542,6 +542,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'elastic_nets.recipes.compofa': ('recipes.html#compofa', 'elastic_nets/recipes.py'),
                                       'elastic_nets.recipes.delayed_shrinking': ( 'recipes.html#delayed_shrinking',
                                                                                   'elastic_nets/recipes.py'),
+                                      'elastic_nets.recipes.onion': ('recipes.html#onion', 'elastic_nets/recipes.py'),
                                       'elastic_nets.recipes.progressive_shrinking': ( 'recipes.html#progressive_shrinking',
                                                                                       'elastic_nets/recipes.py'),
                                       'elastic_nets.recipes.slimmable': ('recipes.html#slimmable', 'elastic_nets/recipes.py'),

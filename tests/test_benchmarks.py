@@ -2,6 +2,7 @@
 import sys
 from pathlib import Path
 import pytest
+from elastic_nets import recipes
 from elastic_nets.onion import Construct, Phases
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'benchmarks'))
@@ -70,3 +71,9 @@ def test_recipes_suit_the_base():
 
 @pytest.mark.parametrize('d,want', [([1.,1.1,.9],'reached'), ([-1.,-1.1,-.9],'not reached'), ([1.,-1.,.5],'no difference'), ([1.],'one run')])
 def test_verdict(d, want): assert shrink_report.verdict(d)==want
+
+def test_onion_is_what_won():
+    "The recipe in the library is the best of the screen's rows"
+    best = onion.handful()
+    if not best: pytest.skip('the screen is not finished')
+    assert recipes.onion()==onion.recipe_of(best[0])

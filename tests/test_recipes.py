@@ -15,7 +15,7 @@ from torch import nn
 from elastic_nets.channels import put, take
 from elastic_nets.models import resnet_cifar
 from elastic_nets.onion import OnionTraining
-from elastic_nets.recipes import bignas, compofa, delayed_shrinking, progressive_shrinking, slimmable, us_net
+from elastic_nets.recipes import bignas, compofa, delayed_shrinking, onion, progressive_shrinking, slimmable, us_net
 from elastic_nets.spaces import compofa_space
 from elastic_nets.subnets import Subnet
 from elastic_nets.supernet import Supernet
@@ -227,6 +227,39 @@ def test_slimmable():
     for s in four: # and what is taken out afterwards is what was trained
         a,b = learn.supernet.extract(s).eval()(x[:bs]),(hand.model if s==four[3] else hand.take_out(s)).eval()(x[:bs])
         close(a, b, s)
+
+class OwnStatistics(Hand):
+    "Every network keeps its running statistics, begun as the full network's; weight and bias are shared"
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.kept = {}
+    def take_out(self, s):
+        small = super().take_out(s)
+        for n,m in small.named_modules():
+            if isinstance(m, nn.BatchNorm2d): m.running_mean,m.running_var = self.kept.setdefault((s,n), (m.running_mean.clone(), m.running_var.clone()))
+        return small
+
+def test_onion():
+    "Four widths in turn, the largest first, each with labels, an optimizer step and batch statistics of its own"
+    learn = new_learner(depths=(0,1))
+    choices = [(k, n, vs[-1:] if k=='depth' else vs, i) for k,n,vs,i in at_widths(.25, .5, .75, 1.)]
+    four = [net(choices, lambda vs: vs[min(i, len(vs)-1)]) for i in (3,2,1,0)]
+    hand = OwnStatistics(learn, choices)
+    for s in four[1:]: hand.take_out(s) # begun before the first step
+    for i in range(2*n_batches):
+        xb,yb = batch[i%n_batches]
+        for s in four:
+            hand.run(s, xb, hard(yb))
+            hand.step(lr)
+    log = trained(learn, onion(), 2)
+    assert len(log)==2*n_batches and all(a.nets==four for a in log)
+    assert [l for a in log for l in a.losses]==pytest.approx([l for b in hand.steps for l in b.losses], rel=1e-10)
+    want = hand.model.state_dict()
+    for n,t in learn.model.state_dict().items():
+        if t.is_floating_point(): close(t, want[n], n)
+    for (s,n),(mean,var) in hand.kept.items():
+        for t,w in dict(running_mean=mean, running_var=var).items(): close(learn.supernet.stats[s][n][t], w, (s, n, t))
+    assert not learn.supernet.own_params() and (mean-want[f'{n}.running_mean'][:len(mean)]).abs().max()>1e-3
 
 def test_us_net():
     "Largest, smallest and two random widths; what the largest says teaches the others"
