@@ -50,7 +50,8 @@ def confirm(rs, net):
 
 def interval(d):
     "Mean and 95 % interval of paired differences, and what they say of an aim of at least 0"
-    return f'{mean(d):+.2f}'+(f' ± {half(d):.2f}' if len(d)>1 else ' (one run)'), 'reached' if mean(d)>max(half(d),0) else 'not reached' if mean(d)<-half(d) else 'no difference'
+    if len(d)<2: return f'{d[0]:+.2f} (one run)',
+    return f'{mean(d):+.2f} ± {half(d):.2f}', 'reached' if mean(d)>max(half(d),0) else 'not reached' if mean(d)<-half(d) else 'no difference'
 
 def targets(rs):
     "A row per aim, a column per network"
