@@ -721,12 +721,13 @@ def _done(self:OnionTraining, i, loss):
             kept[n] = kept[n]+p.grad if n in kept else p.grad
             p.grad = None
 
-# %% ../nbs/11_onion.ipynb #63619d58
+# %% ../nbs/11_onion.ipynb #f2f00948
 @patch
 def _rank(self:OnionTraining, s):
     "0 for the largest network, and so on: among the levels, or, where all may be drawn, among the networks of the step"
-    nets = levels_of(self.recipe.construct, self.space) if self.recipe.construct.levels else self.nets
-    return sorted(nets, key=self.supernet.macs, reverse=True).index(s)
+    c = self.recipe.construct
+    nets = levels_of(c, self.space)[::-1] if c.levels else sorted(self.nets, key=self.supernet.macs, reverse=True)
+    return nets.index(s)
 
 # %% ../nbs/11_onion.ipynb #0cccde06
 @patch
