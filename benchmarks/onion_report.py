@@ -66,7 +66,7 @@ def targets(rs):
             cell(net, f'mean Pareto above {other}', [value(runs[s])-value(o[s]) for s in runs if s in o])
         for w,a in each.items(): cell(net, f'width {w} at least as alone', [runs[s]['test']['widths'][w]-a[s]['test']['widths'][w] for s in runs if s in a])
         cell(net, 'seconds over those of the four alone, which have the steps that should make it 1', [runs[s]['seconds']/sum(a[s]['seconds'] for a in each.values()) for s in runs if all(s in a for a in each.values())],
-             lambda d: (f'{mean(d):.2f}', 'reached' if mean(d)<=1.03 else 'not reached'))
+             lambda d: (interval(d)[0].lstrip('+'), *(['not reached' if mean(d)-half(d)>1.03 else 'reached' if mean(d)<=1.03 else 'no difference'] if len(d)>1 else [])))
     return f'The best of the screen: **{best}**. *Reached* and *not reached* where the interval is clear of 0.\n\n'+table(['aim',*NETS], [[aim, *[c.get(n,'') for n in NETS]] for aim,c in body.items()]) if body else NOT
 
 PAGE = """# The design space of training many networks at once
