@@ -176,12 +176,12 @@ def _share(name, v, lo=True, hi=True):
     "`ValueError` unless `v` is a share"
     if not isinstance(v, Real) or not (0<=v<=1 and (lo or v>0) and (hi or v<1)): raise ValueError(f'{name}: a share in {"[" if lo else "("}0, 1{"]" if hi else ")"}, got {v!r}')
 
-# %% ../nbs/11_onion.ipynb #3d36de64
+# %% ../nbs/11_onion.ipynb #e7ef0c5d
 @dataclass(frozen=True)
 class Delayed:
     "The full network alone; then the subnets, with a weight that grows from `eps0` to 1"
     warmup:float=.5 # Share of the steps with the full network alone, in [0, 1); 0: subnets from the start
-    ramp:float=5/270 # Share of the steps until the weight is 1, in [0, 1]
+    ramp:float=5/270 # Share of the steps until the weight is 1, in [0, 1]; all that are left, where it is more
     eps0:float=1e-4 # First weight, in (0, 1]
     end:float=1. # Weight in the last step, on a straight line from the end of the ramp, in (0, 1]
     code:bool=False # As DepS's published code: shrinking starts a ramp before the warm-up ends, and the subnets' effective learning rate is straight
@@ -191,7 +191,6 @@ class Delayed:
         for k,kw in dict(warmup=dict(hi=False), ramp={}, eps0=dict(lo=False), end=dict(lo=False), lr_floor={}).items(): _share(k, getattr(self,k), **kw)
         _flags(self, 'code')
         over = self.warmup+(0. if self.code else self.ramp)
-        if over>1+1e-9: raise ValueError(f'ramp: warm-up and ramp are {self.warmup}+{self.ramp} of the steps, more than there are')
         if self.end!=1 and over>1-1e-9: raise ValueError(f'end: after a warm-up and a ramp of {self.warmup}+{self.ramp} of the steps there is none left in which the weight could go to {self.end}')
 
     def fit_to(self, space): return self # it suits every space
@@ -200,7 +199,7 @@ class Delayed:
         w = self.weight_at(step, n, lr)
         return Moment(weight=w, phase=int(w>0), lr=max(lr(step/n), self.lr_floor) if self.lr_floor else None)
 
-# %% ../nbs/11_onion.ipynb #45b7a498
+# %% ../nbs/11_onion.ipynb #e66da8fc
 @patch
 def weight_at(self:Delayed,
     step:int, # Steps of this fit before this one
@@ -210,6 +209,7 @@ def weight_at(self:Delayed,
     "Weight of the subnets' losses"
     ramp = max(round(self.ramp*n), self.ramp>0)
     start = min(max(round(self.warmup*n)-(ramp if self.code else 0), 0), n-1)
+    ramp = min(ramp, n-start)
     i, rest = step-start, n-1-start-ramp
     if i<0: return 0.
     if i>=ramp: return 1. if rest<=0 else 1+(self.end-1)*(i-ramp)/rest
