@@ -1,6 +1,6 @@
 """The design space of multi-network training on CIFAR-10, one field of the US-Net recipe at a time and at equal cost: every run is a row of results/onion.jsonl, and a restart skips it
 
-python benchmarks/onion.py [--only lr cost screen alone confirm] [--list]; what depends on missing rows comes with a later start
+python benchmarks/onion.py [--only lr cost screen alone confirm long] [--list]; what depends on missing rows comes with a later start
 """
 import random, statistics as st, time
 from dataclasses import fields, replace
@@ -24,8 +24,8 @@ from shrink import fresh
 path, gpu = results/'onion.jsonl', torch.cuda.is_available()
 NETS = dict(resnet=partial(resnet_cifar, 20), vgg=partial(vgg_cifar, 11, width=32 if gpu else 16), mobilenet=partial(mobilenet_cifar, width=.4 if gpu else .3)) # 41, 39 and 29 M MACs; on a CPU 41, 10 and 18
 BASE = dict(net='resnet', recipe='us_net', n_train=45_000, steps=14_000, bs=64) if gpu else dict(net='resnet', recipe='us_net', n_train=10_000, steps=390, bs=64) # the base's steps: all else costs the same
-SHARE = dict(resnet=1., vgg=1., mobilenet=1. if gpu else .5) # of these steps; depthwise layers are slow on a CPU
-LRS, SCREEN, FRESH = (.003,.01,.03,.08,.2), (0,1), (10,11,12) # learning rates; seeds that choose, on validation; seeds that report, on test
+LRS, SCREEN, FRESH = (.003,.01,.03,.08,.2), (0,1), (10,11,12,13,14,15) # learning rates; seeds that choose, on validation; seeds that report, on test
+LONG = 4 # times the steps, on the network that trains fastest: what of it holds for longer runs?
 WIDTHS, FOUR = tuple(i/8 for i in range(2,9)), (.25,.5,.75,1.)
 base = us_net(levels=7)
 on = lambda field, **new: replace(base, **{field: replace(getattr(base, field), **new)})
@@ -150,7 +150,7 @@ def ratio(net, recipe):
 def run_of(name, net, recipe, seed, lr, share=1., **kw):
     "Name and configuration with the steps that cost `share` of what the base's cost; nothing where rate or cost are not known yet"
     y = ratio(net, recipe)
-    if y is not None and lr is not None: yield name, dict(BASE, net=net, recipe=recipe, seed=seed, lr=lr, steps=round(BASE['steps']*SHARE[net]*share/y), **kw)
+    if y is not None and lr is not None: yield name, dict(BASE, net=net, recipe=recipe, seed=seed, lr=lr, steps=round(BASE['steps']*share/y), **kw)
 
 def by_rate(name, recipe, seed, width=None):
     "Learning rate -> what it gave on validation, on ResNet-20"
@@ -209,9 +209,6 @@ def suits(recipe, net): return net=='resnet' or recipe_of(recipe).construct.kind
 
 def configs(seeds):
     "Name -> configurations, in the order in which they are run"
-    def costs(net, names): return (('cost', dict(BASE, net=net, recipe=r, cost=True)) for r in names if r!='us_net')
-    def searched(recipe, **kw): return (o for lr in two_rates() for o in run_of('lr', 'resnet', recipe, 100, lr, .5, **kw))
-    def screened(recipe, seed, rates): return (o for lr in rates for o in run_of('screen', 'resnet', recipe, seed, lr))
     yield from screened('us_net', SCREEN[0], LRS)
     yield from costs('resnet', RECIPES)
     for r in RECIPES: yield from screened(r, SCREEN[0], two_rates()[:1])
@@ -220,14 +217,29 @@ def configs(seeds):
         yield from screened(r, SCREEN[0], two_rates()[:1])
     for r in finalists(): yield from screened(r, SCREEN[0], due(r))
     for r in finalists(): yield from screened(r, SCREEN[1], [best_lr(r)])
-    for net,some in ((net,some) for some in ((*PUBLISHED, *handful()[:1]), handful()[1:]) for net in NETS):
-        names = [r for r in some if suits(r, net)]
-        yield from costs(net, ['alone', *names])
-        for r in PUBLISHED:
-            if net=='resnet' and r!='us_net': yield from searched(r)
-        for w in FOUR if net=='resnet' else (): yield from searched('alone', width=w)
-        for s in FRESH:
-            for w in FOUR: yield from run_of('alone', net, 'alone', s, best_lr('alone', w), width=w)
-            for r in names: yield from run_of('confirm', net, r, s, best_lr(r))
+    best = (*PUBLISHED, *handful()[:1])
+    yield from confirmed(best, NETS, FRESH[:3])
+    yield from confirmed(best, ['vgg'], FRESH[3:])
+    yield from confirmed(best, ['vgg'], FRESH[:1], LONG)
+    yield from confirmed(best, ['resnet'], FRESH[3:])
+    yield from confirmed(best, ['vgg'], FRESH[1:3], LONG)
+    yield from confirmed(handful()[1:], NETS, FRESH[:3])
+
+def confirmed(some, nets, seeds, times=1):
+    "Configurations of recipes `some` and of each width alone with fresh `seeds`, and of the costs and rates that they need; named 'long' where `times` the base's steps are run"
+    named = lambda name: 'long' if times>1 else name
+    for net in nets:
+        rs = [r for r in some if suits(r, net)]
+        yield from costs(net, ['alone', *rs])
+        if net=='resnet':
+            for r in PUBLISHED: yield from searched(r) if r!='us_net' else ()
+            for w in FOUR: yield from searched('alone', width=w)
+        for s in seeds:
+            for w in FOUR: yield from run_of(named('alone'), net, 'alone', s, best_lr('alone', w), times, width=w)
+            for r in rs: yield from run_of(named('confirm'), net, r, s, best_lr(r), times)
+
+def costs(net, names): return (('cost', dict(BASE, net=net, recipe=r, cost=True)) for r in names if r!='us_net')
+def searched(recipe, **kw): return (o for lr in two_rates() for o in run_of('lr', 'resnet', recipe, 100, lr, .5, **kw))
+def screened(recipe, seed, rates): return (o for lr in rates for o in run_of('screen', 'resnet', recipe, seed, lr))
 
 if __name__=='__main__': main(__doc__, path, configs, train)

@@ -5,7 +5,7 @@ python benchmarks/onion_report.py
 import statistics as st
 from common import root, rows
 from grow_report import T95, mean, table
-from onion import BASE, FOUR, FRESH, LRS, NETS, PARENT, PUBLISHED, RECIPES, SCREEN, SHARE, best_lr, gpu, handful, path, ratio
+from onion import BASE, FOUR, FRESH, LONG, LRS, NETS, PARENT, PUBLISHED, RECIPES, SCREEN, best_lr, gpu, handful, path, ratio
 
 WIDTHS = [str(w) for w in FOUR]
 NOT = 'Not run yet.'
@@ -15,7 +15,7 @@ def of(rs, name, net, recipe, width=None):
     "Seed -> row, at the learning rate that was chosen"
     lr = best_lr(recipe, width)
     return {r['config']['seed']:r for r in rs if r['name']==name and tuple(r['config'].get(k) for k in ('net','recipe','width','lr'))==(net,recipe,width,lr)}
-def alone(rs, net): return {w:of(rs, 'alone', net, 'alone', float(w)) for w in WIDTHS}
+def alone(rs, net, name='alone'): return {w:of(rs, name, net, 'alone', float(w)) for w in WIDTHS}
 
 def half(d): return T95.get(len(d),2)*st.stdev(d)/len(d)**.5 if len(d)>1 else float('inf')
 def differ(a, b, part):
@@ -40,12 +40,13 @@ def screen(rs):
                      f"{differ(runs, of(rs,'screen','resnet',PARENT[n]), 'valid')} (*{PARENT[n].split(': ')[1]}*)" if n in PARENT else '', len(runs), f"{mean([r['seconds'] for r in runs.values()]):.0f}"])
     return table(['','cost of a step','steps','rate','mean Pareto, validation','difference to US-Net','difference to its parent','runs','seconds'], body) if body else NOT
 
-def confirm(rs, net):
-    base, body, each = of(rs,'confirm',net,'us_net'), [], alone(rs, net)
+def confirm(rs, net, name='confirm', single='alone'):
+    "What the recipes, in rows of that `name`, and each width by itself gave on test"
+    base, body, each = of(rs,name,net,'us_net'), [], alone(rs, net, single)
     acc = lambda runs,w: f"{mean([r['test']['widths'][w] for r in runs.values()]):.2f}" if runs else ''
     if any(each.values()): body.append(['each width alone', *[acc(each[w],w) for w in WIDTHS], '', '', max(map(len, each.values())), f"{sum(mean([r['seconds'] for r in a.values()]) for a in each.values() if a):.0f}"])
-    for n in dict.fromkeys(r['config']['recipe'] for r in rs if r['name']=='confirm' and r['config']['net']==net):
-        if runs := of(rs,'confirm',net,n): body.append([n, *[acc(runs,w) for w in WIDTHS], f"{mean([value(r) for r in runs.values()]):.2f}", '' if n=='us_net' else differ(runs, base, 'test'), len(runs), f"{mean([r['seconds'] for r in runs.values()]):.0f}"])
+    for n in dict.fromkeys(r['config']['recipe'] for r in rs if r['name']==name and r['config']['net']==net and r['config']['recipe']!='alone'):
+        if runs := of(rs,name,net,n): body.append([n, *[acc(runs,w) for w in WIDTHS], f"{mean([value(r) for r in runs.values()]):.2f}", '' if n=='us_net' else differ(runs, base, 'test'), len(runs), f"{mean([r['seconds'] for r in runs.values()]):.0f}"])
     return table(['','.25','.5','.75','1','mean Pareto','difference to US-Net','runs','seconds'], body) if body else NOT
 
 def interval(d):
@@ -53,32 +54,34 @@ def interval(d):
     if len(d)<2: return f'{d[0]:+.2f} (one run)',
     return f'{mean(d):+.2f} ± {half(d):.2f}', 'reached' if mean(d)>max(half(d),0) else 'not reached' if mean(d)<-half(d) else 'no difference'
 
-def targets(rs):
+def targets(rs, name='confirm', single='alone'):
     "A row per aim, a column per network"
-    if not any(r['name']=='confirm' for r in rs): return NOT
     best, body = (handful() or ['us_net'])[0], {}
     def cell(net, aim, d, verdict=interval):
         if d: body.setdefault(aim, {})[net] = ', '.join(verdict(d))
     for net in NETS:
-        runs, each = of(rs,'confirm',net,best), alone(rs, net)
+        runs, each = of(rs,name,net,best), alone(rs, net, single)
         for other in PUBLISHED:
-            o = of(rs,'confirm',net,other) if other!=best else {}
+            o = of(rs,name,net,other) if other!=best else {}
             cell(net, f'mean Pareto above {other}', [value(runs[s])-value(o[s]) for s in runs if s in o])
         for w,a in each.items(): cell(net, f'width {w} at least as alone', [runs[s]['test']['widths'][w]-a[s]['test']['widths'][w] for s in runs if s in a])
         cell(net, 'seconds over those of the four alone, which have the steps that should make it 1', [runs[s]['seconds']/sum(a[s]['seconds'] for a in each.values()) for s in runs if all(s in a for a in each.values())],
              lambda d: (interval(d)[0].lstrip('+'), *(['not reached' if mean(d)-half(d)>1.03 else 'reached' if mean(d)<=1.03 else 'no difference'] if len(d)>1 else [])))
-    return f'The best of the screen: **{best}**. *Reached* and *not reached* where the interval is clear of 0.\n\n'+table(['aim',*NETS], [[aim, *[c.get(n,'') for n in NETS]] for aim,c in body.items()]) if body else NOT
+    nets = [n for n in NETS if any(n in c for c in body.values())]
+    return table(['aim',*nets], [[aim, *[c.get(n,'') for n in nets]] for aim,c in body.items()]) if body else NOT
 
 PAGE = """# The design space of training many networks at once
 
 Generated by `python benchmarks/onion_report.py` from `benchmarks/results/onion.jsonl`, a row per finished run; nothing here is typed. *Onionization* names four places of design; its body is not public, so the values are our own list (`nbs/tutorials/four_choices.ipynb`).
 
-From universally slimmable networks (US-Net: sandwich of four, in-place distillation, from the start), one field at a time. {n:,} training pictures of CIFAR-10, batch {bs}, {steps} steps of the base{shares}; everything else gets the steps that cost the same processor seconds, by the ratio of its steps to the base's, measured beforehand (in turn, median of three); *seconds* are what its steps then took. The forward in bf16 for all, those with several optimizer steps per batch too{but}.
+From universally slimmable networks (US-Net: sandwich of four, in-place distillation, from the start), one field at a time. {n:,} training pictures of CIFAR-10, batch {bs}, {steps} steps of the base; everything else gets the steps that cost the same processor seconds, by the ratio of its steps to the base's, measured beforehand (in turn, median of three); *seconds* are what its steps then took. The forward in bf16 for all, those with several optimizer steps per batch too{but}.
 Widths .25 to 1 in steps of 1/8, the same share for every layer; recipes that draw each layer's width are scored on these as well. *Mean Pareto*: mean over budgets of MACs between width .25 and 1 of the best accuracy within the budget, which validation chooses; the largest network has no weight in it, and four fifths of the budgets lie above width .5: see the four widths beside it.
-Learning rates: {rates_n} for the base; its best for every value of the screen (a few had the second too, and count with the better), and its second for what the selection ends with. Published recipes and single widths have a search of their own between these two, with half of the steps and a seed of its own. Searches are on ResNet-20; the other networks take what was found there. Seeds {screen_seeds} choose, on validation. With the first, every value is run; then comes a forward selection: the best value of all (among those that suit all three networks, two of which have no blocks to drop) is kept, and field by field the two best of another field are tried with it (+) and the better one is kept where it gains. The base, the best value and what the selection ends with have the second seed too; the better of the latter two is *the best of the screen*. Seeds {fresh} report, on test. Differences are paired by seed, with 95 % intervals. A value that needs a second change to mean anything is compared with a *parent* that has that change alone.
+Learning rates: {rates_n} for the base; its best for every value of the screen (a few had the second too, and count with the better), and its second for what the selection ends with. Published recipes and single widths have a search of their own between these two, with half of the steps and a seed of its own. Searches are on ResNet-20; the other networks take what was found there. Seeds {screen_seeds} choose, on validation. With the first, every value is run; then comes a forward selection: the best value of all (among those that suit all three networks, two of which have no blocks to drop) is kept, and field by field the two best of another field are tried with it (+) and the better one is kept where it gains. The base, the best value and what the selection ends with have the second seed too; the better of the latter two is *the best of the screen*. Seeds {fresh} report, on test (first three were run, for every recipe and network; their intervals were too wide for an answer, so ResNet-20 and VGG got three more). Differences are paired by seed, with 95 % intervals. A value that needs a second change to mean anything is compared with a *parent* that has that change alone.
 The four widths alone have the steps that make them cost together what the base costs. CompOFA ties widths to depths, which are not elastic here: see [shrinking](shrinking.md). Batches are small and runs short, so that a recipe which learns fast is favoured over one that learns long.
 
 ## What was aimed at
+
+The best of the screen: **{best}**. *Reached* and *not reached* where the interval is clear of 0.
 
 {targets}
 
@@ -90,6 +93,12 @@ The four widths alone have the steps that make them cost together what the base 
 
 {confirmed}
 
+## Does it hold for longer runs?
+
+{times} times the steps for all, the same learning rates, on the network that trains fastest.
+
+{long}
+
 ## Learning rates
 
 {rates}
@@ -100,5 +109,5 @@ The four widths alone have the steps that make them cost together what the base 
 if __name__=='__main__':
     rs = rows(path)
     made = f"Made on {' and '.join(sorted({r['machine'] for r in rs}))}; commits {', '.join(sorted({r['commit'] for r in rs}))}; {min(r['date'] for r in rs)} to {max(r['date'] for r in rs)}." if rs else ''
-    (root/'docs/onion.md').write_text(PAGE.format(rates_n=len(LRS), n=BASE['n_train'], bs=BASE['bs'], steps=BASE['steps'], shares=''.join(f' ({s:g} of that for {n})' for n,s in SHARE.items() if s!=1), but='' if gpu else '; MobileNet in fp32, where that is faster', screen_seeds=', '.join(map(str,SCREEN)), fresh=', '.join(map(str,FRESH)), targets=targets(rs), rates=rates(rs), screen=screen(rs),
+    (root/'docs/onion.md').write_text(PAGE.format(rates_n=len(LRS), n=BASE['n_train'], bs=BASE['bs'], steps=BASE['steps'], but='' if gpu else '; MobileNet in fp32, where that is faster', screen_seeds=', '.join(map(str,SCREEN)), fresh=', '.join(map(str,FRESH)), best=(handful() or ['us_net'])[0], targets=targets(rs), times=LONG, long='\n\n'.join([targets(rs,'long','long'), confirm(rs,'vgg','long','long')]) if any(r['name']=='long' for r in rs) else NOT, rates=rates(rs), screen=screen(rs),
         confirmed='\n\n'.join(f'### {net}\n\n{confirm(rs, net)}' for net in NETS), made=made))

@@ -42,7 +42,7 @@ def test_chosen(rows_of, both, want):
     assert onion.select()==(['gradient: avg','gradient: core','gradient: avg + update: rate per skin'], want) # one step per subnet has nothing to average
     assert onion.handful()==[*dict.fromkeys([want, 'gradient: avg'])]
     runs = lambda name, recipe: {(r['config']['lr'],r['config']['seed']) for r in rows if r['name']==name and r['config']['recipe']==recipe}
-    assert runs('screen', want)=={(.08,0),(.03,0),(.08,1)} and runs('screen', 'gradient: core')=={(.08,0)} and {s for _,s in runs('confirm', want)}=={10,11,12}
+    assert runs('screen', want)=={(.08,0),(.03,0),(.08,1)} and runs('screen', 'gradient: core')=={(.08,0)} and {s for _,s in runs('confirm', want)}=={*onion.FRESH}
 
 def test_none_gains(rows_of):
     rows_of(lambda r: 0. if r=='us_net' else -1.)
@@ -60,8 +60,8 @@ def test_equal_cost(rows_of):
     "Steps times cost are the base's, for everyone"
     rows = rows_of(lambda r: 0., lambda r: 1.25 if r=='alone' else 2.)
     for r in rows:
-        c, share = r['config'], .5 if r['name']=='lr' else 1.
-        if not c.get('cost'): assert c['steps']==round(onion.BASE['steps']*onion.SHARE[c['net']]*share/(1. if c['recipe']=='us_net' else 1.25 if c['recipe']=='alone' else 2.)), c
+        c, share = r['config'], .5 if r['name']=='lr' else 4. if r['name']=='long' else 1.
+        if not c.get('cost'): assert c['steps']==round(onion.BASE['steps']*share/(1. if c['recipe']=='us_net' else 1.25 if c['recipe']=='alone' else 2.)), c
 
 def test_recipes_suit_the_base():
     "Every value changes the base, and a parent changes less"
