@@ -53,7 +53,7 @@ def _flags(self, *names):
     for n in names:
         if type(getattr(self,n)) is not bool: raise ValueError(f'{n}: True or False, got {getattr(self,n)!r}')
 
-# %% ../nbs/11_onion.ipynb #bdc3c366
+# %% ../nbs/11_onion.ipynb #0b48aa18
 @dataclass(frozen=True)
 class Construct:
     "The networks of one step, and what they are made of"
@@ -65,7 +65,7 @@ class Construct:
     spacing:str='share' # Levels are equally spaced in that 'share', or in 'macs'
     bn:str='shared' # Batch norm: 'shared' and recalibrated, 'private' per network, or private 'statistics' with a shared affine
     matrices:bool=False # Kernels are transformed by matrices (once-for-all), not only cropped
-    sample:str='uniform' # Subnets are drawn 'uniform' per choice, or by 'importance': more of the size whose distillation loss is high
+    sample:str='uniform' # Subnets are drawn 'uniform' per choice, or by 'importance': more of the size whose running loss is high
 
     def __post_init__(self):
         _whole_k(self.k); _flags(self, 'smallest', 'matrices')
@@ -237,10 +237,10 @@ class Phase:
         _share('warmup', self.warmup, hi=False)
         Space(width={}).part(**dict(self.part))
 
-# %% ../nbs/11_onion.ipynb #60981091
+# %% ../nbs/11_onion.ipynb #b7d6f8ea
 @dataclass(frozen=True)
 class Phases:
-    "Phases one after the other, the networks of all subnets with weight 1"
+    "Phases one after the other; the losses of all subnets have weight 1"
     phases:tuple # Of `Phase`
 
     def __post_init__(self):
@@ -670,21 +670,22 @@ def _as_it_was(sn):
     finally:
         for t,o in zip(ts, old): t.data.copy_(o) # unseen by autograd: another network's graph may have saved them
 
-# %% ../nbs/11_onion.ipynb #013a25a6
+# %% ../nbs/11_onion.ipynb #0e095034
 @patch
 def after_loss(self:OnionTraining):
     "The loss of the step's first network, where it is not the largest"
     s = self.nets[0]
-    if s!=self.top: self.learn.loss_grad = self._weight(s)*self._loss(s, self.pred, None)
+    self.first_loss = self.loss if s==self.top else self._loss(s, self.pred, None)
+    if s!=self.top: self.learn.loss_grad = self._weight(s)*self.first_loss
     _scalar('loss_func', self.learn.loss_grad)
 
-# %% ../nbs/11_onion.ipynb #95618512
+# %% ../nbs/11_onion.ipynb #85452121
 @patch
 def after_backward(self:OnionTraining):
     "Add the subnets' gradients, each from a forward and a backward of its own"
     if self.moment.lr is not None and not self.finding: self.opt.set_hypers(lr=[p*self.moment.lr for p in self.peak])
     mp, larger = first(self.learn.cbs, risinstance(MixedPrecision)), to_detach(self.pred, cpu=False, gather=False)
-    self._done(0, self.loss)
+    self._done(0, self.first_loss)
     for i,s in enumerate(self.subnets, 1):
         with self.supernet.active(s), _dropout_off(self.model, not self.recipe.gradient.dropout and s!=self.top):
             with self._precise() as exact:
@@ -704,11 +705,11 @@ def _dropout_off(model, off):
     finally:
         for m in ms: m.training = True
 
-# %% ../nbs/11_onion.ipynb #dd8d9d54
+# %% ../nbs/11_onion.ipynb #f387c68c
 @patch
 def _done(self:OnionTraining, i, loss):
     "Network `i` of the step has its gradient"
-    self.losses.append((self.nets[i], loss.detach(), i>0))
+    self.losses.append((self.nets[i], loss.detach()))
     if not loss.is_cuda or len(self.losses)>100 or self.recipe.update.steps!='joint': self._alarm()
     params = dict(self.supernet.model.named_parameters())
     if self.recipe.update.steps!='joint':
@@ -863,20 +864,20 @@ def _held(model):
         return t
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): yield res
 
-# %% ../nbs/11_onion.ipynb #0d498147
+# %% ../nbs/11_onion.ipynb #a9ee525e
 @patch
 def _alarm(self:OnionTraining):
     "Stop where a loss is not finite, and say whose"
-    self._mean([l for _,l,_ in self.losses])
-    for s,l,_ in self.losses:
+    self._mean([l for _,l in self.losses])
+    for s,l in self.losses:
         if torch.isfinite(l).all(): continue
         which = 'the full network' if s==self.supernet.space.max else f'{s}'
         warn(f'epoch {self.epoch}: the loss of {which} is {l.item()}; training stops here. Usual reasons: a learning rate too high for the sum of the gradients (try half of it, or the mean: `replace(recipe, gradient=replace(recipe.gradient, combine="avg"))`), no warm-up')
         self.losses = []
         raise CancelFitException
     if self.recipe.construct.sample=='importance':
-        for s,l,taught in self.losses:
-            if taught and s!=self.top: self.gaps[self._size(s)] = .9*self.gaps.get(self._size(s), l.item())+.1*l.item()
+        for s,l in self.losses:
+            if s!=self.top: self.gaps[self._size(s)] = .9*self.gaps.get(self._size(s), l.item())+.1*l.item()
     self.losses = []
 
 # %% ../nbs/11_onion.ipynb #10062139

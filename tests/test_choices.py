@@ -514,12 +514,13 @@ def test_owned_with_matrices():
         with sn.active(s): F.cross_entropy(learn.model(x), y).backward()
         assert ((learn.model[1].weight.grad!=0)==owned(sn, s)['1.weight']).all()
 
-def test_importance():
+@pytest.mark.parametrize('steps', ['joint','large first','small first'])
+def test_importance(steps):
     "Four candidates each time; one is drawn in proportion to the running distillation loss of its size"
     def up_and_down(i): return 1+9*(i%3==0)
     def distill(pred, teacher): return up_and_down(learn.train_iter)*F.cross_entropy(pred, teacher.softmax(1))
     learn,gaps = new_learner(),{}
-    log = fit(learn, Recipe(Construct(k=3, sample='importance')), n=6, seed=5, lr=.01, distill=distill)
+    log = fit(learn, Recipe(Construct(k=3, sample='importance'), update=Update(steps)), n=6, seed=5, lr=.01, distill=distill)
     for i,b in enumerate(log):
         rng,hs = random.Random(f'5 {i}'),[4]
         def one():
@@ -528,11 +529,14 @@ def test_importance():
         for _ in (1,2):
             four = [one() for _ in range(4)]
             hs += rng.choices(four, [gaps.get(h, max(gaps.values(), default=1.)) for h in four])
+        if steps!='joint': hs.sort(reverse=steps=='large first')
         assert b.h==hs, i
-        q = says(4, b.W, b.x)
-        for h in hs[1:]: # 1 to 3 channels are sizes of their own: 0, 1/3 and 2/3 of the range of MACs
-            loss = -up_and_down(i)*(q*logits(h, b.W, b.x).log_softmax(1)).sum(1).mean().item()
-            gaps[h] = .9*gaps.get(h, loss)+.1*loss
+        q,W = says(4, b.W, b.x),b.W # what the full network says before anybody steps
+        for h in hs: # 1 to 3 channels are sizes of their own: 0, 1/3 and 2/3 of the range of MACs
+            if h<4:
+                loss = -up_and_down(i)*(q*logits(h, W, b.x).log_softmax(1)).sum(1).mean().item()
+                gaps[h] = .9*gaps.get(h, loss)+.1*loss
+            if steps!='joint': W = minus(W, times(.01, times(up_and_down(i), grad(h, q, W, b.x)) if h<4 else grad(4, label(b.y), W, b.x)))
     uniform = fit(new_learner(), Recipe(Construct(k=3)), n=6, seed=5)
     assert [b.h for b in uniform]!=[b.h for b in log]
     def often(weights): # how often each size is drawn where its loss is `weights`
