@@ -162,13 +162,20 @@ def two_rates():
     got = by_rate('screen', 'us_net', SCREEN[0])
     return sorted(got, key=got.get, reverse=True)[:2] if len(got)==len(LRS) else []
 
+def around(got):
+    "Learning rates that a search tries: the base's two, and then the neighbours of the best, until it lies between worse ones"
+    two = two_rates()
+    if not two or not {*two}<={*got}: return two
+    i = LRS.index(max(got, key=got.get))
+    return [*dict.fromkeys([*two, *got, *LRS[max(i-1, 0):i+2]])]
+
 def due(recipe):
-    "Learning rates that the screen tries: the base's best, and its second for what the selection ends with"
-    return two_rates() if recipe==select()[1] else two_rates()[:1]
+    "Learning rates that the screen tries: the base's best, and a search for what the selection ends with"
+    return around(by_rate('screen', recipe, SCREEN[0])) if recipe==select()[1] else two_rates()[:1]
 
 def best_lr(recipe, width=None):
     "The rate that was best on validation, in the search or in the screen; None before all that are due are there. The other networks have that of ResNet-20"
-    if got := by_rate('lr', recipe, 100, width): return max(got, key=got.get) if two_rates() and {*two_rates()}<={*got} else None
+    if got := by_rate('lr', recipe, 100, width): return max(got, key=got.get) if two_rates() and {*around(got)}<={*got} else None
     got = by_rate('screen', recipe, SCREEN[0]) if width is None else {}
     return max(got, key=got.get) if two_rates() and {*due(recipe)}<={*got} else None
 
@@ -239,7 +246,7 @@ def confirmed(some, nets, seeds, times=1):
             for r in rs: yield from run_of(named('confirm'), net, r, s, best_lr(r), times)
 
 def costs(net, names): return (('cost', dict(BASE, net=net, recipe=r, cost=True)) for r in names if r!='us_net')
-def searched(recipe, **kw): return (o for lr in two_rates() for o in run_of('lr', 'resnet', recipe, 100, lr, .5, **kw))
+def searched(recipe, **kw): return (o for lr in around(by_rate('lr', recipe, 100, kw.get('width'))) for o in run_of('lr', 'resnet', recipe, 100, lr, .5, **kw))
 def screened(recipe, seed, rates): return (o for lr in rates for o in run_of('screen', 'resnet', recipe, seed, lr))
 
 if __name__=='__main__': main(__doc__, path, configs, train)

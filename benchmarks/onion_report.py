@@ -5,10 +5,10 @@ python benchmarks/onion_report.py
 import statistics as st
 from common import root, rows
 from grow_report import T95, mean, table
-from onion import BASE, FOUR, FRESH, LONG, LRS, NETS, PARENT, PUBLISHED, RECIPES, SCREEN, best_lr, gpu, handful, path, ratio
+from onion import BASE, FOUR, FRESH, LONG, LRS, NETS, PARENT, PUBLISHED, RECIPES, SCREEN, best_lr, by_rate, gpu, handful, path, ratio, two_rates
 
 WIDTHS = [str(w) for w in FOUR]
-NOT = 'Not run yet.'
+NOT, LIMIT = 'Not run yet.', 1.03 # of the seconds of the four widths alone
 
 def value(r, part='test'): return r[part]['mean_pareto']
 def of(rs, name, net, recipe, width=None):
@@ -18,6 +18,23 @@ def of(rs, name, net, recipe, width=None):
 def alone(rs, net, name='alone'): return {w:of(rs, name, net, 'alone', float(w)) for w in WIDTHS}
 
 def half(d): return T95.get(len(d),2)*st.stdev(d)/len(d)**.5 if len(d)>1 else float('inf')
+def at_base_rate(best):
+    "What the best of the screen gave at the rate of the other rows"
+    got = by_rate('screen', best, SCREEN[0])
+    return f'What the selection ended with is shown at its better rate, {best_lr(best):g}; at {two_rates()[0]:g}, the rate of the others, its first seed gave {got[two_rates()[0]]:.2f}.' if best!='us_net' and best_lr(best)!=two_rates()[0] else ''
+def more_seeds(rs):
+    "Which networks got more than the first three seeds"
+    got = {n:len(of(rs, 'confirm', n, 'us_net')) for n in NETS}
+    some = [n for n in NETS if got[n]>3]
+    return f" The first three were run for every network; their intervals were too wide for an answer, so {' and '.join(some)} got more. That this was decided after a look makes intervals a little narrower than they should be." if some else ''
+def open_questions(rs):
+    "In words: where the best of the screen was not shown to be better"
+    lines = [l.split(' | ') for l in targets(rs).splitlines() if l.startswith('| ')]
+    nets, missed = [n.strip(' |') for n in lines[0][1:]], {}
+    for aim,*cells in lines[1:]:
+        for net,c in zip(nets, cells):
+            if 'mean Pareto' in aim or 'width' in aim and 'seconds' not in aim: missed.setdefault((net, 'no difference' if 'no difference' in c else 'not reached' if 'not reached' in c else ''), []).append(aim.strip('| ').replace('mean Pareto above ', '').replace(' at least as alone', ' alone'))
+    return ' '.join(f"On {net} it {'is worse than' if k=='not reached' else 'was not shown to differ from'}: {', '.join(v)}." for (net,k),v in missed.items() if k)
 def differ(a, b, part):
     "Mean difference of runs with the same seed, with its 95 % interval; 'no difference' where that holds 0"
     d = [value(a[s],part)-value(b[s],part) for s in a if s in b]
@@ -25,11 +42,10 @@ def differ(a, b, part):
     return f'{mean(d):+.2f} ± {half(d):.2f}'+('' if abs(mean(d))>half(d) else ', no difference')
 
 def rates(rs):
-    body = []
-    for net,r,w in dict.fromkeys((r['config']['net'], r['config']['recipe'], r['config'].get('width')) for r in rs if r['name']=='lr'):
-        got = {x['config']['lr']:x['valid']['mean_pareto'] if w is None else x['valid']['widths'][str(w)] for x in rs if x['name']=='lr' and (x['config']['net'],x['config']['recipe'],x['config'].get('width'))==(net,r,w)}
-        body.append([net, r if w is None else f'width {w:g} alone', *[f'{got[l]:.2f}' if l in got else '' for l in LRS], f'{best_lr(r,w):g}' if best_lr(r,w) else ''])
-    return table(['','',*map(str,LRS),'chosen'], body) if body else NOT
+    body, found = [], dict.fromkeys((r['config']['recipe'], r['config'].get('width')) for r in rs if r['name']=='lr')
+    for r,w,got in [('us_net', None, by_rate('screen', 'us_net', SCREEN[0])), *[(r, w, by_rate('lr', r, 100, w)) for r,w in found]]:
+        body.append([r if w is None else f'width {w:g} alone', *[f'{got[l]:.2f}' if l in got else '' for l in LRS], f'{best_lr(r,w):g}' if best_lr(r,w) else ''])
+    return table(['',*map(str,LRS),'chosen'], body) if found else NOT
 
 def screen(rs):
     base, body = of(rs,'screen','resnet','us_net'), []
@@ -65,27 +81,29 @@ def targets(rs, name='confirm', single='alone'):
             o = of(rs,name,net,other) if other!=best else {}
             cell(net, f'mean Pareto above {other}', [value(runs[s])-value(o[s]) for s in runs if s in o])
         for w,a in each.items(): cell(net, f'width {w} at least as alone', [runs[s]['test']['widths'][w]-a[s]['test']['widths'][w] for s in runs if s in a])
-        cell(net, 'seconds over those of the four alone, which have the steps that should make it 1', [runs[s]['seconds']/sum(a[s]['seconds'] for a in each.values()) for s in runs if all(s in a for a in each.values())],
-             lambda d: (interval(d)[0].lstrip('+'), *(['not reached' if mean(d)-half(d)>1.03 else 'reached' if mean(d)<=1.03 else 'no difference'] if len(d)>1 else [])))
+        cell(net, 'seconds, as a share of those of the four widths alone, whose steps should make it 1', [runs[s]['seconds']/sum(a[s]['seconds'] for a in each.values()) for s in runs if all(s in a for a in each.values())],
+             lambda d: (interval(d)[0].lstrip('+'), *(['not reached' if mean(d)-half(d)>LIMIT else 'reached' if mean(d)+half(d)<=LIMIT else 'no difference'] if len(d)>1 else [])))
     nets = [n for n in NETS if any(n in c for c in body.values())]
     return table(['aim',*nets], [[aim, *[c.get(n,'') for n in nets]] for aim,c in body.items()]) if body else NOT
 
 PAGE = """# The design space of training many networks at once
 
-Generated by `python benchmarks/onion_report.py` from `benchmarks/results/onion.jsonl`, a row per finished run; nothing here is typed. *Onionization* names four places of design; its body is not public, so the values are our own list (`nbs/tutorials/four_choices.ipynb`).
+Generated by `python benchmarks/onion_report.py` from `benchmarks/results/onion.jsonl`, a row per finished run. *Onionization* names four places of design; its body is not public, so the values are our own list (`nbs/tutorials/four_choices.ipynb`).
 
 From universally slimmable networks (US-Net: sandwich of four, in-place distillation, from the start), one field at a time. {n:,} training pictures of CIFAR-10, batch {bs}, {steps} steps of the base; everything else gets the steps that cost the same processor seconds, by the ratio of its steps to the base's, measured beforehand (in turn, median of three); *seconds* are what its steps then took. The forward in bf16 for all, those with several optimizer steps per batch too{but}.
-Widths .25 to 1 in steps of 1/8, the same share for every layer; recipes that draw each layer's width are scored on these as well. *Mean Pareto*: mean over budgets of MACs between width .25 and 1 of the best accuracy within the budget, which validation chooses; the largest network has no weight in it, and four fifths of the budgets lie above width .5: see the four widths beside it.
-Learning rates: {rates_n} for the base; its best for every value of the screen (a few had the second too, and count with the better), and its second for what the selection ends with. Published recipes and single widths have a search of their own between these two, with half of the steps and a seed of its own. Searches are on ResNet-20; the other networks take what was found there. Seeds {screen_seeds} choose, on validation. With the first, every value is run; then comes a forward selection: the best value of all (among those that suit all three networks, two of which have no blocks to drop) is kept, and field by field the two best of another field are tried with it (+) and the better one is kept where it gains. The base, the best value and what the selection ends with have the second seed too; the better of the latter two is *the best of the screen*. Seeds {fresh} report, on test (first three were run, for every recipe and network; their intervals were too wide for an answer, so ResNet-20 and VGG got three more). Differences are paired by seed, with 95 % intervals. A value that needs a second change to mean anything is compared with a *parent* that has that change alone.
-The four widths alone have the steps that make them cost together what the base costs. CompOFA ties widths to depths, which are not elastic here: see [shrinking](shrinking.md). Batches are small and runs short, so that a recipe which learns fast is favoured over one that learns long.
+Widths .25 to 1 in steps of 1/8, the same share for every layer; recipes that draw each layer's width are scored on these as well. *Mean Pareto*: mean over budgets of MACs between width .25 and 1 of the best accuracy within the budget, which validation chooses; the largest network has no weight in it, and four fifths of the budgets lie above width .5: see the four widths beside it. *Depth skins* trains the three networks that three depths give, and is scored on subnets of those depths too, so that its number is not quite comparable. All numbers are per cent, differences points.
+Learning rates: {rates_n} for the base; its best for every value of the screen (a few had the second too, and count with the better). What the selection ends with has a search of its own, and so have published recipes and single widths, with half of the steps and another seed: from the base's two best rates outwards, until the best lies between worse ones. Searches are on ResNet-20; the other networks take what was found there. Seeds {screen_seeds} choose, on validation. With the first, every value is run; then comes a forward selection: the best value of all (among those that suit all three networks, two of which have no blocks to drop) is kept, and field by field the two best of another field are tried with it (+) and the better one is kept where it gains. The base, the best value and what the selection ends with have the second seed too; the better of the latter two is *the best of the screen*. Seeds {fresh} report, on test.{more} Differences are paired by seed, with 95 % intervals. A value that needs a second change to mean anything is compared with a *parent* that has that change alone.
+The four widths alone have the steps that make them cost together what the base costs. BigNAS, progressive and delayed shrinking are run on widths only, because two of the networks have no blocks to drop; CompOFA, which ties widths to depths, is left out (see [shrinking](shrinking.md)). Batches are small and runs short, so that a recipe which learns fast is favoured over one that learns long.
 
 ## What was aimed at
 
-The best of the screen: **{best}**. *Reached* and *not reached* where the interval is clear of 0.
+The best of the screen: **{best}**, which is `onion()`. *Reached* and *not reached* where the 95 % interval lies on one side of the aim, which is 0 points, or {limit} times the seconds; otherwise *no difference*. {open}
 
 {targets}
 
 ## Screen, ResNet-20
+
+{base_rate} US-Net's mean is over its seeds; a difference is to its run with the same seed.
 
 {screen}
 
@@ -108,6 +126,7 @@ The best of the screen: **{best}**. *Reached* and *not reached* where the interv
 
 if __name__=='__main__':
     rs = rows(path)
+    best = (handful() or ['us_net'])[0]
     made = f"Made on {' and '.join(sorted({r['machine'] for r in rs}))}; commits {', '.join(sorted({r['commit'] for r in rs}))}; {min(r['date'] for r in rs)} to {max(r['date'] for r in rs)}." if rs else ''
-    (root/'docs/onion.md').write_text(PAGE.format(rates_n=len(LRS), n=BASE['n_train'], bs=BASE['bs'], steps=BASE['steps'], but='' if gpu else '; MobileNet in fp32, where that is faster', screen_seeds=', '.join(map(str,SCREEN)), fresh=', '.join(map(str,FRESH)), best=(handful() or ['us_net'])[0], targets=targets(rs), times=LONG, long='\n\n'.join([targets(rs,'long','long'), confirm(rs,'vgg','long','long')]) if any(r['name']=='long' for r in rs) else NOT, rates=rates(rs), screen=screen(rs),
+    (root/'docs/onion.md').write_text(PAGE.format(rates_n=len(LRS), n=BASE['n_train'], bs=BASE['bs'], steps=BASE['steps'], but='' if gpu else '; MobileNet in fp32, where that is faster', screen_seeds=', '.join(map(str,SCREEN)), fresh=', '.join(map(str,FRESH)), best=best, limit=LIMIT, open=open_questions(rs), more=more_seeds(rs), base_rate=at_base_rate(best), targets=targets(rs), times=LONG, long='\n\n'.join([targets(rs,'long','long'), confirm(rs,'vgg','long','long')]) if any(r['name']=='long' for r in rs) else NOT, rates=rates(rs), screen=screen(rs),
         confirmed='\n\n'.join(f'### {net}\n\n{confirm(rs, net)}' for net in NETS), made=made))
