@@ -8,7 +8,7 @@ from grow_report import T95, mean, table
 from onion import BASE, FOUR, FRESH, LONG, LRS, NETS, PARENT, PUBLISHED, RECIPES, SCREEN, best_lr, by_rate, gpu, handful, path, ratio, two_rates
 
 WIDTHS = [str(w) for w in FOUR]
-NOT, LIMIT = 'Not run yet.', 1.03 # of the seconds of the four widths alone
+NOT, SECONDS, LIMIT = 'Not run yet.', 'seconds, as a share of those of the four widths alone, whose steps should make it 1', 1.03
 
 def value(r, part='test'): return r[part]['mean_pareto']
 def of(rs, name, net, recipe, width=None):
@@ -21,20 +21,12 @@ def half(d): return T95.get(len(d),2)*st.stdev(d)/len(d)**.5 if len(d)>1 else fl
 def at_base_rate(best):
     "What the best of the screen gave at the rate of the other rows"
     got = by_rate('screen', best, SCREEN[0])
-    return f'What the selection ended with is shown at its better rate, {best_lr(best):g}; at {two_rates()[0]:g}, the rate of the others, its first seed gave {got[two_rates()[0]]:.2f}.' if best!='us_net' and best_lr(best)!=two_rates()[0] else ''
+    return f'What the selection ended with is shown at its better rate, {best_lr(best):g}; at {two_rates()[0]:g}, the rate of the others, its first seed gave {got[two_rates()[0]]:.2f}. ' if best!='us_net' and best_lr(best) not in (None, two_rates()[0]) else ''
 def more_seeds(rs):
     "Which networks got more than the first three seeds"
     got = {n:len(of(rs, 'confirm', n, 'us_net')) for n in NETS}
     some = [n for n in NETS if got[n]>3]
     return f" The first three were run for every network; their intervals were too wide for an answer, so {' and '.join(some)} got more. That this was decided after a look makes intervals a little narrower than they should be." if some else ''
-def open_questions(rs):
-    "In words: where the best of the screen was not shown to be better"
-    lines = [l.split(' | ') for l in targets(rs).splitlines() if l.startswith('| ')]
-    nets, missed = [n.strip(' |') for n in lines[0][1:]], {}
-    for aim,*cells in lines[1:]:
-        for net,c in zip(nets, cells):
-            if 'mean Pareto' in aim or 'width' in aim and 'seconds' not in aim: missed.setdefault((net, 'no difference' if 'no difference' in c else 'not reached' if 'not reached' in c else ''), []).append(aim.strip('| ').replace('mean Pareto above ', '').replace(' at least as alone', ' alone'))
-    return ' '.join(f"On {net} it {'is worse than' if k=='not reached' else 'was not shown to differ from'}: {', '.join(v)}." for (net,k),v in missed.items() if k)
 def differ(a, b, part):
     "Mean difference of runs with the same seed, with its 95 % interval; 'no difference' where that holds 0"
     d = [value(a[s],part)-value(b[s],part) for s in a if s in b]
@@ -70,21 +62,34 @@ def interval(d):
     if len(d)<2: return f'{d[0]:+.2f} (one run)',
     return f'{mean(d):+.2f} ± {half(d):.2f}', 'reached' if mean(d)>max(half(d),0) else 'not reached' if mean(d)<-half(d) else 'no difference'
 
-def targets(rs, name='confirm', single='alone'):
-    "A row per aim, a column per network"
+def aims(rs, name='confirm', single='alone'):
+    "Aim -> network -> what the paired differences are, and what they say"
     best, body = (handful() or ['us_net'])[0], {}
     def cell(net, aim, d, verdict=interval):
-        if d: body.setdefault(aim, {})[net] = ', '.join(verdict(d))
+        if d: body.setdefault(aim, {})[net] = verdict(d)
+    def seconds(d): return interval(d)[0].lstrip('+'), *(['not reached' if mean(d)-half(d)>LIMIT else 'reached' if mean(d)+half(d)<=LIMIT else 'no difference'] if len(d)>1 else [])
     for net in NETS:
         runs, each = of(rs,name,net,best), alone(rs, net, single)
         for other in PUBLISHED:
             o = of(rs,name,net,other) if other!=best else {}
             cell(net, f'mean Pareto above {other}', [value(runs[s])-value(o[s]) for s in runs if s in o])
         for w,a in each.items(): cell(net, f'width {w} at least as alone', [runs[s]['test']['widths'][w]-a[s]['test']['widths'][w] for s in runs if s in a])
-        cell(net, 'seconds, as a share of those of the four widths alone, whose steps should make it 1', [runs[s]['seconds']/sum(a[s]['seconds'] for a in each.values()) for s in runs if all(s in a for a in each.values())],
-             lambda d: (interval(d)[0].lstrip('+'), *(['not reached' if mean(d)-half(d)>LIMIT else 'reached' if mean(d)+half(d)<=LIMIT else 'no difference'] if len(d)>1 else [])))
+        cell(net, SECONDS, [runs[s]['seconds']/sum(a[s]['seconds'] for a in each.values()) for s in runs if all(s in a for a in each.values())], seconds)
+    return body
+
+def targets(body):
+    "A row per aim, a column per network"
     nets = [n for n in NETS if any(n in c for c in body.values())]
-    return table(['aim',*nets], [[aim, *[c.get(n,'') for n in nets]] for aim,c in body.items()]) if body else NOT
+    return table(['aim',*nets], [[aim, *[', '.join(c.get(n,[])) for n in nets]] for aim,c in body.items()]) if body else NOT
+
+def missed(body):
+    "In words: where the best of the screen was not shown to be better"
+    out = []
+    for net in NETS:
+        for verdict,says in (('not reached','is worse than'), ('no difference','was not shown to differ from')):
+            some = [a.replace('mean Pareto above ', '').replace(' at least as alone', ' alone') for a,c in body.items() if a!=SECONDS and c.get(net, ('',))[-1]==verdict]
+            if some: out.append(f'On {net} it {says} {", ".join(some)}.')
+    return ' '.join(out)
 
 PAGE = """# The design space of training many networks at once
 
@@ -103,7 +108,7 @@ The best of the screen: **{best}**, which is `onion()`. *Reached* and *not reach
 
 ## Screen, ResNet-20
 
-{base_rate} US-Net's mean is over its seeds; a difference is to its run with the same seed.
+{base_rate}US-Net's mean is over its seeds; a difference is to its run with the same seed.
 
 {screen}
 
@@ -128,5 +133,5 @@ if __name__=='__main__':
     rs = rows(path)
     best = (handful() or ['us_net'])[0]
     made = f"Made on {' and '.join(sorted({r['machine'] for r in rs}))}; commits {', '.join(sorted({r['commit'] for r in rs}))}; {min(r['date'] for r in rs)} to {max(r['date'] for r in rs)}." if rs else ''
-    (root/'docs/onion.md').write_text(PAGE.format(rates_n=len(LRS), n=BASE['n_train'], bs=BASE['bs'], steps=BASE['steps'], but='' if gpu else '; MobileNet in fp32, where that is faster', screen_seeds=', '.join(map(str,SCREEN)), fresh=', '.join(map(str,FRESH)), best=best, limit=LIMIT, open=open_questions(rs), more=more_seeds(rs), base_rate=at_base_rate(best), targets=targets(rs), times=LONG, long='\n\n'.join([targets(rs,'long','long'), confirm(rs,'vgg','long','long')]) if any(r['name']=='long' for r in rs) else NOT, rates=rates(rs), screen=screen(rs),
+    (root/'docs/onion.md').write_text(PAGE.format(rates_n=len(LRS), n=BASE['n_train'], bs=BASE['bs'], steps=BASE['steps'], but='' if gpu else '; MobileNet in fp32, where that is faster', screen_seeds=', '.join(map(str,SCREEN)), fresh=', '.join(map(str,FRESH)), best=best, limit=LIMIT, open=missed(aims(rs)), more=more_seeds(rs), base_rate=at_base_rate(best), targets=targets(aims(rs)), times=LONG, long='\n\n'.join([targets(aims(rs,'long','long')), confirm(rs,'vgg','long','long')]) if any(r['name']=='long' for r in rs) else NOT, rates=rates(rs), screen=screen(rs),
         confirmed='\n\n'.join(f'### {net}\n\n{confirm(rs, net)}' for net in NETS), made=made))
