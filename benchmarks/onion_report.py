@@ -77,10 +77,10 @@ def aims(rs, name='confirm', single='alone'):
         cell(net, SECONDS, [runs[s]['seconds']/sum(a[s]['seconds'] for a in each.values()) for s in runs if all(s in a for a in each.values())], seconds)
     return body
 
-def targets(body):
-    "A row per aim, a column per network"
+def targets(body, seeds):
+    "A row per aim, a column per network, and the number of `seeds` of a network"
     nets = [n for n in NETS if any(n in c for c in body.values())]
-    return table(['aim',*nets], [[aim, *[', '.join(c.get(n,[])) for n in nets]] for aim,c in body.items()]) if body else NOT
+    return table(['aim',*nets], [*[[aim, *[', '.join(c.get(n,[])) for n in nets]] for aim,c in body.items()], ['fresh seeds', *[seeds(n) for n in nets]]]) if body else NOT
 
 def missed(body):
     "In words: where the best of the screen was not shown to be better"
@@ -133,5 +133,5 @@ if __name__=='__main__':
     rs = rows(path)
     best = (handful() or ['us_net'])[0]
     made = f"Made on {' and '.join(sorted({r['machine'] for r in rs}))}; commits {', '.join(sorted({r['commit'] for r in rs}))}; {min(r['date'] for r in rs)} to {max(r['date'] for r in rs)}." if rs else ''
-    (root/'docs/onion.md').write_text(PAGE.format(rates_n=len(LRS), n=BASE['n_train'], bs=BASE['bs'], steps=BASE['steps'], but='' if gpu else '; MobileNet in fp32, where that is faster', screen_seeds=', '.join(map(str,SCREEN)), fresh=', '.join(map(str,FRESH)), best=best, limit=LIMIT, open=missed(aims(rs)), more=more_seeds(rs), base_rate=at_base_rate(best), targets=targets(aims(rs)), times=LONG, long='\n\n'.join([targets(aims(rs,'long','long')), confirm(rs,'vgg','long','long')]) if any(r['name']=='long' for r in rs) else NOT, rates=rates(rs), screen=screen(rs),
+    (root/'docs/onion.md').write_text(PAGE.format(rates_n=len(LRS), n=BASE['n_train'], bs=BASE['bs'], steps=BASE['steps'], but='' if gpu else '; MobileNet in fp32, where that is faster', screen_seeds=', '.join(map(str,SCREEN)), fresh=', '.join(map(str,FRESH)), best=best, limit=LIMIT, open=missed(aims(rs)), more=more_seeds(rs), base_rate=at_base_rate(best), targets=targets(aims(rs), lambda net: len(of(rs, 'confirm', net, best))), times=LONG, long='\n\n'.join([targets(aims(rs,'long','long'), lambda net: len(of(rs, 'long', net, best))), confirm(rs,'vgg','long','long')]) if any(r['name']=='long' for r in rs) else NOT, rates=rates(rs), screen=screen(rs),
         confirmed='\n\n'.join(f'### {net}\n\n{confirm(rs, net)}' for net in NETS), made=made))
