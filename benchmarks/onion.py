@@ -24,7 +24,7 @@ from shrink import fresh
 path, gpu = results/'onion.jsonl', torch.cuda.is_available()
 NETS = dict(resnet=partial(resnet_cifar, 20), vgg=partial(vgg_cifar, 11, width=32 if gpu else 16), mobilenet=partial(mobilenet_cifar, width=.4 if gpu else .3)) # 41, 39 and 29 M MACs; on a CPU 41, 10 and 18
 BASE = dict(net='resnet', recipe='us_net', n_train=45_000, steps=14_000, bs=64) if gpu else dict(net='resnet', recipe='us_net', n_train=10_000, steps=390, bs=64) # the base's steps: all else costs the same
-LRS, SCREEN, FRESH = (.003,.01,.03,.08,.2), (0,1), (10,11,12,13,14,15) # learning rates; seeds that choose, on validation; seeds that report, on test
+LRS, SCREEN, SEARCH, FRESH = (.003,.01,.03,.08,.2), (0,1), (100,101), (10,11,12,13,14,15) # learning rates; seeds that choose, on validation, values and learning rates; seeds that report, on test
 LONG = 4 # times the steps, on the network that trains fastest: what of it holds for longer runs?
 WIDTHS, FOUR = tuple(i/8 for i in range(2,9)), (.25,.5,.75,1.)
 base = us_net(levels=7)
@@ -169,15 +169,20 @@ def around(got):
     i = LRS.index(max(got, key=got.get))
     return [*dict.fromkeys([*two, *got, *LRS[max(i-1, 0):i+2]])]
 
-def due(recipe):
-    "Learning rates that the screen tries: the base's best, and a search for what the selection ends with"
-    return around(by_rate('screen', recipe, SCREEN[0])) if recipe==select()[1] else two_rates()[:1]
+def due(name, recipe, seeds, width=None):
+    "Learning rates and seeds of a search: with the first seed until the best lies between worse ones, then the two best with the second"
+    got = by_rate(name, recipe, seeds[0], width)
+    rates = around(got)
+    return [(lr,seeds[0]) for lr in rates]+([(lr,seeds[1]) for lr in sorted(got, key=got.get)[-2:]] if rates and {*rates}<={*got} else [])
 
 def best_lr(recipe, width=None):
-    "The rate that was best on validation, in the search or in the screen; None before all that are due are there. The other networks have that of ResNet-20"
-    if got := by_rate('lr', recipe, 100, width): return max(got, key=got.get) if two_rates() and {*around(got)}<={*got} else None
-    got = by_rate('screen', recipe, SCREEN[0]) if width is None else {}
-    return max(got, key=got.get) if two_rates() and {*due(recipe)}<={*got} else None
+    "The learning rate of a recipe, by validation on ResNet-20, which the other networks take too: what its search ended with, or the base's; None before all is there"
+    if recipe not in (*PUBLISHED, 'alone', select()[1]): return next(iter(two_rates()), None)
+    name, seeds = ('lr',SEARCH) if recipe in ('alone', *PUBLISHED) and recipe!='us_net' else ('screen',SCREEN)
+    first, second = (by_rate(name, recipe, s, width) for s in seeds)
+    pairs = due(name, recipe, seeds, width)
+    if not pairs or not all(lr in (first if s==seeds[0] else second) for lr,s in pairs): return None
+    return max((lr for lr,s in pairs if s==seeds[1]), key=lambda lr: first[lr]+second[lr])
 
 def gain(recipe, seed=SCREEN[0]):
     "Mean Pareto accuracy on validation over the base's, each at the best rate that it was run with; None before both are there"
@@ -222,8 +227,8 @@ def configs(seeds):
     for r in select()[0]:
         yield from costs('resnet', [r] if r not in RECIPES else [])
         yield from screened(r, SCREEN[0], two_rates()[:1])
-    for r in finalists(): yield from screened(r, SCREEN[0], due(r))
-    for r in finalists(): yield from screened(r, SCREEN[1], [best_lr(r)])
+    for r in finalists():
+        for lr,s in due('screen', r, SCREEN) if r in ('us_net', select()[1]) else [(best_lr(r),SCREEN[1])]: yield from screened(r, s, [lr])
     best = (*PUBLISHED, *handful()[:1])
     yield from confirmed(best, NETS, FRESH[:3])
     yield from confirmed(best, ['vgg'], FRESH[3:])
@@ -246,7 +251,7 @@ def confirmed(some, nets, seeds, times=1):
             for r in rs: yield from run_of(named('confirm'), net, r, s, best_lr(r), times)
 
 def costs(net, names): return (('cost', dict(BASE, net=net, recipe=r, cost=True)) for r in names if r!='us_net')
-def searched(recipe, **kw): return (o for lr in around(by_rate('lr', recipe, 100, kw.get('width'))) for o in run_of('lr', 'resnet', recipe, 100, lr, .5, **kw))
+def searched(recipe, **kw): return (o for lr,s in due('lr', recipe, SEARCH, **kw) for o in run_of('lr', 'resnet', recipe, s, lr, .5, **kw))
 def screened(recipe, seed, rates): return (o for lr in rates for o in run_of('screen', 'resnet', recipe, seed, lr))
 
 if __name__=='__main__': main(__doc__, path, configs, train)

@@ -42,15 +42,19 @@ def test_chosen(rows_of, both, want):
     assert onion.select()==(['gradient: avg','gradient: core','gradient: avg + update: rate per skin'], want) # one step per subnet has nothing to average
     assert onion.handful()==[*dict.fromkeys([want, 'gradient: avg'])]
     runs = lambda name, recipe: {(r['config']['lr'],r['config']['seed']) for r in rows if r['name']==name and r['config']['recipe']==recipe}
-    assert runs('screen', want)=={(.08,0),(.03,0),(.2,0),(.08,1)} and runs('screen', 'gradient: core')=={(.08,0)} and {s for _,s in runs('confirm', want)}=={*onion.FRESH}
+    assert runs('screen', want)=={(.08,0),(.03,0),(.2,0),(.08,1),(.03,1)} and runs('screen', 'gradient: core')=={(.08,0)} and {s for _,s in runs('confirm', want)}=={*onion.FRESH}
 
 def test_search(rows_of):
     "A learning rate is searched until the best lies between worse ones, or at an end of the list"
-    rows_of(lambda r: 0.)
+    rows = rows_of(lambda r: 0.)
     assert onion.around({})==[.08,.03] and onion.around({.08:1.})==[.08,.03] # the base's two best come first
     assert onion.around({.08:1.,.03:2.})==[.08,.03,.01] and onion.around({.08:1.,.03:2.,.01:1.})==[.08,.03,.01]
     assert onion.around({.08:2.,.03:1.})==[.08,.03,.2] and onion.around({.08:2.,.03:1.,.2:3.})==[.08,.03,.2]
     assert onion.by_rate('lr', 'bignas', 100).keys()=={.03,.08,.2} and onion.best_lr('bignas')==.08
+    second = onion.by_rate('lr', 'bignas', 101)
+    assert second.keys()=={.03,.08}
+    next(r for r in rows if r['config'].get('seed')==101 and r['config']['recipe']=='bignas' and r['config']['lr']==.03)['valid']['mean_pareto'] += 1
+    assert onion.best_lr('bignas')==.03 # the mean of two seeds decides
 
 def test_none_gains(rows_of):
     rows_of(lambda r: 0. if r=='us_net' else -1.)
