@@ -716,10 +716,10 @@ def _some(n, gen):
 # %% ../nbs/00_channels.ipynb #89593f8d
 def _inputs(xb): return xb if isinstance(xb, tuple) else tuple(xb) if isinstance(xb, list) else (xb,)
 
-# %% ../nbs/00_channels.ipynb #894d2d06
+# %% ../nbs/00_channels.ipynb #4025bfb9
 @patch
 def residual(self:_Walk):
-    "Modules whose output is their input plus something: name -> (input node, output node)"
+    "Modules whose output is their input plus something made of it: name -> (input node, output node)"
     inside, res = {}, {}
     for n in self.module.graph.nodes:
         for v in n.meta.get('nn_module_stack', {}).values(): inside.setdefault(v[0] if isinstance(v, tuple) else v, []).append(n)
@@ -729,12 +729,13 @@ def residual(self:_Walk):
         ins = {i for n in nodes for i in n.all_input_nodes if i not in s and tensor(i)}
         outs = [n for n in nodes if any(u not in s for u in n.users)]
         if not path or len(ins)!=1 or len(outs)!=1 or not tensor(outs[0]): continue
-        stream, adds, (i,) = set(ins), False, ins
+        stream, made, adds, (i,) = set(ins), set(ins), False, ins # the input, changed place by place only; what is made of it; are they added?
         for n in nodes:
-            x, op = [a for a in n.all_input_nodes if tensor(a)], self.operation(n)
-            if stream & set(x) and (op=='add' or (op in _ELEMENTWISE and len(x)==1)):
+            x, op = {a for a in n.all_input_nodes if tensor(a)}, self.operation(n)
+            if x & made: made.add(n)
+            if x & stream and (op=='add' or (op in _ELEMENTWISE and len(x)==1)):
                 stream.add(n)
-                adds |= op=='add'
+                adds |= op=='add' and len(x)>1 and x<=made
         if adds and outs[0] in stream and self.lab[outs[0]].shape==self.lab[i].shape: res[path] = (i, outs[0])
     return {p:io for p,io in res.items() if not any(q.startswith(p+'.') for q in res)}
 

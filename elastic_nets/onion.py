@@ -6,15 +6,15 @@
 __all__ = ['KINDS', 'RULES', 'Construct', 'levels_of', 'Gradient', 'Update', 'Moment', 'Delayed', 'Phase', 'Phases', 'inside_out',
            'outside_in', 'Recipe', 'OnionTraining']
 
-# %% ../nbs/11_onion.ipynb #88a9c88f
+# %% ../nbs/11_onion.ipynb #b58f0893
 import random, time
 import numpy as np, torch
 from bisect import bisect
 from collections import defaultdict
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, fields, replace
-from itertools import accumulate
+from dataclasses import FrozenInstanceError, dataclass, fields, replace
+from itertools import accumulate, takewhile
 from math import cos, pi
 from numbers import Real
 from types import SimpleNamespace
@@ -131,7 +131,14 @@ def draw(self:Construct,
 # %% ../nbs/11_onion.ipynb #d01e5881
 RULES = dict(sum=combine_sum, avg=combine_avg, avg_sqrt=combine_avg_sqrt, project=combine_project, core=combine_core, skins=combine_skins)
 
-# %% ../nbs/11_onion.ipynb #82b59b61
+# %% ../nbs/11_onion.ipynb #3a7ec91b
+def _try_rule(f):
+    "`ValueError` unless `f` makes one gradient of those of two networks"
+    try: got = f(torch.ones(2,3,4), torch.ones(2,3,4, dtype=torch.bool), torch.ones(2))
+    except Exception as e: raise ValueError(f'combine: a function (gradients, owned, weights) -> gradient is expected, such as those of 10_gradients; with tensors of shapes (2,3,4), (2,3,4) and (2,) yours says: {e}') from e
+    if not isinstance(got, torch.Tensor) or got.shape!=(3,4): raise ValueError(f'combine: a function (gradients, owned, weights) -> gradient is expected; for gradients of shape (2,3,4) it should return (3,4), it returned {tuple(got.shape) if isinstance(got, torch.Tensor) else got!r}')
+
+# %% ../nbs/11_onion.ipynb #7c0a4303
 @dataclass(frozen=True)
 class Gradient:
     "What subnets learn from, and how the gradients of a step are combined"
@@ -142,7 +149,8 @@ class Gradient:
     def __post_init__(self):
         _flags(self, 'dropout')
         _one_of('what subnets learn from', 'target', self.target, 'hard', 'distill', 'next', 'teacher')
-        if not callable(self.combine): _one_of('how gradients are combined', 'combine', self.combine, *RULES)
+        if callable(self.combine): _try_rule(self.combine)
+        else: _one_of('how gradients are combined', 'combine', self.combine, *RULES)
 
 # %% ../nbs/11_onion.ipynb #b0fa20bd
 @dataclass(frozen=True)
@@ -309,7 +317,7 @@ def _skins(sign, n, share):
     _share('share', share, lo=False, hi=False)
     return Phases(tuple(Phase(share/(n-1) if i<n-1 else 1-share, tuple((k,sign*(i/(n-1) or 1)) for k in KINDS) if i<n-1 else ()) for i in range(n)))
 
-# %% ../nbs/11_onion.ipynb #18916c79
+# %% ../nbs/11_onion.ipynb #db48a159
 @dataclass(frozen=True)
 class Recipe:
     "How to train a network and the networks inside it, in four choices"
@@ -325,8 +333,15 @@ class Recipe:
         if self.update.steps!='joint' and self.gradient.combine!='sum': raise ValueError(f"gradient: combine={self.gradient.combine!r} has nothing to combine where every network steps for itself; use 'sum'")
         if self.update.steps=='small first' and self.gradient.target=='next': raise ValueError("gradient: target='next' needs the larger network first; choose steps='large first' or 'joint'")
         if self.gradient.target=='next' and not all(p.full for p in getattr(self.schedule, 'phases', ())): raise ValueError("gradient: target='next' needs the largest network in every step; here are phases with full=False")
+        if self.gradient.target!='teacher' and any(p.teach for p in getattr(self.schedule, 'phases', ())): raise ValueError(f"schedule: a phase with teach=True trains a teacher, and subnets learn from target={self.gradient.target!r}; leave it out, or use Gradient('teacher')")
 
     def __str__(self): return '\n'.join(f'{f.name:10}{getattr(self, f.name)}' for f in fields(self))
+
+# %% ../nbs/11_onion.ipynb #261bf560
+@patch
+def __setattr__(self:Recipe, name, value):
+    "`FrozenInstanceError`, in words"
+    raise FrozenInstanceError(f'{name}: a Recipe does not change. dataclasses.replace makes another one, and a fit takes cbs=OnionTraining(recipe)')
 
 # %% ../nbs/11_onion.ipynb #0d49f48d
 class OnionTraining(Callback):
@@ -419,16 +434,17 @@ def _phases_left(self:OnionTraining):
     if lost and not self.finding: warn(f'schedule: in a fit of {n} steps there is none for the phases {lost}: {phases[lost[0]]}; train longer, or give these a longer `length`')
     return any(p.teach for i,p in enumerate(phases) if i not in lost)
 
-# %% ../nbs/11_onion.ipynb #128740c7
+# %% ../nbs/11_onion.ipynb #380e48de
 @patch
 def _own_params(self:OnionTraining):
-    "Let the optimizer know the parameters on the handle, in its last group; batch norm's without weight decay, as fastai does"
+    "Let the optimizer know the parameters on the handle, each in the group of the layer's own and frozen with it; batch norm's without weight decay, as fastai does"
     opt = getattr(self.opt, 'opt', self.opt)
-    group = opt.param_groups[-1]['params'] if isinstance(opt, torch.optim.Optimizer) else opt.param_lists[-1]
-    have = {id(p) for p in group}
-    for p in self.supernet.own_params():
+    groups = [g['params'] for g in opt.param_groups] if isinstance(opt, torch.optim.Optimizer) else opt.param_lists
+    have = {id(p):g for g in groups for p in g}
+    for p,layers in self.supernet._held():
+        p.requires_grad_(layers.requires_grad)
         if id(p) in have: continue
-        group.append(p)
+        have.get(id(layers), groups[-1]).append(p)
         state = self.opt.state.setdefault(p, {}) # a plain dict, once it was loaded
         if p.ndim==1 and not self.wd_bn_bias: state['do_wd'] = False
 
@@ -542,7 +558,7 @@ def after_pred(self:OnionTraining):
     self.quiet.__exit__(None, None, None)
     self.quiet = nullcontext()
 
-# %% ../nbs/11_onion.ipynb #465dcf02
+# %% ../nbs/11_onion.ipynb #8852837e
 @patch
 def _begin(self:OnionTraining):
     "An optimizer step begins: its moment and its networks"
@@ -552,7 +568,7 @@ def _begin(self:OnionTraining):
     m = self.moment = self._at(step)
     if last is None: self.sorts = not self.supernet.trained
     if last is None or m.phase!=last.phase: self._new_phase(last, m)
-    if self.recipe.gradient.target=='teacher' and self.made is None and not m.teach: raise ValueError('teacher: this fit begins after the phase that trains the teacher; give OnionTraining a copy of it, teacher=...')
+    if self.recipe.gradient.target=='teacher' and self.made is None and not m.teach and not self._alone(m): raise ValueError('teacher: this fit begins after the phase that trains the teacher; give OnionTraining a copy of it, teacher=...')
     part, k = self._part(m)
     weigh = self._weigh if self.recipe.construct.sample=='importance' else None
     nets = self.recipe.construct.draw(part, random.Random(f'{self.seed} {step}'), k, m.full, weigh, self.space)
@@ -655,10 +671,10 @@ def _soft(self:OnionTraining):
                 with sn.active(top), _dropout_off(sn.model, True), _as_it_was(sn): self.soft = exact(sn.model(*self.xb))
     return self.soft
 
-# %% ../nbs/11_onion.ipynb #5e3f554c
+# %% ../nbs/11_onion.ipynb #9683f893
 def _statistics(sn):
     "Running statistics of the model, and private ones"
-    return [*sn.model.buffers(), *[t for s in sn.private for d in sn.stats[s].values() for t in d.values() if not t.requires_grad]]
+    return [*sn.model.buffers(), *[t for s in sn.private for d in sn.stats[s].values() for t in d.values() if not isinstance(t, nn.Parameter)]]
 
 # %% ../nbs/11_onion.ipynb #38b71aa4
 @contextmanager
@@ -739,13 +755,21 @@ def _use_state(self:OnionTraining, i):
     if i not in self.states: self.states[i] = defaultdict(dict, {p:{k:v for k,v in s.items() if k in ('do_wd','force_train')} for p,s in self.states[0].items()})
     opt.state = self.states[i]
 
-# %% ../nbs/11_onion.ipynb #40cf8b88
+# %% ../nbs/11_onion.ipynb #85e6e1b1
 @patch
 def before_step(self:OnionTraining):
     "All gradients are there: combine them, and remember where the weights were"
     self._mean(self._grads())
     if self.kept: self._combine()
+    self._clip()
     if self.recipe.update.skin_lr and self.subnets: self.olds = {n:p.detach().clone() for n,p in self.supernet.model.named_parameters()}
+
+# %% ../nbs/11_onion.ipynb #23986f1f
+@patch
+def _clip(self:OnionTraining):
+    "Clip the gradients of the model and of what is on the handle together; `GradientClip` itself, which comes after, knows the model's only"
+    clip, mp, own = first(self.learn.cbs, risinstance(GradientClip)), first(self.learn.cbs, risinstance(MixedPrecision)), self.supernet.own_params()
+    if clip and own: nn.utils.clip_grad_norm_([*self.supernet.model.parameters(), *own], clip.max_norm*(self.learn.scaler.get_scale() if mp else 1), clip.norm_type)
 
 # %% ../nbs/11_onion.ipynb #d07d7b7d
 @patch
@@ -796,12 +820,13 @@ def _scale_step(self:OnionTraining):
     for n,p in self.supernet.model.named_parameters(): p.copy_(self.olds[n].lerp(p, 1/sum(w*o[n].to(p.dtype) for w,o in own).clamp_min(1)))
     self.olds = None
 
-# %% ../nbs/11_onion.ipynb #44cc373a
+# %% ../nbs/11_onion.ipynb #68a61bd5
 @patch
 def _try(self:OnionTraining):
     "A batch through the full network and a subnet, undone: do the losses fit, and what will the fit take?"
     sn, n = self.supernet, self.n_epoch*len(self.dls.train)
     moments = [self._at(i) for i in range(0, n, max(1, n//1000))]
+    self._taught(moments)
     last = max(moments, key=lambda m: (self._part(m)[1], m.phase))
     part, k = self._part(last)
     some = None if self._alone(last) else self.recipe.construct.draw(part, random.Random(0), k, last.full, whole=self.space)[-1]
@@ -816,12 +841,20 @@ def _try(self:OnionTraining):
             if self.estimate: self._say(moments, k, sum(held.values()), *zip(*[(self._pass(sn.space.max)[0], self._pass(some, soft)[0] if some else 0.) for _ in range(3)]))
     for p in [*sn.model.parameters(), *sn.own_params()]: p.grad = None
 
-# %% ../nbs/11_onion.ipynb #bfce6f71
+# %% ../nbs/11_onion.ipynb #6b4d78d4
+@patch
+def _taught(self:OnionTraining, moments):
+    "`ValueError` where subnets have to learn from a teacher that is not there yet"
+    if self.recipe.gradient.target!='teacher' or self.made is not None: return
+    if any(not self._alone(m) for m in takewhile(lambda m: not m.teach, moments)): raise ValueError('schedule: subnets learn from a teacher before the phase that trains it (teach=True); put that phase first, or give a teacher, OnionTraining(..., teacher=copy.deepcopy(model))')
+
+# %% ../nbs/11_onion.ipynb #0bc77bfe
 @patch
 def _ask(self:OnionTraining, pred):
     "What the teacher that was given says of the batch at hand; `ValueError` where that does not suit the network's answer `pred`"
     try:
         with torch.no_grad(), self._precise() as exact: soft = exact(self.made(*self.xb))
+        if self.distill is None and soft.shape!=pred.shape: raise ValueError(f'its answer has shape {tuple(soft.shape)}, that of the model {tuple(pred.shape)}')
         _scalar('distill', self.distill_func(pred, soft))
     except Exception as e: raise ValueError(f'teacher: what it says of a batch does not suit the model that is trained: {e}') from e
     return soft

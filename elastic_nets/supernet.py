@@ -629,12 +629,18 @@ def private_bn(self:Supernet,
         self.stats[s], self.private[s] = self._new_private(s, affine), affine
     self.set_active(self.subnet)
 
-# %% ../nbs/02_supernet.ipynb #f8bd9dd0
+# %% ../nbs/02_supernet.ipynb #96dcf079
 @patch
 def own_params(self:Supernet) -> list:
     "The parameters that live on the handle and not in the model: kernel matrices, private weights and biases"
-    held = [*self.matrices.values(), *[ps for s in self.private for ps in self.stats[s].values()]]
-    return [p for ps in held for p in ps.values() if isinstance(p, nn.Parameter)]
+    return [p for p,_ in self._held()]
+
+# %% ../nbs/02_supernet.ipynb #0c543b4f
+@patch
+def _held(self:Supernet):
+    "Every parameter on the handle, with that of the model whose part it takes"
+    held = [*self.matrices.items(), *[nps for s in self.private for nps in self.stats[s].items()]]
+    return [(p, getattr(self.layers[n], t if t in _AFFINE else 'weight')) for n,ps in held for t,p in ps.items() if isinstance(p, nn.Parameter)]
 
 # %% ../nbs/02_supernet.ipynb #828b43a5
 @patch

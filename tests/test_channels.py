@@ -132,3 +132,25 @@ def test_norms_without_weights_are_frozen():
     for norm in (nn.LayerNorm(8, elementwise_affine=False), nn.RMSNorm(8, elementwise_affine=False)):
         assert not trace_channels(nn.Sequential(nn.Linear(4,8), norm, nn.Linear(8,5)), torch.randn(2,4)).elastic
     assert not trace_channels(nn.Sequential(nn.Conv2d(3,8,1), nn.GroupNorm(4,8,affine=False), nn.Flatten(), nn.Linear(32,5)), torch.randn(2,3,2,2)).elastic
+
+class _Adds(nn.Module):
+    "A module that returns `f(self, x)`"
+    def __init__(self, f):
+        super().__init__()
+        self.l,self.w,self.b,self.f = nn.Linear(6, 6),nn.Parameter(torch.ones(6)),nn.Parameter(torch.randn(6)),f
+    def forward(self, x): return self.f(self, x)
+
+@pytest.mark.parametrize('f,block', [(lambda m,x: x+m.l(x).tanh(), True), (lambda m,x: m.l(x).mul(m.w).add(x).relu(), True), (lambda m,x: x+m.b+m.l(x), True), # residual
+    (lambda m,x: x.sigmoid()*3-1, False), (lambda m,x: (x+3).clamp(0, 6)/6, False), (lambda m,x: x*m.w+m.b, False), (lambda m,x: x+m.b*m.w, False), (lambda m,x: m.l(x)+m.b, False)]) # range, hard sigmoid, affine, position
+def test_what_is_a_block(f, block):
+    "A block adds to its input what it makes of it; a constant or a parameter makes none"
+    net = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), _Adds(f), nn.Linear(6, 2))
+    assert bool(trace_channels(net, torch.randn(4, 5)).runs)==block
+
+def test_range_of_a_head_stays():
+    "fastai's `y_range` is no block that depth could drop"
+    from fastai.layers import SigmoidRange
+    net = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), _Adds(lambda m,x: x+m.l(x)), nn.Linear(6, 1), SigmoidRange(0, 1))
+    sn = Supernet(net, torch.randn(4, 5), depths=(0,1))
+    out = sn.extract(sn.space.min)(100*torch.randn(64, 5))
+    assert sn.space.min.depth=={'2':0} and out.min()>=0 and out.max()<=1

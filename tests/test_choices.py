@@ -550,6 +550,22 @@ def test_importance(steps):
     a,b = often({1:9.,2:1.,3:1.}),often({1:1.,2:1.,3:9.})
     assert a[0]>2*b[0] and b[2]>2*a[2]
 
+def test_teacher_shape():
+    "A teacher whose answer would be broadcast is refused before training"
+    learn = new_learner(y=x, loss=MSELossFlat())
+    with pytest.raises(ValueError, match=r'shape \(8, 1\).*\(8, 3\)'): fit(learn, Recipe(gradient=Gradient('teacher')), teacher=nn.Linear(3, 1).double())
+    fit(learn, Recipe(gradient=Gradient('teacher')), teacher=nn.Linear(3, 1).double(), distill=lambda pred, soft: (pred.mean(1, keepdim=True)-soft).square().mean())
+
+def test_teacher_first():
+    "Subnets that learn from a teacher wait for it; the full network alone need not"
+    rec = lambda *phases: Recipe(Construct(k=2, levels=4), Gradient('teacher'), schedule=Phases(phases))
+    seen = []
+    class Seen(Callback):
+        def before_batch(self): seen.append(1)
+    with pytest.raises(ValueError, match='before the phase that trains it'): fit(new_learner(), rec(Phase(1, k=1), Phase(1), Phase(1, k=1, teach=True), Phase(1)), n=4, cbs=[Seen()])
+    assert not seen
+    fit(new_learner(), rec(Phase(1, k=1), Phase(1, k=1, teach=True), Phase(1)), n=4)
+
 # ---- what the fit brings along
 
 @pytest.mark.parametrize('rule', ['sum','avg','project'])
@@ -614,6 +630,39 @@ def test_torch_optimizer(rec, space):
         assert all((p!=b).any() for p,b in zip(ps, before))
     close(*own); close(*models)
     assert bool(own[0])==(not rec.construct.sort=='once')
+
+@pytest.mark.parametrize('scaled', [False,True])
+@pytest.mark.parametrize('rec', [slimmable(), Recipe(Construct(matrices=True, smallest=True), Gradient('hard', 'avg'))], ids=['private','matrices'])
+def test_clip(rec, scaled):
+    "Clipping takes the norm of all that is trained, what is on the handle included"
+    class Norms(Callback):
+        order,run_valid = 30,False
+        def before_fit(self): self.grads = []
+        def before_step(self): self.grads.append([p.grad.clone() for p in [*self.model.parameters(), *self.learn.supernet.own_params()] if p.grad is not None])
+    res = []
+    for clip in ([], [GradientClip(1e-3)]):
+        learn,norms = new_learner(matrices_net, kernels=(3,5)),Norms()
+        fit(learn, rec, cbs=[norms, *clip, *([Scaled()] if scaled else [])])
+        res.append(norms.grads[0])
+    own = len(learn.supernet.own_params())
+    norm = torch.stack([g.norm() for g in res[0]]).norm()
+    assert own and norm>.1 and torch.stack([g.norm() for g in res[0][-own:]]).norm()>.01
+    close(res[1], times(1e-3/norm, res[0]), eps=1e-7)
+
+def test_private_norms_have_the_layers_rate():
+    "A private batch norm is in the group of its layer, and frozen with it"
+    def split(m): return [[*m[:2].parameters()], [*m[2:].parameters()]]
+    def net(): return nn.Sequential(nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3))
+    def moved(train_bn, freeze, lr):
+        learn = new_learner(net)
+        learn.splitter,learn.train_bn = split,train_bn
+        learn.create_opt()
+        if freeze: learn.freeze()
+        fit(learn, slimmable(), lr=lr)
+        sn = learn.supernet
+        return [any((p.detach()-float(t=='weight')).abs().max()>1e-9 for d in sn.stats.values() for t,p in d[n].items() if t in ('weight','bias')) for n in '13']
+    assert moved(True, False, lr)==[True,True] and moved(True, False, slice(1e-12, lr))==[False,True] # body, head
+    assert moved(False, True, lr)==[False,True] and moved(True, True, lr)==[True,True]
 
 def test_private_affine_has_no_weight_decay():
     "As batch norm's in fastai; matrices have"
