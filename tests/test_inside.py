@@ -33,7 +33,8 @@ def test_every_value_counts(tut):
             assert getattr(tut['recipe'](**{f:n}), f)==v
             acc,went[n] = tut['result'](**firsts(tut) | {f:n}, seed=0)
             assert [*acc]==[.25,1.] and all(0<=a<=1 for a in acc.values()), n
-    for (a,p),(b,q) in combinations(went.items(), 2): assert (p-q).abs().max()>1e-5, (a,b)
+    alike = {'four widths only','four widths, private statistics'} # they differ in the statistics that evaluation uses
+    for (a,p),(b,q) in combinations(went.items(), 2): assert ((p-q).abs().max()>1e-5)==({a,b}!=alike), (a,b)
 
 def test_every_pair(tut, capsys):
     "A pair of values trains, or is one of those that cannot be, and `show` says why"
