@@ -24,6 +24,7 @@ from shrink import fresh
 path, gpu = results/'onion.jsonl', torch.cuda.is_available()
 NETS = dict(resnet=partial(resnet_cifar, 20), vgg=partial(vgg_cifar, 11, width=32 if gpu else 16), mobilenet=partial(mobilenet_cifar, width=.4 if gpu else .3)) # 41, 39 and 29 M MACs; on a CPU 41, 10 and 18
 BASE = dict(net='resnet', recipe='us_net', n_train=45_000, steps=14_000, bs=64) if gpu else dict(net='resnet', recipe='us_net', n_train=10_000, steps=390, bs=64) # the base's steps: all else costs the same
+SHARE = dict(resnet=1., vgg=1., mobilenet=1. if gpu else .5) # of these steps; depthwise layers are slow on a CPU
 LRS, SCREEN, SEARCH, FRESH = (.003,.01,.03,.08,.2), (0,1), (100,101), (10,11,12,13,14,15) # learning rates; seeds that choose, on validation, values and learning rates; seeds that report, on test
 LONG = 4 # times the steps, on the network that trains fastest: what of it holds for longer runs?
 WIDTHS, FOUR = tuple(i/8 for i in range(2,9)), (.25,.5,.75,1.)
@@ -150,7 +151,7 @@ def ratio(net, recipe):
 def run_of(name, net, recipe, seed, lr, share=1., **kw):
     "Name and configuration with the steps that cost `share` of what the base's cost; nothing where rate or cost are not known yet"
     y = ratio(net, recipe)
-    if y is not None and lr is not None: yield name, dict(BASE, net=net, recipe=recipe, seed=seed, lr=lr, steps=round(BASE['steps']*share/y), **kw)
+    if y is not None and lr is not None: yield name, dict(BASE, net=net, recipe=recipe, seed=seed, lr=lr, steps=round(BASE['steps']*SHARE[net]*share/y), **kw)
 
 def by_rate(name, recipe, seed, width=None):
     "Learning rate -> what it gave on validation, on ResNet-20"

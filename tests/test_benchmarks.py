@@ -73,7 +73,7 @@ def test_equal_cost(rows_of):
     rows = rows_of(lambda r: 0., lambda r: 1.25 if r=='alone' else 2.)
     for r in rows:
         c, share = r['config'], .5 if r['name']=='lr' else 4. if r['name']=='long' else 1.
-        if not c.get('cost'): assert c['steps']==round(onion.BASE['steps']*share/(1. if c['recipe']=='us_net' else 1.25 if c['recipe']=='alone' else 2.)), c
+        if not c.get('cost'): assert c['steps']==round(onion.BASE['steps']*onion.SHARE[c['net']]*share/(1. if c['recipe']=='us_net' else 1.25 if c['recipe']=='alone' else 2.)), c
 
 def test_recipes_suit_the_base():
     "Every value changes the base, and a parent changes less"
