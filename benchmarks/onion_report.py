@@ -5,7 +5,7 @@ python benchmarks/onion_report.py
 import statistics as st
 from common import root, rows
 from grow_report import T95, mean, table
-from onion import BASE, FOUR, FRESH, LONG, LRS, NETS, PARENT, PUBLISHED, RECIPES, SCREEN, SEARCH, SHARE, best_lr, by_rate, gpu, handful, path, ratio, two_rates
+from onion import BASE, FOUR, LONG, LRS, NETS, PARENT, PUBLISHED, RECIPES, SCREEN, SEARCH, SHARE, best_lr, by_rate, gpu, handful, path, ratio, two_rates
 
 WIDTHS = [str(w) for w in FOUR]
 NOT, SECONDS, LIMIT = 'Not run yet.', 'seconds, as a share of those of the four widths alone, whose steps should make it 1', 1.03
@@ -136,5 +136,5 @@ if __name__=='__main__':
     rs = rows(path)
     best = (handful() or ['us_net'])[0]
     made = f"Made on {' and '.join(sorted({r['machine'] for r in rs}))}; commits {', '.join(sorted({r['commit'] for r in rs}))}; {min(r['date'] for r in rs)} to {max(r['date'] for r in rs)}." if rs else ''
-    (root/'docs/onion.md').write_text(PAGE.format(rates_n=len(LRS), n=BASE['n_train'], bs=BASE['bs'], steps=BASE['steps'], shares=''.join(f' ({s:g} of that for {n})' for n,s in SHARE.items() if s!=1), but='' if gpu else '; MobileNet in fp32, where that is faster', screen_seeds=', '.join(map(str,SCREEN)), fresh=', '.join(map(str,FRESH)), best=best, limit=LIMIT, open=missed(aims(rs)), more=more_seeds(rs), base_rate=at_base_rate(best), targets=targets(aims(rs), lambda net: len(of(rs, 'confirm', net, best))), times=LONG, long='\n\n'.join([targets(aims(rs,'long','long'), lambda net: len(of(rs, 'long', net, best))), confirm(rs,'vgg','long','long')]) if any(r['name']=='long' for r in rs) else NOT, rates=rates(rs), screen=screen(rs),
+    (root/'docs/onion.md').write_text(PAGE.format(rates_n=len(LRS), n=BASE['n_train'], bs=BASE['bs'], steps=BASE['steps'], shares=''.join(f' ({s:g} of that for {n})' for n,s in SHARE.items() if s!=1), but='' if gpu else '; MobileNet in fp32, where that is faster', screen_seeds=', '.join(map(str,SCREEN)), fresh=', '.join(map(str, sorted({r['config']['seed'] for r in rs if r['name']=='confirm'}))), best=best, limit=LIMIT, open=missed(aims(rs)), more=more_seeds(rs), base_rate=at_base_rate(best), targets=targets(aims(rs), lambda net: len(of(rs, 'confirm', net, best))), times=LONG, long='\n\n'.join([targets(aims(rs,'long','long'), lambda net: len(of(rs, 'long', net, best))), confirm(rs,'vgg','long','long')]) if any(r['name']=='long' for r in rs) else NOT, rates=rates(rs), screen=screen(rs),
         confirmed='\n\n'.join(f'### {net}\n\n{confirm(rs, net)}' for net in NETS), made=made))
