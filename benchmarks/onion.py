@@ -153,10 +153,10 @@ def run_of(name, net, recipe, seed, lr, share=1., **kw):
     y = ratio(net, recipe)
     if y is not None and lr is not None: yield name, dict(BASE, net=net, recipe=recipe, seed=seed, lr=lr, steps=round(BASE['steps']*SHARE[net]*share/y), **kw)
 
-def by_rate(name, recipe, seed, width=None):
-    "Learning rate -> what it gave on validation, on ResNet-20"
+def by_rate(name, recipe, seed, width=None, net='resnet'):
+    "Learning rate -> what it gave on validation"
     def value(r): return r['valid']['mean_pareto'] if width is None else r['valid']['widths'][str(width)]
-    return {r['config']['lr']:value(r) for r in rows(path) if r['name']==name and tuple(r['config'].get(k) for k in ('net','recipe','seed','width'))==('resnet',recipe,seed,width)}
+    return {r['config']['lr']:value(r) for r in rows(path) if r['name']==name and tuple(r['config'].get(k) for k in ('net','recipe','seed','width'))==(net,recipe,seed,width)}
 
 def two_rates():
     "The base's two best learning rates, best first; none before all were run"
@@ -176,8 +176,18 @@ def due(name, recipe, seeds, width=None):
     rates = around(got)
     return [(lr,seeds[0]) for lr in rates]+([(lr,seeds[1]) for lr in sorted(got, key=got.get)[-2:]] if rates and {*rates}<={*got} else [])
 
-def best_lr(recipe, width=None):
-    "The learning rate of a recipe, by validation on ResNet-20, which the other networks take too: what its search ended with, or the base's; None before all is there"
+def on_vgg(recipe, width=None):
+    "Learning rate -> what it gave on validation on VGG, with the first seed of those that report"
+    return by_rate('alone' if width else 'confirm', recipe, FRESH[0], width, 'vgg')
+
+def best_lr(recipe, width=None, net='resnet'):
+    "The learning rate of a recipe, by validation: what its search ended with, or the base's; None before all is there. MobileNet has none of its own, and takes the lower of the others'"
+    if net=='mobilenet':
+        both = [best_lr(recipe, width, n) for n in ('resnet','vgg')]
+        return None if None in both else min(both)
+    if net=='vgg':
+        got = on_vgg(recipe, width)
+        return max(got, key=got.get) if got and {*around(got)}<={*got} else None
     if recipe not in (*PUBLISHED, 'alone', select()[1]): return next(iter(two_rates()), None)
     name, seeds = ('lr',SEARCH) if recipe in ('alone', *PUBLISHED) and recipe!='us_net' else ('screen',SCREEN)
     first, second = (by_rate(name, recipe, s, width) for s in seeds)
@@ -248,8 +258,9 @@ def confirmed(some, nets, seeds, times=1):
             for r in PUBLISHED: yield from searched(r) if r!='us_net' else ()
             for w in FOUR: yield from searched('alone', width=w)
         for s in seeds:
-            for w in FOUR: yield from run_of(named('alone'), net, 'alone', s, best_lr('alone', w), times, width=w)
-            for r in rs: yield from run_of(named('confirm'), net, r, s, best_lr(r), times)
+            for r,w in [*[('alone', w) for w in FOUR], *[(r, None) for r in rs]]:
+                search = net=='vgg' and s==FRESH[0] and times==1
+                for lr in around(on_vgg(r, w)) if search else [best_lr(r, w, net)]: yield from run_of(named('alone' if w else 'confirm'), net, r, s, lr, times, **(dict(width=w) if w else {}))
 
 def costs(net, names): return (('cost', dict(BASE, net=net, recipe=r, cost=True)) for r in names if r!='us_net')
 def searched(recipe, **kw): return (o for lr,s in due('lr', recipe, SEARCH, **kw) for o in run_of('lr', 'resnet', recipe, s, lr, .5, **kw))
