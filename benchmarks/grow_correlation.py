@@ -4,9 +4,9 @@ python benchmarks/grow_correlation.py [--seeds 0]
 """
 import copy
 import torch
-from elastic_nets.channels import trace_channels
-from elastic_nets.widen import _INITS
-from elastic_nets.widen import grow_width, start_narrow
+from elastic_nets.channels.trace import trace_channels
+from elastic_nets.grow.widen import _INITS
+from elastic_nets.grow.widen import grow_width, start_narrow
 from common import Lean, main, results
 from grow_width import BASE, learner
 

@@ -8,9 +8,10 @@ import fastai.callback.all # noqa: F401, patches Learner
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
-from elastic_nets.data import cifar_dls
-from elastic_nets.growing import GrowDepth, StagePlan
-from elastic_nets.models import vit
+from elastic_nets.zoo.data import cifar_dls
+from elastic_nets.grow.growing import GrowDepth
+from elastic_nets.grow.stages import StagePlan
+from elastic_nets.zoo.models import vit
 from common import Lean, main, results, run_fit
 
 path = results/'grow_depth.jsonl'

@@ -4,7 +4,7 @@ python benchmarks/grow_report.py
 """
 import statistics as st
 from common import root, results, rows
-from elastic_nets.growing import _choose
+from elastic_nets.grow.stages import _choose
 from grow_width import HALF
 
 def mean(xs): return st.mean(xs) if xs else float('nan')

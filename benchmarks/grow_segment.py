@@ -9,9 +9,10 @@ import numpy as np, torch
 import fastai.callback.all # noqa: F401, patches Learner
 from fastai.learner import Learner
 from fastai.optimizer import SGD
-from elastic_nets.data import MeanIoU, cityscapes_dls, shapes_dls
-from elastic_nets.growing import GrowWidth, StagePlan
-from elastic_nets.models import deeplabv3plus
+from elastic_nets.zoo.data import MeanIoU, cityscapes_dls, shapes_dls
+from elastic_nets.grow.growing import GrowWidth
+from elastic_nets.grow.stages import StagePlan
+from elastic_nets.zoo.models import deeplabv3plus
 from common import CPUMixed, Lean, main, results, run_fit
 
 path, city = results/'grow_segment.jsonl', os.environ.get('CITYSCAPES')

@@ -11,9 +11,9 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
-from elastic_nets.channels import trace_channels
-from elastic_nets.growing import _candidates, _step_seconds
-from elastic_nets.models import deeplabv3plus, resnet_cifar, vit
+from elastic_nets.channels.trace import trace_channels
+from elastic_nets.grow.stages import _candidates, _step_seconds
+from elastic_nets.zoo.models import deeplabv3plus, resnet_cifar, vit
 from common import CPUMixed, results, write_row
 
 cifar, vit4, vit8 = partial(resnet_cifar, 20), *[partial(vit, img=32, patch=p, dim=96, depth=8, heads=3) for p in (4,8)]

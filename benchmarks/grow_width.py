@@ -10,10 +10,11 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import SGD
-from elastic_nets.data import cifar_dls
-from elastic_nets.growing import GrowWidth, StagePlan
-from elastic_nets.models import resnet_cifar
-from elastic_nets.widen import init_orthogonal
+from elastic_nets.zoo.data import cifar_dls
+from elastic_nets.grow.growing import GrowWidth
+from elastic_nets.grow.stages import StagePlan
+from elastic_nets.zoo.models import resnet_cifar
+from elastic_nets.grow.widen import init_orthogonal
 from common import CPUMixed, Lean, main, results, run_fit
 
 path = results/'grow_width.jsonl'

@@ -12,12 +12,15 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import SGD
-from elastic_nets.data import MemoryData, SplitLoaders, cifar_dls
-from elastic_nets.models import mobilenet_cifar, resnet_cifar, vgg_cifar
-from elastic_nets.onion import Construct, OnionTraining, Recipe, inside_out, levels_of, outside_in
-from elastic_nets.recipes import bignas, delayed_shrinking, progressive_shrinking, slimmable, us_net, zero_last_bn
-from elastic_nets.search import evaluate_subnets, mean_pareto_accuracy
-from elastic_nets.supernet import Supernet
+from elastic_nets.zoo.data import MemoryData, SplitLoaders, cifar_dls
+from elastic_nets.zoo.models import mobilenet_cifar, resnet_cifar, vgg_cifar
+from elastic_nets.shrink.recipe import Construct, Recipe, inside_out, levels_of, outside_in
+from elastic_nets.shrink.training import OnionTraining
+from elastic_nets.shrink.methods import (
+    bignas, delayed_shrinking, progressive_shrinking, slimmable, us_net, zero_last_bn
+)
+from elastic_nets.use.evaluate import evaluate_subnets, mean_pareto_accuracy
+from elastic_nets.subnets.supernet import Supernet
 from common import Lean, main, results, rows
 from shrink import fresh
 
@@ -34,7 +37,7 @@ on = lambda field, **new: replace(base, **{field: replace(getattr(base, field), 
 RECIPES = { # name -> recipe: the base with one field changed
     'us_net': base,
     'construct: no sandwich': on('construct', smallest=False), 'construct: four widths': on('construct', levels=4), 'construct: four, spaced in MACs': on('construct', levels=4, spacing='macs'),
-    'construct: each layer its width': on('construct', levels=0), 'construct: depth skins': on('construct', kinds=('depth',), levels=4),
+    'construct: each layer its width': on('construct', levels=0), 'construct: depth skins': on('construct', dims=('depth',), levels=4),
     'construct: private BN': on('construct', levels=4, bn='private'), 'construct: private statistics': on('construct', levels=4, bn='statistics'),
     'gradient: hard labels': on('gradient', target='hard'), 'gradient: next larger': on('gradient', target='next'),
     **{f'gradient: {r}': on('gradient', combine=r) for r in ('avg','project','core','skins')},
@@ -50,7 +53,7 @@ PARENT = { # a value that needs a second change to mean anything -> the recipe t
     'construct: four, spaced in MACs': 'construct: four widths', 'construct: private BN': 'construct: four widths', 'construct: private statistics': 'construct: four widths', 'update: own momentum': 'update: large first',
     'schedule: delayed 50 %, sorted once': 'schedule: delayed 50 %', 'schedule: outside in, sorted at phases': 'schedule: outside in', 'schedule: by importance': 'construct: each layer its width',
 }
-def widths_only(rec): return replace(rec, construct=replace(rec.construct, kinds=('width',)))
+def widths_only(rec): return replace(rec, construct=replace(rec.construct, dims=('width',)))
 PUBLISHED = dict(slimmable=slimmable(), us_net=base, bignas=widths_only(bignas()), progressive_shrinking=widths_only(progressive_shrinking(matrices=False)), delayed_shrinking=widths_only(delayed_shrinking())) # CompOFA ties widths to depths: in shrink.py
 
 def combine(names):
@@ -91,7 +94,7 @@ def learner(c):
     dls = SplitLoaders(dls.train.new(MemoryData(ds.x[idx], ds.y[idx], ds.vocab, split_idx=0), shuffle=False), dls.valid, dls.test)
     learn = Learner(dls, network(c), metrics=accuracy, opt_func=partial(SGD, mom=.9), wd=5e-4, moms=(.9,)*3, cbs=[ChannelsLast(), Lean()])
     if c['recipe']!='alone':
-        depth = 'depth' in recipe_of(c['recipe']).construct.kinds and c['net']=='resnet'
+        depth = 'depth' in recipe_of(c['recipe']).construct.dims and c['net']=='resnet'
         learn.to_supernet(widths=WIDTHS, depths=(0,.5,1) if depth else None)
         if c['recipe']=='bignas': zero_last_bn(learn.supernet)
     if gpu or c['net']!='mobilenet': in_bf16(learn.model) # depthwise layers are slower in bf16 on a CPU
@@ -129,7 +132,7 @@ def score(learn, dls):
     "Accuracy of the four slimmable widths, and mean Pareto accuracy over all seven (and levels of depth), which validation chooses"
     sn = learn.supernet
     nets = {w:sn.space.uniform(w) for w in WIDTHS}
-    extra = [s for k in (('depth',), ('width','depth')) for s in levels_of(Construct(levels=7, kinds=k), sn.space)] if sn.space.depth else []
+    extra = [s for k in (('depth',), ('width','depth')) for s in levels_of(Construct(levels=7, dims=k), sn.space)] if sn.space.depth else []
     tables, res = {}, {}
     for k,dl in dls.items():
         tables[k] = t = evaluate_subnets(learn, [*dict.fromkeys([*nets.values(), *extra])], dl=dl.new(bs=256), calibrate=1000)
@@ -228,7 +231,7 @@ def handful():
     got = {r:[gain(r,s) for s in SCREEN] for r in finalists() if r!='us_net'}
     return [] if any(None in g for g in got.values()) else sorted((r for r,g in got.items() if st.mean(g)>0), key=lambda r: -st.mean(got[r]))
 
-def suits(recipe, net): return net=='resnet' or recipe_of(recipe).construct.kinds!=('depth',) # the others have no depth to choose
+def suits(recipe, net): return net=='resnet' or recipe_of(recipe).construct.dims!=('depth',) # the others have no depth to choose
 
 def configs(seeds):
     "Name -> configurations, in the order in which they are run"

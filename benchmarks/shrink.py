@@ -15,13 +15,13 @@ from fastai.optimizer import SGD
 from fastai.torch_core import no_random
 from torch import nn
 from elastic_nets import recipes
-from elastic_nets.data import MemoryData, SplitLoaders, cifar_dls
-from elastic_nets.models import resnet_cifar
-from elastic_nets.onion import OnionTraining
-from elastic_nets.recipes import zero_last_bn
-from elastic_nets.search import evaluate_subnets, mean_pareto_accuracy, sample_buckets, score_supernet
-from elastic_nets.spaces import ofa_mobilenetv3
-from elastic_nets.supernet import Supernet
+from elastic_nets.zoo.data import MemoryData, SplitLoaders, cifar_dls
+from elastic_nets.zoo.models import resnet_cifar
+from elastic_nets.shrink.training import OnionTraining
+from elastic_nets.shrink.methods import zero_last_bn
+from elastic_nets.use.evaluate import evaluate_subnets, mean_pareto_accuracy, sample_buckets, score_supernet
+from elastic_nets.zoo.spaces import ofa_mobilenetv3
+from elastic_nets.subnets.supernet import Supernet
 from common import CPUMixed, Lean, main, results, rows
 
 path, gpu = results/'shrink.jsonl', torch.cuda.is_available()

@@ -14,16 +14,17 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
-from elastic_nets.onion import Construct, Delayed, Gradient, OnionTraining, Phase, Phases, Recipe
-from elastic_nets.recipes import bignas
-from elastic_nets.spaces import ofa_mobilenetv3
+from elastic_nets.shrink.recipe import Construct, Delayed, Gradient, Phase, Phases, Recipe
+from elastic_nets.shrink.training import OnionTraining
+from elastic_nets.shrink.methods import bignas
+from elastic_nets.zoo.spaces import ofa_mobilenetv3
 from common import CPUMixed, Lean, results, write_row
 from shrink import network
 
 path, gpu = results/'shrink_cost.jsonl', torch.cuda.is_available()
 def taught(k, *part): return Recipe(Construct(k), Gradient('teacher'), schedule=Phases((Phase(1, part, full=False),)))
 def jointly(k, rule='sum'): return Recipe(Construct(k), Gradient('distill', rule), schedule=Delayed(0., 0.)) # delayed shrinking after its ramp
-KINDS = {'full':None, 'sandwich':bignas(), 'full and 3':jointly(4), 'teacher and 2 depths':taught(2, ('width',-1)), 'teacher and 4':taught(4)}
+DIMS = {'full':None, 'sandwich':bignas(), 'full and 3':jointly(4), 'teacher and 2 depths':taught(2, ('width',-1)), 'teacher and 4':taught(4)}
 NETS = {'ResNet-20 space':(partial(network, dict(net='resnet', recipe='bignas')), 64, 32)}
 LARGE = {'ResNet-20 space':(NETS['ResNet-20 space'][0], 1024, 32), 'MobileNetV3 space':(partial(ofa_mobilenetv3, kernels=(7,)), 128, 224)}
 FORMATS = {'fp32':[], 'bf16 channels_last':[CPUMixed, ChannelsLast]}
@@ -61,8 +62,8 @@ def steps(name, fmt, rounds):
     "Milliseconds of a step of every kind, and its ratio to the full network's in the same round: medians"
     learn = learner(name, fmt)
     teacher = learn.supernet.extract(learn.supernet.space.max).eval().requires_grad_(False)
-    ts = [{k:step(learn, rec, i, teacher) for k,rec in KINDS.items()} for i in range(rounds+2)][2:]
-    return {k:[round(1000*st.median(t[k] for t in ts), 2), round(st.median(t[k]/t['full'] for t in ts), 3)] for k in KINDS}
+    ts = [{k:step(learn, rec, i, teacher) for k,rec in DIMS.items()} for i in range(rounds+2)][2:]
+    return {k:[round(1000*st.median(t[k] for t in ts), 2), round(st.median(t[k]/t['full'] for t in ts), 3)] for k in DIMS}
 
 def resident(what):
     "Megabytes of this process: VmRSS now, VmHWM at most"
@@ -97,7 +98,7 @@ def main():
             c = dict(net=name, format=fmt, bs=bs, px=px, gpu=gpu)
             if 'steps' in a.only:
                 with write_row(path, 'steps', dict(c, threads=a.threads)) as row:
-                    if row is not None: row.update(kinds=steps(name, fmt, a.rounds), rounds=a.rounds)
+                    if row is not None: row.update(dims=steps(name, fmt, a.rounds), rounds=a.rounds)
             for rule in RULES if 'memory' in a.only else ():
                 for k in NETWORKS:
                     with write_row(path, 'memory', dict(c, k=k, rule=rule)) as row:

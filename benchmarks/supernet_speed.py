@@ -6,8 +6,8 @@ import argparse, copy, datetime, functools, gc, json, math, os, platform, random
 from pathlib import Path
 import torch, torchvision
 from torch import nn
-from elastic_nets.models import resnet_cifar
-from elastic_nets.supernet import Supernet
+from elastic_nets.zoo.models import resnet_cifar
+from elastic_nets.subnets.supernet import Supernet
 
 root = Path(__file__).resolve().parent.parent
 results, page = root/'benchmarks/results/supernet_speed.json', root/'docs/speed.md'

@@ -3,7 +3,7 @@ import sys
 from pathlib import Path
 import pytest
 from elastic_nets import recipes
-from elastic_nets.onion import Construct, Phases
+from elastic_nets.shrink.recipe import Construct, Phases
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'benchmarks'))
 onion = pytest.importorskip('onion')
@@ -79,7 +79,7 @@ def test_recipes_suit_the_base():
     "Every value changes the base, and a parent changes less"
     assert onion.RECIPES['us_net']==onion.base==onion.PUBLISHED['us_net'] and len({*onion.RECIPES.values()})==len(onion.RECIPES)
     assert all(p in onion.RECIPES and n in onion.RECIPES for n,p in onion.PARENT.items())
-    assert all(r.construct.kinds==('width',) for r in onion.PUBLISHED.values()) and Construct().kinds!=('width',)
+    assert all(r.construct.dims==('width',) for r in onion.PUBLISHED.values()) and Construct().dims!=('width',)
 
 @pytest.mark.parametrize('d,want', [([1.,1.1,.9],'reached'), ([-1.,-1.1,-.9],'not reached'), ([1.,-1.,.5],'no difference'), ([1.],'one run')])
 def test_verdict(d, want): assert shrink_report.verdict(d)==want

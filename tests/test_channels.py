@@ -7,11 +7,12 @@ from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from torchvision.models import resnet18
-from elastic_nets.channels import NotElasticError, channel_rule, trace_channels
-from elastic_nets.data import digits_dls
-from elastic_nets.models import resnet_cifar
-from elastic_nets.subnets import Subnet
-from elastic_nets.supernet import Supernet
+from elastic_nets.channels.labels import NotElasticError, channel_rule
+from elastic_nets.channels.trace import trace_channels
+from elastic_nets.zoo.data import digits_dls
+from elastic_nets.zoo.models import resnet_cifar
+from elastic_nets.subnets.subnet import Subnet
+from elastic_nets.subnets.supernet import Supernet
 
 @pytest.fixture(scope='module')
 def learn():
@@ -145,7 +146,7 @@ class _Adds(nn.Module):
 def test_what_is_a_block(f, block):
     "A block adds to its input what it makes of it; a constant or a parameter makes none"
     net = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), _Adds(f), nn.Linear(6, 2))
-    assert bool(trace_channels(net, torch.randn(4, 5)).runs)==block
+    assert bool(trace_channels(net, torch.randn(4, 5)).stages)==block
 
 def test_range_of_a_head_stays():
     "fastai's `y_range` is no block that depth could drop"

@@ -21,11 +21,16 @@ from fastai.torch_core import TensorMask
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten
-from elastic_nets.gradients import GradientProbe, distill_loss, owned, plot_gradients
-from elastic_nets.growing import GrowWidth
-from elastic_nets.onion import Construct, Delayed, Gradient, OnionTraining, Phase, Phases, Recipe, Update, inside_out, levels_of, outside_in
-from elastic_nets.recipes import bignas, compofa, delayed_shrinking, progressive_shrinking, slimmable, us_net
-from elastic_nets.supernet import Supernet, calibrate_bn
+from elastic_nets.shrink.watching import GradientProbe, plot_gradients
+from elastic_nets.shrink.gradients import distill_loss, owned
+from elastic_nets.grow.growing import GrowWidth
+from elastic_nets.shrink.recipe import (
+    Construct, Delayed, Gradient, Phase, Phases, Recipe, Update, inside_out, levels_of, outside_in
+)
+from elastic_nets.shrink.training import OnionTraining
+from elastic_nets.shrink.methods import bignas, compofa, delayed_shrinking, progressive_shrinking, slimmable, us_net
+from elastic_nets.subnets.supernet import Supernet
+from elastic_nets.subnets.batches import calibrate_bn
 
 torch.set_num_threads(1)
 bs, n_batches, lr = 8, 4, .1
@@ -408,15 +413,15 @@ class Skip(nn.Module):
 
 def elastic_everywhere(): return nn.Sequential(nn.Unflatten(1, (1,3)), nn.Conv1d(1, 4, 3, padding=1, bias=False), nn.Sequential(Skip(4)), nn.Flatten(), nn.Linear(12, 3))
 
-@pytest.mark.parametrize('kinds', [('width',), ('depth',), ('kernel',), ('width','depth','kernel','resolution')])
+@pytest.mark.parametrize('dims', [('width',), ('depth',), ('kernel',), ('width','depth','kernel','resolution')])
 def test_kinds(kinds):
     "Choices of other kinds stay whole, in what is drawn and in the gradient"
     learn = new_learner(elastic_everywhere, widths=(.5,1.), depths=(0,1), kernels=(1,3))
     full = learn.supernet.space.max
-    nets = {s for b in fit(learn, Recipe(Construct(k=3, kinds=kinds, smallest=True), Gradient('hard')), n=8) for s in b.nets}
+    nets = {s for b in fit(learn, Recipe(Construct(k=3, dims=kinds, smallest=True), Gradient('hard')), n=8) for s in b.nets}
     for k in ('width','depth','kernel'): # the whole model is what it is, and so is what lives in a block that is there
         assert any(getattr(s,k)[n]!=v for s in nets for n,v in getattr(full,k).items() if n in getattr(s,k))==(k in kinds)
-    log = fit(learn, Recipe(Construct(k=3, kinds=kinds, smallest=True), Gradient('hard')))[:1]
+    log = fit(learn, Recipe(Construct(k=3, dims=kinds, smallest=True), Gradient('hard')))[:1]
     for b in log:
         C1,C2,L,bias = ws = [w.clone().requires_grad_() for w in b.W]
         for s in b.nets:
@@ -508,7 +513,7 @@ def test_owned_with_matrices():
     sn = learn.supernet
     sn.kernel_matrices()
     with torch.no_grad():
-        for p in sn.own_params(): p += .3
+        for p in sn.held_params(): p += .3
     for s in (sn.space.min, sn.space.max):
         learn.model.zero_grad()
         with sn.active(s): F.cross_entropy(learn.model(x), y).backward()
@@ -619,7 +624,7 @@ def test_torch_optimizer(rec, space):
         learn = new_learner(matrices_net, opt=opt, mom=.9, **space)
         fit(learn, rec, n=2)
         sn = learn.supernet
-        ps = sn.own_params()
+        ps = sn.held_params()
         group = {id(p) for g in learn.opt.param_lists for p in g}
         assert group=={*map(id, learn.model.parameters())} # in a fit only: outside of it the optimizer is saved with the model
         ones = [torch.ones_like(p) if p.ndim==1 else torch.eye(len(p)).double() for p in ps]
@@ -638,13 +643,13 @@ def test_clip(rec, scaled):
     class Norms(Callback):
         order,run_valid = 30,False
         def before_fit(self): self.grads = []
-        def before_step(self): self.grads.append([p.grad.clone() for p in [*self.model.parameters(), *self.learn.supernet.own_params()] if p.grad is not None])
+        def before_step(self): self.grads.append([p.grad.clone() for p in [*self.model.parameters(), *self.learn.supernet.held_params()] if p.grad is not None])
     res = []
     for clip in ([], [GradientClip(1e-3)]):
         learn,norms = new_learner(matrices_net, kernels=(3,5)),Norms()
         fit(learn, rec, cbs=[norms, *clip, *([Scaled()] if scaled else [])])
         res.append(norms.grads[0])
-    own = len(learn.supernet.own_params())
+    own = len(learn.supernet.held_params())
     norm = torch.stack([g.norm() for g in res[0]]).norm()
     assert own and norm>.1 and torch.stack([g.norm() for g in res[0][-own:]]).norm()>.01
     close(res[1], times(1e-3/norm, res[0]), eps=1e-7)
@@ -670,7 +675,7 @@ def test_private_affine_has_no_weight_decay():
     learn.wd = .5
     learn.loss_func = lambda p, y: 0*p.sum()
     fit(learn, slimmable())
-    assert all(torch.equal(p, torch.full_like(p, p[0].item())) and p[0].item() in (0.,1.) for p in learn.supernet.own_params())
+    assert all(torch.equal(p, torch.full_like(p, p[0].item())) and p[0].item() in (0.,1.) for p in learn.supernet.held_params())
     assert (learn.model[0].weight.norm() < .9*new_learner(with_norm).model[0].weight.norm())
 
 @pytest.mark.parametrize('rec', [base, Recipe(Construct(k=3), schedule=Delayed(.25, .5)), Recipe(Construct(k=3, sort='phases'), Gradient('hard'), schedule=inside_out(3)),
@@ -692,7 +697,7 @@ class Clean(Callback):
     def before_batch(self):
         if self.seen: return
         sn,self.seen = self.learn.supernet,True
-        self.grads = [p.grad for p in [*self.model.parameters(), *sn.own_params()]]
+        self.grads = [p.grad for p in [*self.model.parameters(), *sn.held_params()]]
         self.state = [t.clone() for t in [*self.model.state_dict().values(), *[t for s in sn.private for d in sn.stats[s].values() for t in d.values()]]]
         self.rng = (torch.get_rng_state(), random.getstate(), self.dls.train.rng.getstate(), self.x.clone())
 
@@ -760,7 +765,7 @@ def test_lr_find(tmp_path):
     for a,b in zip(before.values(), learn.model.state_dict().values()): assert torch.equal(a, b)
     assert not said # no estimate of what is no training
 
-@pytest.mark.parametrize('rec', [slimmable(), delayed_shrinking(), Recipe(Construct(k=2, kinds=('kernel',), matrices=True), Gradient('hard'))])
+@pytest.mark.parametrize('rec', [slimmable(), delayed_shrinking(), Recipe(Construct(k=2, dims=('kernel',), matrices=True), Gradient('hard'))])
 def test_lr_find_leaves_the_handle(rec, tmp_path):
     "Private batch norms, matrices, and that subnets were trained: as before; and the first fit is that of a learner that never looked"
     def make(): return nn.Sequential(nn.Unflatten(1, (1,3)), nn.Conv1d(1, 4, 3, padding=1, bias=False), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3))
@@ -787,9 +792,9 @@ def test_fit_after_load(tmp_path):
     learn = new_learner(with_norm, path=tmp_path)
     fit(learn, slimmable())
     learn.save('a'); learn.load('a')
-    w = [p.detach().clone() for p in learn.supernet.own_params()]
+    w = [p.detach().clone() for p in learn.supernet.held_params()]
     fit(learn, slimmable())
-    differ(w, [p.detach() for p in learn.supernet.own_params()])
+    differ(w, [p.detach() for p in learn.supernet.held_params()])
 
 # ---- alarms
 
@@ -853,14 +858,14 @@ def test_bad_values():
     fails('end: a share in \\(0, 1\\]', lambda: Delayed(end=0.))
     fails('lr_floor: a share', lambda: Delayed(lr_floor=1.1))
     fails("levels: 0, or .*from 2", lambda: Construct(levels=1))
-    fails("kinds: some of", lambda: Construct(kinds=('widths',)))
+    fails("dims: some of", lambda: Construct(dims=('widths',)))
     fails("spacing: 'macs' .*levels", lambda: Construct(spacing='macs'))
     for name,make in dict(smallest=Construct, matrices=Construct, dropout=Gradient, skin_lr=Update, code=Delayed, full=partial(Phase, 1), teach=partial(Phase, 1)).items(): fails(f"{name}: True or False, got 0.5", lambda: make(**{name:.5}))
     fails('end: .*0.3\\+0.7', lambda: Delayed(.3, .7, end=.1))
     fails("distill: a function", lambda: OnionTraining(base, distill='kl'), TypeError)
     fails("distill: .*hard labels", lambda: OnionTraining(replace(base, gradient=Gradient('hard')), distill=F.mse_loss))
     fails('length: more than 0', lambda: Phase('1'))
-    fails("kinds: some of", lambda: Construct(kinds=()))
+    fails("dims: some of", lambda: Construct(dims=()))
     for f,v,want in (('sort','twice',"'never', 'once', 'phases'"), ('spacing','flops',"'share', 'macs'"), ('bn','own',"'shared', 'private', 'statistics'"), ('sample','best',"'uniform', 'importance'")):
         fails(f'{f}: .*{want}; got {v!r}', lambda: Construct(**{f:v}))
     fails("sample: 'importance' .*use 'uniform'", lambda: Construct(levels=3, sample='importance'))
@@ -899,7 +904,7 @@ def test_without_the_full_network():
         assert {4 in b.h for b in log}=={True,False}
     space, asked = new_learner(three_layers).supernet.space, []
     def weigh(s): asked.append(s); return float(s==space.min)+1e-9
-    Construct(k=2, sample='importance').draw(space, random.Random(0), full=False, weigh=weigh)
+    Construct(k=2, sample='importance').sample_nets(space, random.Random(0), full=False, weigh=weigh)
     assert len(asked)==8
 
 def test_other_norms_in_a_second_fit():

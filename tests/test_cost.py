@@ -7,9 +7,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import VisionTransformer, mobilenet_v2, resnet18
 from elastic_nets import cost
-from elastic_nets.cost import CostMeter, cost_table, latency, layer_macs, macs, n_params
-from elastic_nets.models import resnet_cifar, vit
-from elastic_nets.supernet import Supernet
+from elastic_nets.subnets.cost import CostMeter, cost_table, latency, layer_macs, macs, n_params
+from elastic_nets.zoo.models import resnet_cifar, vit
+from elastic_nets.subnets.supernet import Supernet
 
 hooks = torch.nn.modules.module._global_forward_hooks
 

@@ -8,10 +8,11 @@ from torch import nn
 from torchvision.models import convnext, mobilenet_v2, resnet, vision_transformer
 from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.ops import StochasticDepth
-from elastic_nets.channels import NotElasticError, trace_channels
-from elastic_nets.deepen import BlockEMA, grow_depth, insert_blocks, stack_blocks, start_shallow
-from elastic_nets.models import resnet_cifar, vit
-from elastic_nets.supernet import Supernet
+from elastic_nets.channels.labels import NotElasticError
+from elastic_nets.channels.trace import trace_channels
+from elastic_nets.grow.deepen import BlockEMA, grow_depth, insert_blocks, stack_blocks, start_shallow
+from elastic_nets.zoo.models import resnet_cifar, vit
+from elastic_nets.subnets.supernet import Supernet
 
 def convnext_small():
     c = convnext.CNBlockConfig
@@ -59,7 +60,7 @@ def fresh(name, seed=0):
     return m.eval(), x.double(), graph
 
 def rates(m): return [(n, getattr(l, 'p', getattr(l, 'drop_prob', 0))) for n,l in m.named_modules() if type(l).__name__ in ('StochasticDepth','DropPath')]
-def blocks(m, graph): return {n: m.get_submodule(n) for names in graph.runs.values() for n in names}
+def blocks(m, graph): return {n: m.get_submodule(n) for names in graph.stages.values() for n in names}
 
 @pytest.mark.filterwarnings('ignore:grow_depth. nothing grew')
 @pytest.mark.parametrize('place', ['insert', 'stack'])
@@ -296,8 +297,8 @@ def test_stochastic_depth():
     "Rates between the user's at every depth, also where the shallow network was made in the other mode"
     for name,path,attr in (('vit','drop','p'), ('deit','drop_path2','drop_prob'), ('convnext','stochastic_depth','p')):
         m, x, graph = fresh(name)
-        run = max(graph.runs, key=lambda r: len(graph.runs[r]))
-        got = lambda: [float(getattr(getattr(m.get_submodule(b), path), attr, 0.)) for b in graph.runs[run] if not isinstance(m.get_submodule(b), nn.Identity)]
+        run = max(graph.stages, key=lambda r: len(graph.stages[r]))
+        got = lambda: [float(getattr(getattr(m.get_submodule(b), path), attr, 0.)) for b in graph.stages[run] if not isinstance(m.get_submodule(b), nn.Identity)]
         own = got()
         assert own==sorted(own) and own[-1]>.2
         keep = start_shallow(m, graph, .5)

@@ -7,15 +7,19 @@ from fastai.vision.all import (Adam, Callback, CancelFitException, ChannelsLast,
 from torch import nn
 from torchvision.models import DenseNet, SqueezeNet
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
-from elastic_nets.channels import NotElasticError, trace_channels
-from elastic_nets.cost import macs
-from elastic_nets.data import digits_dls
-from elastic_nets.deepen import BlockEMA
-from elastic_nets.growing import GrowDepth, GrowWidth, StagePlan, plan_stages, _Ages, _choose, _opt_like, _past, _step_seconds
-from elastic_nets.models import mobilenet_cifar, resnet_cifar, vit
-from elastic_nets.supernet import calibrate_bn
-from elastic_nets.widen import (grow_width, init_bert2bert, init_net2net, init_orthogonal, init_random, init_replicate, init_variance,
-                                start_narrow)
+from elastic_nets.channels.labels import NotElasticError
+from elastic_nets.channels.trace import trace_channels
+from elastic_nets.subnets.cost import macs
+from elastic_nets.zoo.data import digits_dls
+from elastic_nets.grow.deepen import BlockEMA
+from elastic_nets.grow.growing import GrowDepth, GrowWidth, _Ages, _past
+from elastic_nets.grow.stages import StagePlan, plan_stages, _choose, _opt_like, _step_seconds
+from elastic_nets.zoo.models import mobilenet_cifar, resnet_cifar, vit
+from elastic_nets.subnets.batches import calibrate_bn
+from elastic_nets.grow.widen import (
+    grow_width, init_bert2bert, init_net2net, init_orthogonal, init_random, init_replicate, init_variance,
+    start_narrow
+)
 
 class Odd(nn.Module):
     "Transposed and grouped convolutions, group norm, PReLU, a shared layer, flattened maps"
@@ -859,9 +863,9 @@ from functools import partial
 from fastai.vision.all import *
 from fastai.distributed import *
 import fastai.distributed as fd
-from elastic_nets.data import digits_dls
-from elastic_nets.growing import GrowDepth, GrowWidth
-from elastic_nets.models import resnet_cifar, vit
+from elastic_nets.zoo.data import digits_dls
+from elastic_nets.grow.growing import GrowDepth, GrowWidth
+from elastic_nets.zoo.models import resnet_cifar, vit
 fd.DistributedDL._broadcast = lambda self, t, rank: (lambda x: (torch.distributed.broadcast(x, rank), x.tolist())[1])(torch.LongTensor(t)) # fastai's is for a GPU
 torch.set_num_threads(1)
 class Batches(Callback):

@@ -8,11 +8,12 @@ import fastai.callback.all # noqa: F401, gives Learner its fit_one_cycle and no_
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from torchvision.models import densenet121
-from elastic_nets.data import digits_dls
-from elastic_nets.models import resnet_cifar
-from elastic_nets.spaces import ofa_mobilenetv3
-from elastic_nets.subnets import Subnet
-from elastic_nets.supernet import calibrate_bn, l1_importance, Supernet
+from elastic_nets.zoo.data import digits_dls
+from elastic_nets.zoo.models import resnet_cifar
+from elastic_nets.zoo.spaces import ofa_mobilenetv3
+from elastic_nets.subnets.subnet import Subnet
+from elastic_nets.subnets.batches import calibrate_bn
+from elastic_nets.subnets.supernet import l1_importance, Supernet
 
 xb = torch.randn(8,1,8,8, generator=torch.Generator().manual_seed(0)).double()
 
@@ -40,7 +41,7 @@ def kernels(groups=8, c=8, ks=(3,5,7), seed=0):
 def shake(sn, seed=1):
     "Random numbers in what the handle holds"
     gen = torch.Generator().manual_seed(seed)
-    for p in sn.own_params(): p += .3*torch.randn(p.shape, generator=gen, dtype=torch.float64).to(p)
+    for p in sn.held_params(): p += .3*torch.randn(p.shape, generator=gen, dtype=torch.float64).to(p)
 
 def same(a, b): return a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
@@ -89,7 +90,7 @@ def test_private_bn_has_the_active_norms_only():
     sn.private_bn(sn.space.min)
     norms = {n for n,m in sn.extract(sn.space.min).named_modules() if isinstance(m, nn.BatchNorm2d)}
     assert {*sn.stats[sn.space.min]}==norms < {n for n,m in sn.layers.items() if isinstance(m, nn.BatchNorm2d)}
-    assert len(sn.own_params())==2*len(norms) and all(isinstance(p, nn.Parameter) and p.is_leaf and p.requires_grad for p in sn.own_params())
+    assert len(sn.held_params())==2*len(norms) and all(isinstance(p, nn.Parameter) and p.is_leaf and p.requires_grad for p in sn.held_params())
 
 def test_full_network_stays_shared():
     sn, want = resnet(), resnet().model
@@ -104,7 +105,7 @@ def test_frozen_statistics_rest():
     sn.private_bn(s)
     before = copy.deepcopy(sn.stats[s])
     with sn.active(s): sn.model(xb).sum().backward()
-    assert all(same(before[n], sn.stats[s][n]) for n in before) and sn.own_params()[0].grad.any()
+    assert all(same(before[n], sn.stats[s][n]) for n in before) and sn.held_params()[0].grad.any()
 
 def test_running_statistics_rest_in_training():
     "Of batch norm, and of instance norm, which reads them whatever `track_running_stats` says"
@@ -187,9 +188,9 @@ def test_private_bn_bad_input():
     with pytest.raises(TypeError, match='a Subnet is expected'): sn.private_bn([.5])
     assert not sn.stats and not sn.private, 'nothing has changed'
     sn.private_bn(sn.space.min)
-    ps = sn.own_params()
+    ps = sn.held_params()
     sn.private_bn([sn.space.min]) # once more: kept
-    assert all(a is b for a,b in zip(sn.own_params(), ps))
+    assert all(a is b for a,b in zip(sn.held_params(), ps))
     with pytest.raises(ValueError, match='private with affine=True already'): sn.private_bn(sn.space.min, affine=False)
     with pytest.raises(ValueError, match='sort before private_bn'): sn.sort_channels()
     with pytest.raises(ValueError, match='no batch norm'): Supernet(nn.Sequential(nn.Linear(4,8), nn.Linear(8,2)), torch.randn(2,4)).private_bn([])
@@ -201,7 +202,7 @@ def test_matrices_by_hand(groups, c, ks):
     "Outputs and gradients of every smaller kernel, against the sum written out"
     sn = kernels(groups, c, ks)
     steps = {ks[i]:(ks[i+1], p) for i,p in zip(range(len(ks)-2, -1, -1), sn.matrices['3'].values())}
-    assert [*sn.matrices['3']]==[*ks[-2::-1]] and [p.shape for p in sn.own_params()]==[(k*k,k*k) for k in ks[-2::-1]]
+    assert [*sn.matrices['3']]==[*ks[-2::-1]] and [p.shape for p in sn.held_params()]==[(k*k,k*k) for k in ks[-2::-1]]
     for k in ks:
         s = replace(sn.space.uniform(.5), kernel={'3':k})
         plain = sn.extract(s).eval()
@@ -216,12 +217,12 @@ def test_matrices_by_hand(groups, c, ks):
         with sn.active(s): y = sn.model(xb)
         assert close(y, plain(xb))
         y.square().sum().backward()
-        got = [sn.model[3].weight.grad, *[p.grad for p in sn.own_params()]]
+        got = [sn.model[3].weight.grad, *[p.grad for p in sn.held_params()]]
         sn.model.zero_grad()
-        for p in sn.own_params(): p.grad = None
+        for p in sn.held_params(): p.grad = None
         x = xb
         for i,m in enumerate(plain): x = F.conv2d(x, w, m.bias, padding=k//2, groups=m.groups) if i==3 else m(x)
-        want = torch.autograd.grad(x.square().sum(), [sn.model[3].weight, *sn.own_params()], allow_unused=True)
+        want = torch.autograd.grad(x.square().sum(), [sn.model[3].weight, *sn.held_params()], allow_unused=True)
         assert [g is None for g in got]==[g is None for g in want] and [g is not None for g in want[1:]]==[j>=k for j in ks[-2::-1]]
         assert all(close(a, b, 1e-8) for a,b in zip(got, want) if a is not None)
 
@@ -237,24 +238,24 @@ def test_matrices_begin_as_nothing():
                 with sn.active(s): yield model(x)
     crop = [*outs()]
     sn.kernel_matrices()
-    assert all(map(torch.equal, outs(), crop)) and len(sn.own_params())==2*20
+    assert all(map(torch.equal, outs(), crop)) and len(sn.held_params())==2*20
     shake(sn)
     new = [*outs()]
     assert [torch.equal(a, b) for a,b in zip(new, crop)]==[False]*3+[True]
     for s,y in zip(subs, new): torch.testing.assert_close(sn.extract(s).eval()(x).detach(), y, rtol=1e-3, atol=1e-4)
-    ps = sn.own_params()
+    ps = sn.held_params()
     sn.kernel_matrices()
-    assert all(a is b for a,b in zip(sn.own_params(), ps))
+    assert all(a is b for a,b in zip(sn.held_params(), ps))
 
 def test_matrices_of_other_dimensions():
     net = nn.Sequential(nn.Conv1d(1,8,5,padding=2), nn.ReLU(), nn.Conv1d(8,2,1)).double()
     sn = Supernet(net, torch.randn(2,1,9).double(), kernels={'0':(3,5)})
     sn.kernel_matrices()
     shake(sn)
-    assert [p.shape for p in sn.own_params()]==[(3,3)]
+    assert [p.shape for p in sn.held_params()]==[(3,3)]
     s, x = sn.space.min, torch.randn(2,1,9).double()
     with sn.active(s): assert close(net(x), sn.extract(s)(x))
-    assert close(sn.extract(s)[0].weight[:,0], net[0].weight[:2,0,1:4]@sn.own_params()[0].T)
+    assert close(sn.extract(s)[0].weight[:,0], net[0].weight[:2,0,1:4]@sn.held_params()[0].T)
 
 def test_only_square_kernels_are_choices():
     net = nn.Sequential(nn.Conv2d(1,8,(5,3),padding=(2,1)), nn.ReLU(), nn.Conv2d(8,8,5,padding=2), nn.ReLU(), nn.Conv2d(8,2,1)).double()
@@ -265,12 +266,12 @@ def test_optimizer_trains_what_the_handle_holds():
     sn = kernels()
     s = sn.space.min
     sn.private_bn(s)
-    opt = torch.optim.SGD([*sn.model.parameters(), *sn.own_params()], .01)
-    before = [p.detach().clone() for p in sn.own_params()]
+    opt = torch.optim.SGD([*sn.model.parameters(), *sn.held_params()], .01)
+    before = [p.detach().clone() for p in sn.held_params()]
     for _ in range(2):
         with sn.active(s): sn.model.train()(xb).square().mean().backward()
         opt.step(); opt.zero_grad()
-    assert len(before)==2+4 and not any(map(torch.equal, before, sn.own_params()))
+    assert len(before)==2+4 and not any(map(torch.equal, before, sn.held_params()))
 
 # ---- copies, moves, states
 
@@ -300,7 +301,7 @@ def test_copies_keep_model_and_handle_together(how):
     assert len(pickle.dumps(sn))<1.02*n, 'remembered cuts are not written'
     model, new = how((sn.model, sn))
     assert new.model is model and all(map(torch.equal, outs(new, subs), want)) and new.subnet==subs[0]
-    ours, theirs = sn.own_params(), new.own_params()
+    ours, theirs = sn.held_params(), new.held_params()
     assert len(ours)==len(theirs)>0 and not any(a is b for a,b in zip(ours, theirs)) and all(isinstance(p, nn.Parameter) for p in theirs)
     shake(new, 3)
     assert all(map(torch.equal, outs(sn, subs), want)) and not any(map(torch.equal, outs(new, subs[::2]), want[::2]))
@@ -309,11 +310,11 @@ def test_copies_keep_model_and_handle_together(how):
 
 def test_model_moves():
     sn, subs = held()
-    want, ps = outs(sn, subs), sn.own_params()
+    want, ps = outs(sn, subs), sn.held_params()
     with sn.active(subs[0]): sn.model(xb).sum().backward()
     sn.model.float()
     assert all(close(a.double(), b, 1e-4) for a,b in zip(outs(sn, subs), want))
-    assert all(a is b and a.dtype==torch.float32 and (a.grad is None or a.grad.dtype==a.dtype) for a,b in zip(sn.own_params(), ps))
+    assert all(a is b and a.dtype==torch.float32 and (a.grad is None or a.grad.dtype==a.dtype) for a,b in zip(sn.held_params(), ps))
     with sn.active(subs[0]): sn.model.train()(xb.float()).sum().backward()
     sn.model.double()
     assert sn.extract(subs[0])(xb).dtype==torch.float64
@@ -321,9 +322,9 @@ def test_model_moves():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_model_moves_to_gpu():
     sn, subs = held()
-    want, ps = outs(sn, subs), sn.own_params()
+    want, ps = outs(sn, subs), sn.held_params()
     sn.model.cuda()
-    assert all(close(a.cpu(), b, 1e-6) for a,b in zip(outs(sn, subs), want)) and all(a is b and a.is_cuda for a,b in zip(sn.own_params(), ps))
+    assert all(close(a.cpu(), b, 1e-6) for a,b in zip(outs(sn, subs), want)) and all(a is b and a.is_cuda for a,b in zip(sn.held_params(), ps))
 
 def save_and_load(d):
     f = io.BytesIO()
@@ -339,20 +340,20 @@ def test_state_goes_round():
     assert not any(map(torch.equal, outs(new, subs), want))
     new.load_state_dict(d)
     assert all(map(torch.equal, outs(new, subs), want)) and new.private==sn.private and [*new.stats]==[*sn.stats]
-    assert [p.shape for p in new.own_params()]==[p.shape for p in sn.own_params()]
+    assert [p.shape for p in new.held_params()]==[p.shape for p in sn.held_params()]
     new.forget_stats()
     assert [*new.stats]==[subs[0]]
 
 def test_state_is_a_copy_and_parameters_stay():
     sn, subs = held()
-    want, ps, d = outs(sn, subs), sn.own_params(), sn.state_dict()
+    want, ps, d = outs(sn, subs), sn.held_params(), sn.state_dict()
     buffers = copy.deepcopy(sn.model.state_dict())
     shake(sn, 4)
     sn.private_bn(subs[2])
     with torch.no_grad():
         for ps_ in sn.stats[subs[1]].values(): ps_['running_mean'] += 1
     sn.load_state_dict(d)
-    assert all(map(torch.equal, outs(sn, subs), want)) and all(a is b for a,b in zip(sn.own_params(), ps)) and len(sn.own_params())==len(ps)
+    assert all(map(torch.equal, outs(sn, subs), want)) and all(a is b for a,b in zip(sn.held_params(), ps)) and len(sn.held_params())==len(ps)
     assert subs[2] not in sn.private and subs[2] not in sn.stats
     sn.stats.pop(subs[1])
     sn.load_state_dict(d) # statistics of a subnet that is new here are tensors of its own

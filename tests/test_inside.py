@@ -6,8 +6,8 @@ from pathlib import Path
 import matplotlib, pytest
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
-from elastic_nets.data import digits_dls
-from elastic_nets.recipes import us_net
+from elastic_nets.zoo.data import digits_dls
+from elastic_nets.shrink.methods import us_net
 
 @pytest.fixture(scope='module')
 def tut():

@@ -8,10 +8,10 @@ from PIL import Image
 from torch import nn
 from torchvision import models as tvm
 from elastic_nets import data, models
-from elastic_nets.channels import trace_channels
-from elastic_nets.data import MeanIoU, cifar_dls, cityscapes_dls, digits_dls, imagefolder_dls, shapes_dls
-from elastic_nets.models import deeplabv3plus, mobilenet_cifar, resnet_cifar, vgg_cifar, vit
-from elastic_nets.widen import grow_width, init_random, start_narrow
+from elastic_nets.channels.trace import trace_channels
+from elastic_nets.zoo.data import MeanIoU, cifar_dls, cityscapes_dls, digits_dls, imagefolder_dls, shapes_dls
+from elastic_nets.zoo.models import deeplabv3plus, mobilenet_cifar, resnet_cifar, vgg_cifar, vit
+from elastic_nets.grow.widen import grow_width, init_random, start_narrow
 
 nets = {'resnet': lambda **kw: resnet_cifar(14, width=8, **kw), 'vgg': lambda **kw: vgg_cifar(11, width=8, **kw),
         'mobilenet1': lambda **kw: mobilenet_cifar(1, width=.25, **kw), 'mobilenet2': lambda **kw: mobilenet_cifar(2, width=.25, **kw),

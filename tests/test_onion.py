@@ -19,11 +19,13 @@ from fastai.optimizer import SGD
 from fastcore.foundation import L
 from torch import nn
 from torch.nn import functional as F
-from elastic_nets.channels import put, take
-from elastic_nets.models import resnet_cifar
-from elastic_nets.onion import Construct, Gradient, OnionTraining, Recipe
-from elastic_nets.recipes import delayed_shrinking
-from elastic_nets.supernet import Supernet, calibrate_bn
+from elastic_nets.channels.place import put, take
+from elastic_nets.zoo.models import resnet_cifar
+from elastic_nets.shrink.recipe import Construct, Gradient, Recipe
+from elastic_nets.shrink.training import OnionTraining
+from elastic_nets.shrink.methods import delayed_shrinking
+from elastic_nets.subnets.supernet import Supernet
+from elastic_nets.subnets.batches import calibrate_bn
 from sklearn.datasets import load_digits
 
 torch.set_num_threads(1)
@@ -317,7 +319,7 @@ def test_errors():
 def test_handle_goes_with_the_best_model():
     "SaveModelCallback loads the best weights in the end: private batch norms are those of the same epoch"
     from fastai.callback.tracker import SaveModelCallback
-    from elastic_nets.recipes import slimmable
+    from elastic_nets.shrink.methods import slimmable
     class Ruin(Callback):
         "The last epoch goes wrong"
         order = 70
@@ -336,7 +338,7 @@ def test_handle_goes_with_the_best_model():
 def test_best_handle_of_a_fit_that_stops():
     "A fit stopped in the middle of an epoch, and a later one that is no better, leave the handle of the best epoch with its model"
     from fastai.callback.tracker import SaveModelCallback
-    from elastic_nets.recipes import slimmable
+    from elastic_nets.shrink.methods import slimmable
     class Stop(Callback):
         order = 70
         def before_batch(self):
@@ -356,21 +358,21 @@ def test_best_handle_of_a_fit_that_stops():
 
 def test_export_with_own_parameters():
     "What lives on the handle is not in the optimizer's groups after a fit, and in them during the next"
-    from elastic_nets.recipes import slimmable
+    from elastic_nets.shrink.methods import slimmable
     learn,seen = new_learner(torch.float32, widths=(.5,1.)),[]
     class Count(Callback):
         order = 20
         def before_step(self): seen.append(sum(map(len, self.opt.param_lists)))
     n = len(list(learn.model.parameters()))
     for _ in range(2): fit(learn, OnionTraining(slimmable(k=2), estimate=False), Count(), n=1)
-    own = len(learn.supernet.own_params())
+    own = len(learn.supernet.held_params())
     assert own and set(seen)=={n+own} and sum(map(len, learn.opt.param_lists))==n
     with tempfile.TemporaryDirectory() as d:
         learn.path = Path(d)
         learn.save('a', with_opt=True); learn.load('a', with_opt=True)
 
 def test_teacher_and_resume_errors():
-    from elastic_nets.recipes import progressive_shrinking, slimmable
+    from elastic_nets.shrink.methods import progressive_shrinking, slimmable
     learn = new_learner(torch.float32, widths=(.5,1.))
     with pytest.raises(ValueError, match='the model that is trained; give a copy'): fit(learn, OnionTraining(progressive_shrinking(teacher=0), teacher=learn.model))
     with pytest.raises(TypeError, match='a model is expected'): fit(learn, OnionTraining(progressive_shrinking(teacher=0), teacher=learn))
@@ -382,9 +384,10 @@ from functools import partial
 from fastai.vision.all import *
 from fastai.distributed import *
 import fastai.distributed as fd
-from elastic_nets.onion import Construct, Gradient, OnionTraining, Recipe, Update
-from elastic_nets.recipes import delayed_shrinking, slimmable, us_net
-from elastic_nets.supernet import Supernet
+from elastic_nets.shrink.recipe import Construct, Gradient, Recipe, Update
+from elastic_nets.shrink.training import OnionTraining
+from elastic_nets.shrink.methods import delayed_shrinking, slimmable, us_net
+from elastic_nets.subnets.supernet import Supernet
 fd.DistributedDL._broadcast = lambda self, t, rank: (lambda x: (torch.distributed.broadcast(x, rank), x.tolist())[1])(torch.LongTensor(t)) # fastai's is for a GPU
 torch.set_num_threads(1)
 two = 'RANK' in os.environ
@@ -402,7 +405,7 @@ for name,rec in RECIPES.items():
     learn.supernet = Supernet(model, x[:2], (.25,.5,.75,1.))
     cbs = [OnionTraining(rec), *([GradientAccumulation(16 if two else 32)] if name=='avg' else [])]
     with learn.distrib_ctx(sync_bn=False, cpu=True) if two else learn.no_bar(), learn.no_logging(): learn.fit(6, .05, cbs=cbs)
-    own = [p.detach() for p in learn.supernet.own_params()]
+    own = [p.detach() for p in learn.supernet.held_params()]
     torch.save((learn.model.state_dict(), own, cbs[0].gaps), f'{sys.argv[1]}/{name}{os.environ.get("RANK", "")}')
 """
 

@@ -4,10 +4,12 @@ from contextlib import contextmanager
 from pathlib import Path
 import pytest, torch
 from torch import nn
-from elastic_nets.channels import NotElasticError, _silence, check_channels, put, take
-from elastic_nets.deepen import grow_depth, start_shallow
-from elastic_nets.supernet import Supernet
-from elastic_nets.widen import grow_width, init_bert2bert, init_net2net, init_random, start_narrow
+from elastic_nets.channels.labels import NotElasticError
+from elastic_nets.channels.trace import _silence, check_channels
+from elastic_nets.channels.place import put, take
+from elastic_nets.grow.deepen import grow_depth, start_shallow
+from elastic_nets.subnets.supernet import Supernet
+from elastic_nets.grow.widen import grow_width, init_bert2bert, init_net2net, init_random, start_narrow
 sys.path.insert(0, str(Path(__file__).parent))
 from zoo import count_macs, coverage_row, facts, model_of, outputs, rows, write_row, zoo
 
@@ -154,7 +156,7 @@ def test_new_blocks_begin_as_nothing(net):
         with pytest.warns(UserWarning, match='no block is left out'): start_shallow(m, graph, .5)
         return
     keep = start_shallow(m.double(), graph, .5)
-    assert sum(map(len, graph.runs.values()))-len(keep)==net.facts['add'], 'one block of each kind is left'
+    assert sum(map(len, graph.stages.values()))-len(keep)==net.facts['add'], 'one block of each kind is left'
     y = run(m, x)
     grow_depth(m, graph, keep, 1., zero_last=True)
     assert shapes(m)==shapes(net.plain)

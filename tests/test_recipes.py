@@ -12,13 +12,15 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.optimizer import SGD
 from torch import nn
-from elastic_nets.channels import put, take
-from elastic_nets.models import resnet_cifar
-from elastic_nets.onion import OnionTraining
-from elastic_nets.recipes import bignas, compofa, delayed_shrinking, onion, progressive_shrinking, slimmable, us_net
-from elastic_nets.spaces import compofa_space
-from elastic_nets.subnets import Subnet
-from elastic_nets.supernet import Supernet
+from elastic_nets.channels.place import put, take
+from elastic_nets.zoo.models import resnet_cifar
+from elastic_nets.shrink.training import OnionTraining
+from elastic_nets.shrink.methods import (
+    bignas, compofa, delayed_shrinking, onion, progressive_shrinking, slimmable, us_net
+)
+from elastic_nets.zoo.spaces import compofa_space
+from elastic_nets.subnets.subnet import Subnet
+from elastic_nets.subnets.supernet import Supernet
 from sklearn.datasets import load_digits
 
 torch.set_num_threads(1)
@@ -259,7 +261,7 @@ def test_onion():
         if t.is_floating_point(): close(t, want[n], n)
     for (s,n),(mean,var) in hand.kept.items():
         for t,w in dict(running_mean=mean, running_var=var).items(): close(learn.supernet.stats[s][n][t], w, (s, n, t))
-    assert not learn.supernet.own_params() and (mean-want[f'{n}.running_mean'][:len(mean)]).abs().max()>1e-3
+    assert not learn.supernet.held_params() and (mean-want[f'{n}.running_mean'][:len(mean)]).abs().max()>1e-3
 
 def test_us_net():
     "Largest, smallest and two random widths; what the largest says teaches the others"

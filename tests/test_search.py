@@ -12,13 +12,16 @@ from fastai.torch_core import get_random_states, no_random
 from torch import nn
 from torch.nn import functional as F
 from elastic_nets import search
-from elastic_nets.data import digits_dls
-from elastic_nets.models import resnet_cifar
-from elastic_nets.search import (best_of_buckets, evaluate_subnets, flops_buckets, mean_pareto_accuracy, pareto, plot_pareto,
-                                 sample_buckets, score_supernet)
-from elastic_nets.spaces import compofa_space, ofa_mobilenetv3
-from elastic_nets.subnets import Subnet
-from elastic_nets.supernet import Supernet, calibrate_bn
+from elastic_nets.zoo.data import digits_dls
+from elastic_nets.zoo.models import resnet_cifar
+from elastic_nets.use.evaluate import (
+    best_of_buckets, evaluate_subnets, flops_buckets, mean_pareto_accuracy, pareto, plot_pareto, sample_buckets,
+    score_supernet
+)
+from elastic_nets.zoo.spaces import compofa_space, ofa_mobilenetv3
+from elastic_nets.subnets.subnet import Subnet
+from elastic_nets.subnets.supernet import Supernet
+from elastic_nets.subnets.batches import calibrate_bn
 
 torch.set_num_threads(1)
 

@@ -9,13 +9,13 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from torch import nn
-from elastic_nets.cost import macs, n_params
-from elastic_nets.models import InvertedResidual
-from elastic_nets.onion import OnionTraining
-from elastic_nets.recipes import delayed_shrinking
-from elastic_nets.spaces import compofa_space, ofa_mobilenetv3, ofa_proxyless, ofa_resnet50
-from elastic_nets.subnets import Space, Subnet
-from elastic_nets.supernet import Supernet
+from elastic_nets.subnets.cost import macs, n_params
+from elastic_nets.zoo.models import InvertedResidual
+from elastic_nets.shrink.training import OnionTraining
+from elastic_nets.shrink.methods import delayed_shrinking
+from elastic_nets.zoo.spaces import compofa_space, ofa_mobilenetv3, ofa_proxyless, ofa_resnet50
+from elastic_nets.subnets.subnet import Space, Subnet
+from elastic_nets.subnets.supernet import Supernet
 
 published = { # MACs and parameters in millions of the largest and smallest network; how many there are
     'mobilenetv3': (ofa_mobilenetv3, {}, 224, ('566.2','7.66'), ('121.3','3.41'), (9**2+9**3+9**4)**5),
