@@ -43,7 +43,7 @@ def smallest(r): return r['smallest'][2]
 def y(net='ResNet-20 space', fmt='bf16 channels_last', gpu=False, bs=64, threads=1):
     "Kind of step -> times a step of the full network, as in the runs below"
     rs = [r for r in COST if r['name']=='steps' and tuple(r['config'][k] for k in ('net','format','gpu','bs','threads'))==(net, fmt, gpu, bs, threads)]
-    return {k:v for k,(_,v) in rs[-1]['dims'].items()} if rs else None
+    return {k:v for k,(_,v) in rs[-1]['kinds'].items()} if rs else None
 
 def deps(t, warm=150/270): return warm + (1-warm)*t['full and 3']
 def ofa(t): return (180+150*t['teacher and 2 depths']+150*t['teacher and 4'])/480 # the phases of a space without kernels
@@ -53,8 +53,8 @@ def steps():
     if not rs: return NOT
     kinds, body = list(rs[0]['kinds']), []
     for r in rs:
-        c, t = r['config'], {k:v for k,(_,v) in r['dims'].items()}
-        body.append([f"{c['net']}, batch {c['bs']}", c['format']+(' (GPU)' if c['gpu'] else f" ({c['threads']} thread{'s'*(c['threads']>1)})"), f"{r['dims']['full'][0]:.0f}", *[f'{t[k]:.2f}' for k in kinds[1:]], f'{deps(t):.2f}', f"{400*t['sandwich']/270/deps(t):.2f}x", f'{605*ofa(t)/270/deps(t):.2f}x'])
+        c, t = r['config'], {k:v for k,(_,v) in r['kinds'].items()}
+        body.append([f"{c['net']}, batch {c['bs']}", c['format']+(' (GPU)' if c['gpu'] else f" ({c['threads']} thread{'s'*(c['threads']>1)})"), f"{r['kinds']['full'][0]:.0f}", *[f'{t[k]:.2f}' for k in kinds[1:]], f'{deps(t):.2f}', f"{400*t['sandwich']/270/deps(t):.2f}x", f'{605*ofa(t)/270/deps(t):.2f}x'])
     return table(['','format','ms of the full network',*kinds[1:],'delayed shrinking, its mean','allowed: BigNAS','allowed: once for all'], body)+'\n\n'+made(rs)
 
 def flat(rs): return 100*(max(r['mb'] for r in rs)/min(r['mb'] for r in rs)-1)
