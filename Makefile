@@ -19,7 +19,7 @@ coverage: $(READY) # docs/coverage.md, by the tests that hold it
 	COVERAGE=write $(BIN)/python -m pytest -q tests/test_properties.py
 
 speed: $(READY) # docs/speed.md, on an idle machine
-	$(BIN)/python benchmarks/supernet_speed.py
+	for b in supernet_speed speed_report; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 growing: $(READY) # docs/growing.md: hours on two cores, a row on disk per finished run; steps on an idle machine
 	for t in 1 2; do $(BIN)/python benchmarks/grow_steps.py --threads $$t || exit 1; done

@@ -47,8 +47,9 @@ def run_fit(learn, c, cbs):
         _,test = learn.validate(dl=learn.dls.test)
     grower = cbs[0] if cbs else None
     stages = [{k:v for k,v in r.items() if k not in ('epoch','seconds')} for r in grower.rows] if grower else []
+    overhead = round(grower.overhead,2) if grower else 0.
     return dict(valid=round(100*valid,2), test=round(100*test,2), valid_loss=round(valid_loss,4),
-                seconds=round(wall,1), cpu_seconds=round(processor,1), overhead=round(grower.overhead,2) if grower else 0.,
+                seconds=round(wall,1), cpu_seconds=round(processor,1), overhead=overhead,
                 steps=c['epochs']*len(learn.dls.train), stages=stages)
 
 # Where a row was made
@@ -108,7 +109,8 @@ def write_row(path, name, config):
 
 # Runs
 
-Job = namedtuple('Job', 'path configs train') # file of rows; seeds -> (name, configuration) in order; configuration -> row
+# the file of rows; seeds -> (name, configuration) in order; configuration -> row
+Job = namedtuple('Job', 'path configs train')
 
 def main(doc, **jobs):
     "Run what is not yet a row, job by job"

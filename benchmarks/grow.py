@@ -1,9 +1,10 @@
-"""Growing against the dense network, in width and depth on CIFAR-10, and a part of a network on generated shapes (or Cityscapes)
+"""Growing against the dense network
 
+In width and depth on CIFAR-10, and a part of a network on generated shapes (or Cityscapes).
 Every run is a row of results/grow_*.jsonl, and a restart skips it.
 
 python benchmarks/grow.py [--parts width depth segment correlation] [--only lr dense plan ...] [--seeds 0 1 2] [--list]
-CITYSCAPES=/path/to/cityscapes python benchmarks/grow.py --parts segment     # the real thing, at 768 pixels: a GPU's work
+CITYSCAPES=/path/to/cityscapes python benchmarks/grow.py --parts segment     # at 768 pixels: a GPU's work
 """
 import copy, os
 from functools import partial
@@ -73,14 +74,15 @@ def width_on_gpu(seed):
 def width_at_equal_cost(seed):
     "ResNet-20 at two base widths, for equal epochs and equal seconds"
     grown = dict(plan=PLAN, init='orthogonal', seed=seed)
-    # epochs that fit into the dense run's seconds, and of a dense run into the grown one's, by seed 0's processor seconds
+    # epochs that fit into the dense run's seconds, and of a dense run into the grown one's: by seed 0's processor
     for base_width,longer,shorter in ((32,33,12), (16,29,14)):
         c = dict(WIDTH, width=base_width, seed=seed)
         yield 'dense', c
         yield 'plan', dict(c, **grown)
         yield 'plan, equal seconds', dict(c, **grown, epochs=longer)
         if seed==0: yield 'dense, seconds of the plan', dict(c, epochs=shorter)
-    for base_width in (32,16): yield 'uniform', dict(WIDTH, width=base_width, seed=seed, plan=UNIFORM, init='orthogonal')
+    for base_width in (32,16):
+        yield 'uniform', dict(WIDTH, width=base_width, seed=seed, plan=UNIFORM, init='orthogonal')
 
 def width_choices(seed):
     "How new channels begin, what happens to the optimizer's state, and where to start, on a smaller network"
@@ -150,7 +152,7 @@ def segment_configs(seeds):
 LAYER = 'layer1.0.conv2.conv' # the third convolution
 
 def train_correlation(c):
-    "Five epochs at half width, then growth to three quarters: Pearson correlations between the maps of one test picture"
+    "Five epochs at half width, then growth to three quarters: Pearson correlations between maps of one test picture"
     learn = width_learner(c)
     graph = trace_channels(learn.model, learn.dls.one_batch()[0])
     keep = start_narrow(learn.model, graph, .5)

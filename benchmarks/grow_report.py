@@ -75,7 +75,8 @@ def compare(rs, names, times_of=None):
             took = pass_time(times_of, c['plan'])*c['epochs']/epochs_of_dense if times_of else None
             body.append([*line, interval(paired(runs, dense, test), count=True), times(ratios(dense, runs, seconds)),
                          f'{1/took:.2f}x' if took else '', overhead_of(runs)])
-    return table(['','epochs','test','difference to dense (seeds)','faster, measured','by measured steps','overhead'], body)
+    return table(['','epochs','test','difference to dense (seeds)','faster, measured','by measured steps','overhead'],
+                 body)
 
 def share_of_callback(r): return 100*r['overhead']/r['seconds']
 
@@ -96,8 +97,9 @@ def widths():
     text = []
     for net,width,bs in dict.fromkeys(map(key, rs)):
         gpu = bs>128 # the settings for a GPU
-        steps_of = f'ResNet-{net}, batch {bs}' if gpu else f'ResNet-{net}, base {width}'
-        body = compare([r for r in rs if key(r)==(net,width,bs)], EQUAL_COST, step_times(steps_of, 'bf16 channels_last', gpu))
+        like = f'ResNet-{net}, batch {bs}' if gpu else f'ResNet-{net}, base {width}'
+        times_of = step_times(like, 'bf16 channels_last', gpu)
+        body = compare([r for r in rs if key(r)==(net,width,bs)], EQUAL_COST, times_of)
         text += [f"**ResNet-{net}, base width {width}{', on a GPU' if gpu else ''}**", '', body, '']
     return '\n'.join(text)
 
@@ -210,7 +212,8 @@ def correlations():
 def plain(c):
     "Dense, or grown once with nothing else changed"
     if c['plan'] is None: return True
-    return c.get('init', 'orthogonal')=='orthogonal' and c.get('carry', True) and not c.get('grow') and len(c['plan'])==2
+    default = c.get('init', 'orthogonal')=='orthogonal' and c.get('carry', True) and not c.get('grow')
+    return default and len(c['plan'])==2
 
 @page.picture
 def tradeoff():

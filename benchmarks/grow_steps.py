@@ -31,7 +31,8 @@ NETS = {
     'ResNet-56, base 16': Net(partial(resnet_cifar, 56), 128, 32, 'width'),
     'ViT of 8 blocks, 96 wide': Net(small_vit(4), 128, 32, 'depth'),
     'ViT of 8 blocks, 96 wide, patches of 8': Net(small_vit(8), 128, 32, 'depth'),
-    'DeepLabV3+ on ResNet-18, its backbone': Net(partial(deeplabv3plus, 'resnet18', n_classes=4, width=48), 16, 64, 'width'),
+    'DeepLabV3+ on ResNet-18, its backbone':
+        Net(partial(deeplabv3plus, 'resnet18', n_classes=4, width=48), 16, 64, 'width'),
 }
 LARGE = { # on a GPU
     'ResNet-32, batch 1024': Net(partial(resnet_cifar, 32), 1024, 32, 'width'),
@@ -39,7 +40,8 @@ LARGE = { # on a GPU
     'ResNet-50, 224 pixels': Net(torchvision.models.resnet50, 256, 224, 'width'),
     'DeiT-B, 224 pixels': Net(partial(timm.create_model, 'deit_base_patch16_224'), 128, 224, 'depth'),
 }
-FORMATS = {'fp32': [], 'fp32 channels_last': [ChannelsLast], 'bf16': [CPUMixed], 'bf16 channels_last': [CPUMixed, ChannelsLast]}
+FORMATS = {'fp32': [], 'fp32 channels_last': [ChannelsLast],
+           'bf16': [CPUMixed], 'bf16 channels_last': [CPUMixed, ChannelsLast]}
 
 def measure(net, submodule, cbs, rounds, device):
     "[size, milliseconds, MACs] for all sizes from a quarter; only `submodule` grows, if it has a name"

@@ -1,6 +1,7 @@
 """What the reports share: the statistics, tables, and pages that are made from templates
 
-A page is a template, pages/NAME.md. Each {{place}} in it is filled by the function of that name, which `page.place` registers.
+A page is a template, pages/NAME.md. Each {{place}} in it is filled by the function of that name, which `page.place`
+registers. A place without a function, and a function without a place, are errors.
 """
 import re, statistics
 from math import comb, inf
@@ -34,7 +35,7 @@ def median_interval(xs):
     return median(xs), xs[k-1], xs[n-k]
 
 def verdict(differences, bound=0., yes='reached', no='not reached', below=False):
-    "What differences say of 'at least `bound`', or with `below` of 'at most': nothing where their 95 % interval holds it"
+    "What differences say of 'at least `bound`' (with `below`: 'at most'): nothing where their 95 % interval holds it"
     if len(differences)<2: return 'one run'
     above = mean(differences)-half_width(differences)>bound
     under = mean(differences)+half_width(differences)<bound
@@ -64,19 +65,22 @@ def change(differences):
 
 def times(xs): return f'{median(xs):.2f}x' if xs else '' # a ratio over seeds
 
-def table(head, body):
-    "A markdown table: the first column to the left, numbers to the right"
-    lines = [head, ['---', *['---:']*(len(head)-1)], *[[*map(str, r)] for r in body]]
-    if any('|' in cell for cells in lines for cell in cells): raise ValueError(f'a cell holds the sign between cells: {lines}')
-    return '\n'.join(f"|{'|'.join(r)}|" if r is lines[1] else f"| {' | '.join(r)} |" for r in lines)
+def table(head, body, left=1):
+    "A markdown table, whose first columns have text and are set to the left"
+    def line(cells):
+        if any('|' in cell for cell in cells): raise ValueError(f'a cell holds the sign between cells: {cells}')
+        return f"| {' | '.join(cells)} |"
+    rule = '|'.join(['---']*left+['---:']*(len(head)-left))
+    return '\n'.join([line(head), f'|{rule}|', *[line([*map(str, cells)]) for cells in body]])
 
 def made(**groups):
     "Where rows were made: a line for each group of them"
     def line(name, rs):
         dates, commits = sorted({r['date'] for r in rs}), sorted({r['commit'] for r in rs})
         when = ' to '.join(dict.fromkeys((dates[0], dates[-1])))
-        return [name.replace('_', ' '), len(rs), ' and '.join(sorted({r['machine'] for r in rs})), when, ', '.join(commits)]
-    return table(['rows of','','machine','date','commits'], [line(name, rs) for name,rs in groups.items() if rs])
+        machines = ' and '.join(sorted({r['machine'] for r in rs}))
+        return [name.replace('_', ' '), len(rs), machines, when, ', '.join(commits)]
+    return table(['rows of','runs','machine','date','commits'], [line(name, rs) for name,rs in groups.items() if rs])
 
 # Pages
 

@@ -1,4 +1,6 @@
-"""Recipes for a network and the networks inside it, on CIFAR-10: every run is a row of results/shrink.jsonl, and a restart skips it
+"""Recipes for a network and the networks inside it, on CIFAR-10
+
+Every run is a row of results/shrink.jsonl, and a restart skips it.
 
 python benchmarks/shrink.py [--only lr bignas start ...] [--seeds 0 1 2] [--list]
 """
@@ -33,7 +35,8 @@ EPOCHS = dict(full=4, smallest=4, delayed_shrinking=4, bignas=6, progressive_shr
 SHORT = dict(full=2, smallest=2, delayed_shrinking=2, bignas=3, progressive_shrinking=4, compofa=2)
 LRS = (.03,.08,.2)
 WATCH = 2000 # validation pictures for the full network around the start of shrinking
-BASE = dict(net='resnet', n_train=20_000, bs=64, mom=.9, wd=5e-4, options={}, per=2) # per: candidates in a bucket, twice
+# per: candidates in a bucket, twice
+BASE = dict(net='resnet', n_train=20_000, bs=64, mom=.9, wd=5e-4, options={}, per=2)
 MOBILE = dict(BASE, net='mobilenet', n_train=45_000, bs=256, wd=3e-5, kernels=[7])
 DEPS = dict(warmup=150/270, ramp=5/270) # as the paper's runs
 OPTIONS = dict(delayed_shrinking=DEPS)
@@ -43,7 +46,7 @@ DEPTHS = dict(layer1=(1,2,3), layer2=(0,1,2), layer3=(0,1,2)) # one to three blo
 # Networks and their spaces
 
 def tied(space):
-    "The part of `space` where the widths of a stage follow its depth, as in CompOFA; the stem goes with the first stage"
+    "The part of `space` where widths of a stage follow its depth, as in CompOFA; the stem goes with the first stage"
     given = dict(space.given)
     for name,widths in space.width.items():
         if ('width',name) in given: continue
@@ -188,8 +191,8 @@ def score_search(learn, c):
 
 def score_family(learn, c):
     s = score_supernet(learn, learn.dls.test, candidates(learn, c))
-    def listed(found):
-        return [[None if r.macs!=r.macs else int(r.macs), percent(r.valid), percent(r.test)] for r in found.itertuples()]
+    def macs(r): return None if r.macs!=r.macs else int(r.macs)
+    def listed(found): return [[macs(r), percent(r.valid), percent(r.test)] for r in found.itertuples()]
     smallest,*buckets,largest = listed(s.chosen)
     return dict(test=percent(s.mean), smallest=smallest, buckets=buckets, largest=largest, front=listed(s.front))
 
@@ -225,7 +228,7 @@ def ablations(seed):
     yield 'no epsilon', deps(options=dict(DEPS, ramp=0., eps0=1.))
     for warmup in (.25,.5,.75): yield 'start', deps(options=dict(DEPS, warmup=warmup))
     yield 'in place', deps(options=dict(warmup=0., ramp=0.), epochs=3) # equal seconds
-    yield 'longer ramp', deps(options=dict(DEPS, ramp=.2)) # 250 steps; 5 of 270 epochs are 3,000 on ImageNet and 23 here
+    yield 'longer ramp', deps(options=dict(DEPS, ramp=.2)) # 250 steps; 5 of 270 epochs: 3,000 on ImageNet, 23 here
 
 def mobile_seed():
     "One shortened seed of the papers' own space, at the learning rates of the ResNet"

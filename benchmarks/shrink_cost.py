@@ -43,7 +43,8 @@ KINDS = { # of steps
 }
 resnet_space = partial(network, dict(net='resnet', recipe='bignas'))
 NETS = {'ResNet-20 space': (resnet_space, 64, 32)} # network and space, batch, pixels
-LARGE = {'ResNet-20 space': (resnet_space, 1024, 32), 'MobileNetV3 space': (partial(ofa_mobilenetv3, kernels=(7,)), 128, 224)}
+LARGE = {'ResNet-20 space': (resnet_space, 1024, 32), # on a GPU
+         'MobileNetV3 space': (partial(ofa_mobilenetv3, kernels=(7,)), 128, 224)}
 FORMATS = {'fp32': [], 'bf16 channels_last': [CPUMixed, ChannelsLast]}
 NETWORKS, RULES = (2,4,8), ('sum','avg')
 
@@ -84,7 +85,9 @@ def steps(name, fmt, rounds):
     teacher = learn.supernet.extract(learn.supernet.space.max).eval().requires_grad_(False)
     found = [{kind:step(learn, recipe, i, teacher) for kind,recipe in KINDS.items()} for i in range(rounds+2)]
     found = found[2:] # the first are slow
-    return {k:[round(1000*median(f[k] for f in found), 2), round(median(f[k]/f['full'] for f in found), 3)] for k in KINDS}
+    def milliseconds(kind): return round(1000*median(f[kind] for f in found), 2)
+    def ratio(kind): return round(median(f[kind]/f['full'] for f in found), 3)
+    return {kind:[milliseconds(kind), ratio(kind)] for kind in KINDS}
 
 # Memory
 

@@ -118,8 +118,9 @@ def family(runs_for):
         if not runs: continue
         c, itself = config_of(runs), recipe in ('delayed_shrinking', *shrink.ALONE)
         difference = '' if itself else interval(paired(mine, runs, test), count=True)
+        seconds = mean([spent(r) for r in runs.values()])
         body.append([NAMES[recipe], len(runs), c['epochs'], f"{c['lr']:g}", *accuracies(recipe, runs), difference,
-                     f'{mean([spent(r) for r in runs.values()]):.0f}', times(ratios(runs, mine, spent)), *passes(recipe, runs)])
+                     f'{seconds:.0f}', times(ratios(runs, mine, spent)), *passes(recipe, runs)])
     seconds = 'seconds' if any('gpu' in r for r in mine.values()) else 'processor seconds'
     return table(['','seeds','epochs','lr','smallest',*[f'bucket {i}' for i in range(1,7)],'largest','mean Pareto',
                   'delayed shrinking minus this (seeds)',seconds,'cost','passes','in full passes'], body)
@@ -149,13 +150,16 @@ def learning_rates():
         valid = {r['config']['lr']:r['valid'] for r in rs if key(r)==(net,recipe)}
         best = max(valid, key=valid.get)
         edge = ', at the edge' if best in (lrs[0], lrs[-1]) else ''
-        body.append([f'{NAMES[recipe]}, {net}', *[f'{valid[lr]:.2f}' if lr in valid else '' for lr in lrs], f'{best:g}{edge}'])
+        found = [f'{valid[lr]:.2f}' if lr in valid else '' for lr in lrs]
+        body.append([f'{NAMES[recipe]}, {net}', *found, f'{best:g}{edge}'])
     return table(['',*[f'{lr:g}' for lr in lrs],'chosen'], body)
 
 # Figure 7 of the paper
 
-ABLATIONS = {'as in the table above':MINE, 'start at 25 %':QUARTER, 'start at 50 %':HALF, 'start at 75 %':LATE,
-             'without epsilon':PLAIN, 'epsilon for a fifth of the run':LONGER, 'in place from the start, 3 epochs':IN_PLACE}
+ABLATIONS = {
+    'as in the table above': MINE, 'start at 25 %': QUARTER, 'start at 50 %': HALF, 'start at 75 %': LATE,
+    'without epsilon': PLAIN, 'epsilon for a fifth of the run': LONGER, 'in place from the start, 3 epochs': IN_PLACE,
+}
 
 @page.place
 def ablations():
@@ -194,13 +198,15 @@ def claims():
     todo = [('7a: start at 50 % above 25 %, mean Pareto', 'best', paired(HALF, QUARTER, test)),
             ('7a: start at 50 % above 75 %, mean Pareto', 'best', paired(HALF, LATE, test)),
             ('7b: with epsilon above without, mean Pareto', 'above in all of the range', paired(MINE, PLAIN, test)),
-            ('7b: the full network falls where shrinking starts without epsilon', '2 points', [-drop(r) for r in PLAIN.values()]),
+            ('7b: the full network falls where shrinking starts without epsilon', '2 points',
+             [-drop(r) for r in PLAIN.values()]),
             ('7b: it falls less with epsilon', 'no drop', paired(MINE, PLAIN, drop)),
             ('7b: it falls less with epsilon for a fifth of the run', 'no drop', paired(LONGER, PLAIN, drop)),
             ('7c: distilled from a warmed-up network above in place from the start, mean Pareto', '2 to 3.5 points',
              paired(MINE, IN_PLACE, test))]
+    def says(found): return verdict(found, yes='reproduces', no='does not')
     return table(['claim','paper','here, points','runs',''],
-                 [[claim, paper, interval(d), len(d), verdict(d, yes='reproduces', no='does not')] for claim,paper,d in todo])
+                 [[claim, paper, interval(found), len(found), says(found)] for claim,paper,found in todo])
 
 # What was aimed at
 
@@ -227,9 +233,10 @@ def aim_of_cost(recipe, paper, cost_of_step):
     runs, steps = runs_of(recipe), measured_steps()
     found = ratios(runs, MINE, spent)
     allowed = cost_of_step(steps)/delayed_cost(steps)*config_of(runs)['epochs']/config_of(MINE)['epochs']
-    return [f'cost of {NAMES[recipe]} over that of delayed shrinking (paper: {paper})', f'{allowed:.2f}x, what the steps allow',
-            f'{times(found)} ({min(found):.2f} to {max(found):.2f})', len(found),
-            'reached' if median(found)>=.97*allowed else 'not reached']
+    says = 'reached' if median(found)>=.97*allowed else 'not reached'
+    return [f'cost of {NAMES[recipe]} over that of delayed shrinking (paper: {paper})',
+            f'{allowed:.2f}x, what the steps allow', f'{times(found)} ({min(found):.2f} to {max(found):.2f})',
+            len(found), says]
 
 # The findings in words
 
@@ -266,7 +273,8 @@ def pareto():
     for recipe,runs in families.items():
         found = np.array([[best(r, budget) for budget in budgets] for r in runs.values()])
         line, = ax.plot(budgets/1e6, found.mean(0), label=f'{NAMES[recipe]} ({len(runs)})')
-        if len(found)>1: ax.fill_between(budgets/1e6, found.min(0), found.max(0), color=line.get_color(), alpha=.15, lw=0)
+        color = line.get_color()
+        if len(found)>1: ax.fill_between(budgets/1e6, found.min(0), found.max(0), color=color, alpha=.15, lw=0)
     for recipe,macs,mark in (('full',max(ends),'k*'), ('smallest',min(ends),'k^')):
         ax.plot(macs/1e6, mean([test(r) for r in runs_of(recipe).values()]), mark, ms=7, label=NAMES[recipe])
     ax.set(xlabel='million MACs', ylabel='test accuracy, %')
@@ -290,8 +298,9 @@ def full():
 def made_where():
     of_recipes = [r for recipe in NAMES for r in runs_of(recipe).values()]
     parts = [r for label,runs in ABLATIONS.items() if runs is not MINE for r in runs.values()]
-    return made(seconds_of_a_step=[r for r in COST if r['name']=='steps'], peak_memory=[r for r in COST if r['name']=='memory'],
-                learning_rates=[r for r in RUNS if r['name']=='lr'], recipes=of_recipes, figure_7=parts,
-                MobileNetV3=[r for r in RUNS if r['config']['net']=='mobilenet' and r['name']!='lr'])
+    steps, memory = ([r for r in COST if r['name']==name] for name in ('steps','memory'))
+    mobile = [r for r in RUNS if r['config']['net']=='mobilenet' and r['name']!='lr']
+    return made(seconds_of_a_step=steps, peak_memory=memory, learning_rates=[r for r in RUNS if r['name']=='lr'],
+                recipes=of_recipes, figure_7=parts, MobileNetV3=mobile)
 
 if __name__=='__main__': page.write()
