@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/subnets/11_choices.ipynb #6860c8f4
-from dataclasses import replace
 from warnings import warn
 from ..channels.graph import ChannelGraph
 from .subnet import Space, round_width
@@ -82,9 +81,9 @@ def _inside(graph, width, depth, kernel):
 # %% ../../nbs/subnets/11_choices.ipynb #fc9ec152
 def fit_space(space, graph):
     "`space`, or a `ValueError` where it is not one of the network with this channel graph"
-    if space.limits: raise ValueError('space: limits need the costs of a supernet; constrain `Supernet(...).space` instead')
+    if not isinstance(space, Space): raise ValueError('space: limits need the costs of a supernet; constrain `Supernet(...).space` instead')
     want = make_space(graph, space.width, space.depth, space.kernel, resolutions=space.resolution)
     for k in ('width','depth','kernel','inside'):
         a, b = getattr(space,k), getattr(want,k)
         if bad := [n for n in {**a, **b} if a.get(n)!=b.get(n)]: raise ValueError(f'space: {k} of {bad[0]!r} is {a.get(bad[0])}, in this network it is {b.get(bad[0])}')
-    return replace(space, costs={})
+    return space

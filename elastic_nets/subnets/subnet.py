@@ -284,7 +284,7 @@ def _restricted(values, n):
     if type(n) is float: n = round(math.copysign(1+round(abs(n)*(len(values)-1)), n))
     return values[:n] if n>0 else values[n:]
 
-# %% ../../nbs/subnets/10_subnet.ipynb #84f9ac80
+# %% ../../nbs/subnets/10_subnet.ipynb #0e882eff
 @patch
 def restrict(self:Space,
     **n, # Elastic dimension -> values that stay: `n` of the smallest, `-n` of the largest, or a share below 1
@@ -292,7 +292,8 @@ def restrict(self:Space,
     "The space with fewer values for the choices of some elastic dimensions (width, depth, kernel, resolution)"
     for dim,v in n.items():
         if dim not in (*_DIMS, 'resolution'):
-            raise ValueError(f'restrict: {dim!r} is no elastic dimension; width, depth, kernel and resolution are')
+            raise ValueError(f'restrict: {dim!r} is no kind of elastic dimension; '
+                             'width, depth, kernel and resolution are')
         if not (type(v) is int and v or type(v) is float and 0<abs(v)<1):
             raise ValueError(f'restrict: {dim}={v!r} is not possible; a whole number of values, n of the smallest or '
                              '-n of the largest, or a share between 0 and 1')

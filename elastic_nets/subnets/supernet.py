@@ -44,17 +44,16 @@ class Supernet:
             why = '; '.join(sorted({g.why for g in graph.groups.values() if g.why}))
             raise NotElasticError(f'nothing to choose: one subnet only. Elastic groups: {list(graph.elastic)[:8]}, runs: {list(graph.stages)}. Frozen because: {why}')
         self.model, self.graph = model, graph
-        self.subnet = self.full = self.space.max # whatever limits the space is given later
+        self.subnet = self.full = self.space.max
         self.stats, self.private, self.matrices, self._cuts = {}, {}, {}, {}
         self.trained = False # have subnets been trained? Who sorts channels then scrambles them
         self.xb = tree_map(lambda x: x[:1].detach().cpu(), as_inputs(xb))
-        self.space.costs.update(macs=self.macs, params=self.n_params)
         self._elastic()
 
 # %% ../../nbs/subnets/14_supernet.ipynb #106e8672
 @patch
 def __repr__(self:Supernet):
-    s, m = self.space, [self.macs(self.space._build(lambda k,n,vs,i=i: vs[i])) for i in (0,-1)]
+    s, m = self.space, [self.macs(s) for s in (self.space.min, self.space.max)]
     return (f'Supernet of {type(self.model).__name__}: {s.count():.4g} subnets of {m[0]/1e6:.3g} to {m[1]/1e6:.3g} M MACs; '
         f'{len(s.width)} widths, {len(s.depth)} depths, {len(s.kernel)} kernels, {max(1, len(s.resolution))} resolutions')
 
