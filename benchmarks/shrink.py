@@ -169,8 +169,8 @@ def train(c):
 
 def candidates(learn, c):
     "What there is to choose from: the same for all recipes, of which CompOFA has a part"
-    space, per = learn.supernet.space, c['per']
-    return sum(sample_buckets(tied(space), per)+sample_buckets(space, per), [])
+    sn, per = learn.supernet, c['per']
+    return sum(sample_buckets(sn, per, space=tied(sn.space))+sample_buckets(sn, per), [])
 
 def percent(v): return None if v!=v else round(100*float(v), 2)
 

@@ -10,6 +10,7 @@ __all__ = ['DIMS', 'RULES', 'Construct', 'levels_of', 'Gradient', 'Update', 'Ste
 import torch
 from bisect import bisect
 from dataclasses import FrozenInstanceError, dataclass, fields, replace
+from functools import lru_cache
 from fastcore.basics import patch
 from fastcore.foundation import L
 from itertools import accumulate
@@ -71,17 +72,18 @@ class Construct:
 def levels_of(
     c:Construct, # With levels
     space:Space, # Of the supernet
+    macs=None, # Function of a subnet, such as `sn.macs`, for `spacing='macs'`
 ) -> list: # `c.levels` subnets, smallest first; fewer where rounding makes two alike
     "The networks of a construction with levels"
-    cache, key = vars(space).setdefault('_levels', {}), (c.levels, c.spacing, c.dims)
-    if key not in cache: cache[key] = _levels(c, space.restrict(**{k:-1 for k in DIMS if k not in c.dims}))
-    return cache[key]
+    if c.spacing=='macs' and macs is None: raise ValueError("macs: spacing='macs' needs the costs of the subnets, `sn.macs`")
+    return [*_levels(c, space.restrict(**{k:-1 for k in DIMS if k not in c.dims}), macs)]
 
 # %% ../../nbs/shrink/21_recipe.ipynb #78d9eb6d
-def _levels(c, space):
+@lru_cache(8)
+def _levels(c, space, macs):
     "See `levels_of`"
     if c.spacing=='share': return [*dict.fromkeys(space.level(i/(c.levels-1)) for i in range(c.levels))]
-    macs = {s:space.costs['macs'](s) for s in dict.fromkeys(space.level(i/200) for i in range(201))}
+    macs = {s:macs(s) for s in dict.fromkeys(space.level(i/200) for i in range(201))}
     lo, hi = macs[space.min], macs[space.max]
     return [*dict.fromkeys(min(macs, key=lambda s: abs(macs[s]-lo-(hi-lo)*i/(c.levels-1))) for i in range(c.levels))]
 
@@ -104,9 +106,10 @@ def sample_nets(self:Construct,
     full:bool=True, # Is the largest one of them? If not, it is one that may be drawn
     weigh=None, # Subnet -> weight with which it is drawn
     whole=None, # The whole `Space`, where `space` is a part: levels are those of the whole
+    macs=None, # Function of a subnet, for levels with `spacing='macs'`
 ) -> list: # The largest first, then the smallest, where they are there by rule
     "The networks of one step"
-    k, pool = k or self.k, [s for s in levels_of(self, whole or space) if s in space] if self.levels else []
+    k, pool = k or self.k, [s for s in levels_of(self, whole or space, macs) if s in space] if self.levels else []
     if self.levels and not pool: raise ValueError(f'levels: a part of the space that is trained by itself holds none of the {self.levels} networks; its smallest is {space.min}, its largest {space.max}')
     top, low = (pool[-1], pool[0]) if pool else (space.max, space.min)
     nets = [top]*full + [low]*(self.smallest and k>1)

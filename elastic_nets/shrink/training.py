@@ -27,6 +27,7 @@ from warnings import warn
 from ..subnets.batches import at_size, calibrate_bn, inputs_of, quiet
 from ..subnets.learner import supernet_of
 from .gradients import combine_sum, distill_loss, owned
+from ..subnets.subnet import Space
 from .recipe import DIMS, Phase, RULES, Recipe, levels_of, nothing_to_choose
 
 # %% ../../nbs/shrink/23_training.ipynb #0d49f48d
@@ -63,10 +64,10 @@ class OnionTraining(Callback):
 def before_fit(self:OnionTraining):
     "Check what is needed, and show the watched subnets"
     sn, c = supernet_of(self.learn), self.recipe.construct
-    if sn.space.limits: raise ValueError(f'space: limits ({sn.space.limits}) are for searching; train the whole space, learn.supernet.space = dataclasses.replace(space, limits={{}})')
+    if not isinstance(sn.space, Space): raise ValueError(f'space: limits {getattr(sn.space, "limits", "")} are for searching; train the whole space, learn.supernet.space = space.space')
     self.space = sn.space.restrict(**{k:-1 for k in DIMS if k not in c.dims})
     if c.k>1 and nothing_to_choose(self.space): raise ValueError(f'space: it has one subnet, the full network, where {c.dims} may be chosen; give to_supernet more widths, depths or kernels')
-    for p in getattr(self.recipe.schedule, 'phases', [Phase(1)]): c.sample_nets(self.space.restrict(**dict(p.part)), random.Random(0), 1, whole=self.space)
+    for p in getattr(self.recipe.schedule, 'phases', [Phase(1)]): c.sample_nets(self.space.restrict(**dict(p.part)), random.Random(0), 1, whole=self.space, macs=sn.macs)
     self._check_norms()
     self.schedule = self.recipe.schedule.fit_to(self.space)
     self.finding = sn.state_dict() if hasattr(self.learn, 'lr_finder') else None # a learning rate is looked for, and all of this is undone
@@ -90,7 +91,7 @@ def _check_norms(self:OnionTraining):
     if c.bn!='shared' and not any(isinstance(m, nn.modules.batchnorm._NormBase) for m in sn.model.modules()): raise ValueError(f"bn: {c.bn!r} is not possible, the model has no batch norm; use 'shared'")
     have = {'private' if affine else 'statistics' for affine in sn.private.values()}
     if have-{c.bn}: raise ValueError(f"bn: an earlier fit left this supernet with batch norms of kind {have.pop()!r}, the recipe wants {c.bn!r}; go on with the former, or make the plain model elastic, learn.supernet.extract(learn.supernet.space.max)")
-    if c.levels and (n := len(levels_of(c, self.space)))<min(c.k, c.levels): warn(f'levels: the space has {n} networks whose choices stand at the same share, a step trains these and not k={c.k}; give to_supernet more widths or depths')
+    if c.levels and (n := len(levels_of(c, self.space, self.supernet.macs)))<min(c.k, c.levels): warn(f'levels: the space has {n} networks whose choices stand at the same share, a step trains these and not k={c.k}; give to_supernet more widths or depths')
 
 # %% ../../nbs/shrink/23_training.ipynb #be6553e5
 @patch
@@ -257,7 +258,7 @@ def _begin(self:OnionTraining):
     if self.recipe.gradient.target=='teacher' and self.made is None and not m.teach and not self._alone(m): raise ValueError('teacher: this fit begins after the phase that trains the teacher; give OnionTraining a copy of it, teacher=...')
     part, k = self._part(m)
     weigh = self._weigh if self.recipe.construct.sample=='importance' else None
-    nets = self.recipe.construct.sample_nets(part, random.Random(f'{self.seed} {step}'), k, m.full, weigh, self.space)
+    nets = self.recipe.construct.sample_nets(part, random.Random(f'{self.seed} {step}'), k, m.full, weigh, self.space, self.supernet.macs)
     steps, top = self.recipe.update.steps, nets[0] if m.full else None
     if steps!='joint' or self.recipe.gradient.target=='next': nets = sorted(nets, key=self.supernet.macs, reverse=steps!='small first')
     self.new_step,self.eps,self.nets,self.subnets,self.top = False,m.weight,nets,nets[1:],top
@@ -284,7 +285,7 @@ def _new_phase(self:OnionTraining, last, m):
     if self.sorts and not sn.private and (c.sort=='once' and alone or c.sort=='phases' and (trained is None or trained.width!=part.width)):
         sn.sort_channels(opt=self._all_states(), tiers=trained)
     if c.bn!='shared':
-        sn.private_bn([s for s in levels_of(c, self.space) if s!=sn.space.max and s not in sn.private], affine=c.bn=='private')
+        sn.private_bn([s for s in levels_of(c, self.space, self.supernet.macs) if s!=sn.space.max and s not in sn.private], affine=c.bn=='private')
         self._own_params()
     sn.trained = True
 
@@ -429,7 +430,7 @@ def _done(self:OnionTraining, i, loss):
 def _rank(self:OnionTraining, s):
     "0 for the largest network, and so on: among the levels, or, where all may be drawn, among the networks of the step"
     c = self.recipe.construct
-    nets = levels_of(c, self.space)[::-1] if c.levels else sorted(self.nets, key=self.supernet.macs, reverse=True)
+    nets = levels_of(c, self.space, self.supernet.macs)[::-1] if c.levels else sorted(self.nets, key=self.supernet.macs, reverse=True)
     return nets.index(s)
 
 # %% ../../nbs/shrink/23_training.ipynb #0cccde06
@@ -515,7 +516,7 @@ def _try(self:OnionTraining):
     self._taught(moments)
     last = max(moments, key=lambda m: (self._part(m)[1], m.phase))
     part, k = self._part(last)
-    some = None if self._alone(last) else self.recipe.construct.sample_nets(part, random.Random(0), k, last.full, whole=self.space)[-1]
+    some = None if self._alone(last) else self.recipe.construct.sample_nets(part, random.Random(0), k, last.full, whole=self.space, macs=self.supernet.macs)[-1]
     with quiet(self.dls.train):
         b = self.learn._set_device(next(iter(self.dls.train)))
         self.learn.xb = inputs_of(self.dls.train, b)
@@ -645,7 +646,7 @@ class _SubnetMetric(Metric):
 
     def _take_out(self):
         sn, sp = self.cb.supernet, self.cb.space
-        half, levels = sp.uniform(.5, .5), levels_of(self.cb.recipe.construct, sp) if self.cb.recipe.construct.levels else ()
+        half, levels = sp.uniform(.5, .5), levels_of(self.cb.recipe.construct, sp, self.cb.supernet.macs) if self.cb.recipe.construct.levels else ()
         sub = sp.min if self.which=='min' else min(levels, key=lambda s: (abs(sn.macs(s)-sn.macs(half)), -sn.macs(s)), default=half)
         if not len(self.cb.dls.train): return None # a learner that was loaded has no training data
         net = sn.extract(sub)
