@@ -23,9 +23,9 @@ class Choices(dict):
 @dataclass(frozen=True)
 class Subnet:
     "One network inside a supernet, keyed by layer names"
-    width:Choices=Choices() # Channel group -> channels
-    depth:Choices=Choices() # Run of blocks -> number of blocks that stay
-    kernel:Choices=Choices() # Convolution -> kernel size
+    width:Choices=field(default_factory=Choices) # Channel group -> channels
+    depth:Choices=field(default_factory=Choices) # Run of blocks -> number of blocks that stay
+    kernel:Choices=field(default_factory=Choices) # Convolution -> kernel size
     resolution:int=None # Side of the input in pixels; None: as it comes
 
     def __post_init__(self):
