@@ -2,7 +2,7 @@
 import torch
 from dataclasses import replace
 from torch import nn
-from elastic_nets.all import Supernet # with all of its methods
+from elastic_nets.subnets.supernet import Supernet
 from elastic_nets.zoo.models import resnet_cifar
 from helpers import randomise
 

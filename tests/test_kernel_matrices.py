@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest, torch
 from torch import nn
 from torch.nn import functional as F
-from elastic_nets.all import Supernet # with all of its methods
+from elastic_nets.subnets.supernet import Supernet
 from elastic_nets.zoo.spaces import ofa_mobilenetv3
 from helpers import is_close, randomise
 from supernets import kernels, shake, xb

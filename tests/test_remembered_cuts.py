@@ -2,7 +2,7 @@
 import pytest, torch
 from torch import nn
 from torchvision.models import densenet121
-from elastic_nets.all import Supernet # with all of its methods
+from elastic_nets.subnets.supernet import Supernet
 from helpers import is_close, randomise
 from supernets import kernels, outs, resnet, shake, xb
 

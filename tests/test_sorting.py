@@ -2,7 +2,7 @@
 import copy
 import pytest, torch
 from torch import nn
-from elastic_nets.all import Supernet # with all of its methods
+from elastic_nets.subnets.supernet import Supernet
 from helpers import fails, is_close, randomise
 from supernets import outs, resnet
 

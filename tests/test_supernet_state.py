@@ -3,7 +3,7 @@ import copy, io, pickle
 import pytest, torch
 from torch import nn
 from elastic_nets.subnets.subnet import Subnet
-from elastic_nets.all import Supernet # with all of its methods
+from elastic_nets.subnets.supernet import Supernet
 from helpers import fails, is_close, same
 from supernets import holding, kernels, outs, shake, xb
 

@@ -1,7 +1,7 @@
 "Private batch norms"
 import torch
 from torch import nn
-from elastic_nets.all import Supernet # with all of its methods
+from elastic_nets.subnets.supernet import Supernet
 
 def no_norms(): return Supernet(nn.Sequential(nn.Linear(4,8), nn.Linear(8,2)), torch.randn(2,4))
 
