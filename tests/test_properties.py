@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest, torch
 from torch import nn
 from elastic_nets.channels.labels import NotElasticError
-from elastic_nets.channels.trace import _silence, check_channels
+from elastic_nets.channels.trace import silence, check_channels
 from elastic_nets.channels.place import put, take
 from elastic_nets.grow.deepen import grow_depth, start_shallow
 from elastic_nets.subnets.supernet import Supernet
@@ -136,7 +136,7 @@ def test_grown_net_holds_the_small_one(net):
     n,m = [sum(p.numel() for p in o.parameters()) for o in (grown, small)]
     assert net.facts['grown']==(n-m)/n > .3
     assert not all_close(run(grown, x), y)
-    _silence(grown, net.sn.graph, keep)
+    silence(grown, net.sn.graph, keep)
     assert all_close(run(grown, x), y)
 
 @torch.no_grad()

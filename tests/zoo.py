@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 import timm, torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from torch.utils._pytree import tree_leaves
 from torchvision import models as tv
 from torchvision.models import segmentation as seg
 from elastic_nets.grow.deepen import _parts
+from helpers import counted_macs
 
 table = Path(__file__).resolve().parent.parent/'docs/coverage.md'
 
@@ -101,11 +101,10 @@ def count_macs(model, xb):
         for h in hs: h.remove()
     return dict(res)
 
-@torch.enable_grad() # without gradients torch's attention is one operation that nobody counts
+@torch.no_grad()
 def all_macs(model, xb):
     "MACs of every matrix product and convolution, those inside attention too"
-    with FlopCounterMode(display=False) as f: model.eval()(xb)
-    return f.get_total_flops()//2
+    return counted_macs(lambda: model.eval()(xb))
 
 outs = ("the network's output", 'GoogLeNetOutputs in the network: no rule for it') # GoogLeNet packs its outputs into a tuple of its own
 

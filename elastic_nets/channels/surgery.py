@@ -100,11 +100,11 @@ def _one_group(m, n):
     for k in ('in_channels','out_channels','num_channels'):
         if k in vars(m): setattr(m, k, n)
 
-# %% ../../nbs/channels/04_surgery.ipynb #76fa09d8
+# %% ../../nbs/channels/04_surgery.ipynb #a3e58244
 def copy_model(
     model:nn.Module,
 ) -> nn.Module:
-    "A deep copy; activations that its hooks have stored (fastai's `DynamicUnet`) lose their graph, which cannot be copied"
+    "A deep copy; activations that hooks have stored (fastai's `DynamicUnet`) lose their graph, which cannot be copied"
     owners = [getattr(f, '__self__', None) for m in model.modules() for f in m._forward_hooks.values()]
     stored = tree_leaves([list(vars(o).values()) for o in owners if hasattr(o, '__dict__')])
     detached = {id(t):t.detach() for t in stored if isinstance(t, torch.Tensor) and not t.is_leaf}
@@ -112,12 +112,13 @@ def copy_model(
         with _without_callbacks(model): return copy.deepcopy(model, detached)
     except RuntimeError as e: raise NotElasticError(f'{type(model).__name__} cannot be copied: {e}') from e
 
-# %% ../../nbs/channels/04_surgery.ipynb #d2b4e7e9
+# %% ../../nbs/channels/04_surgery.ipynb #3d6d82b0
 @contextmanager
 def _without_callbacks(model):
     "`model` without the hooks of fastai's callbacks (`ActivationStats`)"
     def of_callback(f): return hasattr(_owner(getattr(_owner(f), 'hook_func', None)), 'learn')
-    dicts = [d for m in model.modules() for d in (m._forward_hooks, m._backward_hooks) if any(map(of_callback, d.values()))]
+    hooks = [d for m in model.modules() for d in (m._forward_hooks, m._backward_hooks)]
+    dicts = [d for d in hooks if any(map(of_callback, d.values()))]
     before = [dict(d) for d in dicts]
     for d in dicts:
         for k in [k for k,f in d.items() if of_callback(f)]: del d[k]
@@ -152,12 +153,12 @@ def get_state(
         if p in state and id(state) not in seen: yield o, state[p]
         seen.add(id(state))
 
-# %% ../../nbs/channels/04_surgery.ipynb #285c4b6c
+# %% ../../nbs/channels/04_surgery.ipynb #df4adbc0
 def followed_dims(
     shape:tuple, # Of a tensor that an optimizer remembers
     of:tuple, # Shape of the parameter
-) -> tuple: # For each dimension of the tensor the parameter's dimension that it follows, or None; None in place of all where nothing can be told
-    "Which dimension follows which"
+) -> tuple: # For each dimension of the tensor the parameter's dimension that it follows, or None
+    "Which dimension follows which; None in place of a tuple where it cannot be told"
     if tuple(shape)==tuple(of): return tuple(range(len(of)))
     if all(n==1 for n in shape): return (None,)*len(shape)
     if len(shape)==len(of):
@@ -166,7 +167,7 @@ def followed_dims(
     fits = [dims for dims in combinations(range(len(of)), len(shape)) if all(of[d]==n for d,n in zip(dims, shape))]
     return fits[0] if len(fits)==1 else None
 
-# %% ../../nbs/channels/04_surgery.ipynb #9dd0d7ec
+# %% ../../nbs/channels/04_surgery.ipynb #bb6b0ee6
 def check_state(
     opt, # As for `optimizers`
     params, # Name -> parameter whose shape or order is going to change
@@ -176,9 +177,10 @@ def check_state(
         for o,state in get_state(opt, p):
             for k,t in state.items():
                 if not isinstance(t, torch.Tensor) or followed_dims(t.shape, p.shape) is not None: continue
-                raise ValueError(f'opt: {type(o).__name__} keeps {k!r} of shape {tuple(t.shape)} for {name} of shape {tuple(p.shape)}, '
-                    'and which of its dimensions follow cannot be told; take an optimizer whose state has the shape of the weight, '
-                    'or forget it first (`opt.clear_state()` of fastai, `carry_state=False` in growth)')
+                raise ValueError(
+                    f'opt: {type(o).__name__} keeps {k!r} of shape {tuple(t.shape)} for {name} of shape '
+                    f'{tuple(p.shape)}, and which of its dimensions follow cannot be told; take an optimizer whose state has the shape of '
+                    'the weight, or forget it first (`opt.clear_state()` of fastai, `carry_state=False` in growth)')
 
 # %% ../../nbs/channels/04_surgery.ipynb #af5cb141
 def old_in_new(
@@ -235,7 +237,7 @@ def restart_lookahead(
     for o in optimizers(opt):
         if vars(o).get('slow_weights') is not None: o.slow_weights = None
 
-# %% ../../nbs/channels/04_surgery.ipynb #1c367691
+# %% ../../nbs/channels/04_surgery.ipynb #8752fe91
 @torch.no_grad()
 def permute_tensors(
     model:nn.Module, # Changed in place
@@ -251,8 +253,8 @@ def permute_tensors(
         for t in (p, p.grad):
             if t is not None: t.copy_(take(t, idx))
         for _,state in get_state(opt, p):
-            for t in state.values():
-                if isinstance(t, torch.Tensor) and (dims := followed_dims(t.shape, p.shape)): t.copy_(take(t, _along(dims, idx)))
+            for t in filter(torch.is_tensor, state.values()):
+                if dims := followed_dims(t.shape, p.shape): t.copy_(take(t, _along(dims, idx)))
     restart_lookahead(opt)
 
 # %% ../../nbs/channels/04_surgery.ipynb #d1c8c52f
@@ -260,14 +262,14 @@ def _along(dims, idx):
     "Of an index per dimension of a parameter, what holds for a tensor that follows these dimensions"
     return tuple(idx[d] if d is not None and d<len(idx) else slice(None) for d in dims)
 
-# %% ../../nbs/channels/04_surgery.ipynb #7e7f10e5
+# %% ../../nbs/channels/04_surgery.ipynb #b3306651
 def get_groups(
     opt, # One optimizer of fastai or PyTorch, wrapped or not
 ) -> list: # A list of parameters per group
     "The parameters that `opt` trains"
     inner = [*optimizers(opt)][-1]
-    groups = [g['params'] for g in inner.param_groups] if isinstance(inner, torch.optim.Optimizer) else inner.param_lists
-    return [list(g) for g in groups]
+    of_torch = isinstance(inner, torch.optim.Optimizer)
+    return [list(g['params'] if of_torch else g) for g in (inner.param_groups if of_torch else inner.param_lists)]
 
 # %% ../../nbs/channels/04_surgery.ipynb #61c3f017
 def set_groups(
