@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from .subnet import Space, Subnet
 from .batches import at_size, calibrate_bn, inputs_of, quiet
 from .supernet import Supernet
+from . import norms # noqa: F401 (what a supernet holds beside its model)
 
 # %% ../../nbs/subnets/16_learner.ipynb #f72090da
 @patch
