@@ -961,6 +961,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'elastic_nets/use/evaluate.py'),
                                            'elastic_nets.use.evaluate._bucket': ( 'use/evaluate.html#_bucket',
                                                                                   'elastic_nets/use/evaluate.py'),
+                                           'elastic_nets.use.evaluate._check_test': ( 'use/evaluate.html#_check_test',
+                                                                                      'elastic_nets/use/evaluate.py'),
                                            'elastic_nets.use.evaluate._choose': ( 'use/evaluate.html#_choose',
                                                                                   'elastic_nets/use/evaluate.py'),
                                            'elastic_nets.use.evaluate._evaluate': ( 'use/evaluate.html#_evaluate',
