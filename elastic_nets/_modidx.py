@@ -1041,6 +1041,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'elastic_nets/zoo/data.py'),
                                        'elastic_nets.zoo.data._draw_shapes': ('zoo/data.html#_draw_shapes', 'elastic_nets/zoo/data.py'),
                                        'elastic_nets.zoo.data._fold': ('zoo/data.html#_fold', 'elastic_nets/zoo/data.py'),
+                                       'elastic_nets.zoo.data._in_order': ('zoo/data.html#_in_order', 'elastic_nets/zoo/data.py'),
                                        'elastic_nets.zoo.data._label_ids': ('zoo/data.html#_label_ids', 'elastic_nets/zoo/data.py'),
                                        'elastic_nets.zoo.data._labels': ('zoo/data.html#_labels', 'elastic_nets/zoo/data.py'),
                                        'elastic_nets.zoo.data._memory_dls': ('zoo/data.html#_memory_dls', 'elastic_nets/zoo/data.py'),
