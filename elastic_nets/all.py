@@ -23,6 +23,7 @@ from .grow.deepen import *
 from .grow.stages import *
 from .grow.growing import *
 from .use.evaluate import *
+from .look.plots import *
 from .zoo.models import *
 from .zoo.spaces import *
 from .zoo.data import *
