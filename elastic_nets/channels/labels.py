@@ -51,7 +51,7 @@ class _Ties:
 # %% ../../nbs/channels/00_labels.ipynb #8e7f56ae
 class Labeller:
     "The labels of one network: what its layers make, read and own"
-    def __init__(self): self.ties, self.axes, self.made, self.reads, self.norms, self.outs, self.over = _Ties(), {}, {}, {}, {}, {}, {}
+    def __init__(self): self.ties, self.axes, self.made, self.reads, self.norms, self.outs, self.mixers = _Ties(), {}, {}, {}, {}, {}, {}
 
     def make(self, name, n): # Labels of the `n` channels that layer `name` makes: the same ones at every call
         if name not in self.made: self.made[name] = self.ties.fresh(n)
@@ -116,7 +116,7 @@ def _conv(t, m, name, x):
 def _linear(t, m, name, x):
     v = t.varies(x)
     if v and x.ndim-1 not in v:
-        t.over[name] = t.channels(x, v[0])
+        t.mixers[name] = t.channels(x, v[0])
         return x[...,:1]
     ci, co = t.channels(x, -1), t.make(name, m.out_features)
     t.axis(f'{name}.weight', co, ci)

@@ -44,7 +44,7 @@ def make_space(
     "The choices for a network with this channel graph"
     if type(divisor) is not int or divisor<1: raise ValueError(f'divisor: a whole number from 1, got {divisor!r}')
     if isinstance(widths, dict) and (n := next((n for n in widths if n in graph.groups and graph.groups[n].why), None)): raise ValueError(f'widths: {n!r} is frozen: {graph.groups[n].why}')
-    es, ks = graph.elastic, {n.removesuffix('.weight'):k[0] for n,k in graph.sizes.items() if len({*k})==1}
+    es, ks = graph.elastic, {n.removesuffix('.weight'):k[0] for n,k in graph.kernel_sizes.items() if len({*k})==1}
     def _n(w, g): return round_width(w, es[g].size, max(divisor, es[g].unit) if divisor%es[g].unit==0 or es[g].unit%divisor==0 else divisor*es[g].unit)
     def _w(w, g): return _n(w, g) or _none_left(w, es[g])
     def _d(d, r):
