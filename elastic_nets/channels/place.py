@@ -34,6 +34,13 @@ def put(
     x[tuple(i.view(-1, *[1]*(x.ndim-1-d)) for d,i in enumerate(idx))] = y
     return x
 
+# %% ../../nbs/channels/03_place.ipynb #872c289c
+def put_all(
+    changes, # (written in place, index, what is put there): as for `put`
+):
+    "Many at once"
+    for x,idx,y in changes: put(x, idx, y)
+
 # %% ../../nbs/channels/03_place.ipynb #2c05d16c
 def whole(
     idx:tuple, # A slice or an int64 tensor per leading dimension
@@ -109,7 +116,7 @@ def axis_index(
     "Where along `axis` the units lie that stay"
     return _true_at(kept[_units(graph, axis)])
 
-# %% ../../nbs/channels/03_place.ipynb #43c39553
+# %% ../../nbs/channels/03_place.ipynb #2b6f310c
 def locate(
     graph:ChannelGraph,
     width:dict={}, # Group -> number of channels that stay, or a bool tensor over its units; absent groups stay whole
@@ -121,7 +128,8 @@ def locate(
     place, kept, known = Place({}, dropped), kept_units(graph, width), {}
     def index(axis):
         if axis is None: return slice(None)
-        if (key := axis.key) not in known: known[key] = axis_index(graph, axis, kept)
+        key = axis.group.numpy().tobytes(), axis.rank.numpy().tobytes()
+        if key not in known: known[key] = axis_index(graph, axis, kept)
         return known[key]
     for name,axes in graph.axes.items():
         if place.has(name) and not whole(idx := tuple(map(index, axes))): place.index[name] = idx
