@@ -112,7 +112,7 @@ class Watch(Callback):
 def candidates(learn, c):
     "What there is to choose from: the same for all recipes, of which CompOFA has a part"
     sn, per = learn.supernet, c['per']
-    return sum(sample_buckets(tied(sn.space), per)+sample_buckets(sn.space, per), [])
+    return sum(sample_buckets(sn, per, space=tied(sn.space))+sample_buckets(sn, per), [])
 
 def score(learn, c):
     "Percent of right answers: chosen on validation, reported on test; in a search on validation alone"

@@ -6,7 +6,7 @@
 __all__ = ['ChannelGraph']
 
 # %% ../../nbs/channels/02_graph.ipynb #5d6f8a2b
-import copy, torch
+import copy, hashlib, torch
 from dataclasses import dataclass, field
 from fastcore.basics import patch
 from torch import nn
@@ -30,10 +30,9 @@ class Axis:
     group:torch.Tensor # int64 of shape (n,), an index into the groups of the graph
     rank:torch.Tensor # int64 of shape (n,), counted in units
 
-    def __post_init__(self): # A plain axis holds the units of one group in order, `per` indices each: any prefix of it is a slice
-        n = int(self.rank.max())+1 if len(self.rank) else 0
-        plain = n and torch.equal(self.rank, torch.arange(n).repeat_interleave(len(self.rank)//n)) and len(self.group.unique())==1
-        self.per, self.one = (len(self.rank)//n, int(self.group[0])) if plain else (0, None)
+    @property
+    def key(self): # The same for every axis with these numbers
+        return hashlib.blake2b(self.group.numpy().tobytes()+self.rank.numpy().tobytes(), digest_size=16).digest()
 
 # %% ../../nbs/channels/02_graph.ipynb #58dbec50
 @dataclass
@@ -44,10 +43,10 @@ class ChannelGraph:
     reads:dict # Weight name -> the dimension along which it reads channels
     norms:dict # Layer that reduces over channels -> (dimension of its input, `Axis`)
     outs:dict # Layer -> (dimension of its output, `Axis`)
-    over:dict # Linear layer that mixes positions -> `Axis` of the channels it works on one by one
+    mixers:dict # Linear layer that mixes positions -> `Axis` of the channels it works on one by one
     stages:dict # Stage of blocks that may be dropped -> their names
     positions:dict=field(default_factory=dict) # Layer -> positions it is applied at, for one sample
-    sizes:dict=field(default_factory=dict) # Weight whose kernel can be cropped -> its spatial shape
+    kernel_sizes:dict=field(default_factory=dict) # Weight whose kernel can be cropped -> its spatial shape
     shares:dict=field(default_factory=dict) # Elastic share of 'params' and 'macs' (see `share`)
     aux:bool=False # Whether it was traced with branches that only run in training
 
@@ -100,7 +99,7 @@ def graph(self:Labeller, model, runs):
         if not g.why and not g.readers: g.why = 'nothing reads it'
     pos = lambda ds: {n:(d,ax(l)) for n,(d,l) in ds.items() if ax(l) is not None}
     return ChannelGraph(gs, axes, {n:d for n,d in self.reads.items() if n in axes}, pos(self.norms), pos(self.outs),
-        {n:ax(l) for n,l in self.over.items() if ax(l) is not None}, runs)
+        {n:ax(l) for n,l in self.mixers.items() if ax(l) is not None}, runs)
 
 # %% ../../nbs/channels/02_graph.ipynb #83d21153
 @patch

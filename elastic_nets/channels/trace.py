@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .labels import Labeller, NotElasticError, rule_for
 from .walk import Tracer, Walk, find_stages
 from .graph import ChannelGraph
-from .place import take, whole
+from .place import axis_index, kept_units, locate, take, whole
 from .surgery import copy_model, cut_channels, layer_attrs, own_tensors
 
 # %% ../../nbs/channels/05_trace.ipynb #d6ccdffc
@@ -37,14 +37,16 @@ def _randomise(model, gen):
 # %% ../../nbs/channels/05_trace.ipynb #8a0e222b
 def _silence(full, graph, keep):
     "Zero what reads a removed channel of `full`; layers that reduce over channels see only what is left"
+    place, kept = locate(graph, width=keep), kept_units(graph, keep)
     for n,d in graph.reads.items():
-        i = graph.index(n, keep)[d]
+        idx = place.at(n)
+        i = idx[d] if d<len(idx) else slice(None)
         w = full.get_parameter(n).data.movedim(d, 0)
         gone = torch.ones(len(w), dtype=torch.bool)
         gone[i] = False
         w[gone] = 0
     for n,(d,ax) in graph.norms.items():
-        idx, m = graph._index(ax, keep), full.get_submodule(n)
+        idx, m = axis_index(graph, ax, kept), full.get_submodule(n)
         if not whole((idx,)): m.forward = partial(_masked, _narrow(m, idx), d, idx)
 
 # %% ../../nbs/channels/05_trace.ipynb #c7cd1c4f
@@ -90,11 +92,11 @@ def check_channels(
     keep = {g.name: _some(g.size//g.unit, gen) for g in graph.elastic.values()}
     xb = tree_map(lambda x: x[:1].double().cpu() if x.is_floating_point() else x[:1].cpu(), as_inputs(xb))
     full = _randomise(_mode(copy_model(model), graph.aux).cpu().double(), gen)
-    cut = cut_channels(copy_model(full), graph, keep)
+    cut, kept = cut_channels(copy_model(full), locate(graph, width=keep)), kept_units(graph, keep)
     _silence(full, graph, keep)
     with torch.no_grad(): (a,sa), (b,sb) = [_outputs(m, xb, graph.outs) for m in (full,cut)]
     if isinstance(a, Exception): raise a
-    def _kept(n, x): return x.index_select(d := graph.outs[n][0], torch.arange(x.shape[d])[graph._index(graph.outs[n][1], keep)])
+    def _kept(n, x): return x.index_select(d := graph.outs[n][0], torch.arange(x.shape[d])[axis_index(graph, graph.outs[n][1], kept)])
     n = next((n for n in sa if n not in sb or not _close(sb[n], _kept(n, sa[n]))), None)   # every layer, not only the end
     if n is None and not isinstance(b, Exception) and len(a)==len(b) and all(map(_close, b, a)): return
     err = f' ({type(b).__name__}: {b})' if isinstance(b, Exception) else ''
@@ -134,7 +136,7 @@ def trace_channels(
         raise ValueError(f'the model does not run on `xb` of shape {[tuple(x.shape) for x in tree_leaves(one)]}: {type(e).__name__}: {e}') from e
     g = _walk_graph(m, one) if groups is None else hand_groups(m, groups)
     g.positions = positions
-    g.sizes = {f'{n}.weight': tuple(c.kernel_size) for n,c in m.named_modules() if _croppable(c)}
+    g.kernel_sizes = {f'{n}.weight': tuple(c.kernel_size) for n,c in m.named_modules() if _croppable(c)}
     g.shares = g.share(m)
     if check: check_channels(m, g, one)
     return g

@@ -10,7 +10,7 @@ __all__ = ['NORMS', 'init_random', 'init_orthogonal', 'init_replicate', 'init_ne
 import torch, warnings
 from torch import nn
 from ..channels.graph import ChannelGraph
-from ..channels.place import put
+from ..channels.place import locate, put
 from ..channels.surgery import cut_channels, layer_attrs, own_tensors, set_data
 from ..subnets.subnet import round_width
 
@@ -165,7 +165,7 @@ def start_narrow(
     keep = widths_at(graph, width, submodule)
     for n,p in [*model.named_parameters(), *model.named_buffers()]: _places(graph, n, {}, p.shape)
     if not keep: warnings.warn(f'start_narrow: nothing to cut; frozen because: {"; ".join(sorted({g.why for g in graph.groups.values()}-{""})) or "there are no channels"}')
-    cut_channels(model, graph, keep)
+    cut_channels(model, locate(graph, width=keep))
     return keep
 
 # %% ../../nbs/grow/30_widen.ipynb #00e51655

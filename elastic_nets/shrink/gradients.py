@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['eps_at', 'eps_lr_at', 'owned', 'combine_sum', 'distill_loss']
 
-# %% ../../nbs/shrink/20_gradients.ipynb #934b0354
+# %% ../../nbs/shrink/20_gradients.ipynb #3b974305
 import torch
 from fastai.losses import LabelSmoothingCrossEntropy
 from functools import partial
 from torch import nn
 from torch.nn import functional as F
-from ..channels.place import put
+from ..channels.place import locate, put
 
 # %% ../../nbs/shrink/20_gradients.ipynb #b85f7c8d
 def eps_at(
@@ -33,19 +33,18 @@ def eps_lr_at(
     "Weight with which `lr` times the weight is a straight line to `lr_end` (DepS, published code)"
     return 1. if step>=n or lr<=0 else min(1., eps_at(step, n, eps0)*lr_end/lr)
 
-# %% ../../nbs/shrink/20_gradients.ipynb #378dd411
+# %% ../../nbs/shrink/20_gradients.ipynb #94362304
 def owned(
     sn, # A `Supernet`
     subnet, # `Subnet` of its space
 ) -> dict: # Name of a parameter -> boolean tensor of its shape
     "Which elements of the model's parameters are part of `subnet`"
-    keep, crop, drop = sn._keep(subnet)
-    for n,ms in sn.matrices.items(): # a kernel made by matrices comes from the largest crop
-        if n in subnet.kernel and subnet.kernel[n]<=max(ms): crop[f'{n}.weight'] = max(ms)
-    gone, res = tuple(f'{b}.' for b in drop), {}
+    kernel = {n: max([size, *sn.matrices.get(n, ())]) for n,size in subnet.kernel.items()} # a matrix reads the largest crop
+    place = sn.place(subnet) if kernel==subnet.kernel else locate(sn.graph, subnet.width, subnet.depth, kernel)
+    res = {}
     for n,p in sn.model.named_parameters():
         res[n] = torch.zeros_like(p, dtype=torch.bool)
-        if not n.startswith(gone): put(res[n], sn.graph.index(n, keep, crop), torch.tensor(True, device=p.device))
+        if place.has(n): put(res[n], place.at(n), torch.tensor(True, device=p.device))
     return res
 
 # %% ../../nbs/shrink/20_gradients.ipynb #07dcd9dd

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OnionTraining']
 
-# %% ../../nbs/shrink/24_training.ipynb #613ddd11
+# %% ../../nbs/shrink/24_training.ipynb #086cb9d1
 import numpy as np, torch
 from dataclasses import dataclass, field
 from fastai.callback.core import Callback
@@ -19,7 +19,10 @@ from fastcore.imports import noop
 from random import Random
 from torch import nn
 from warnings import warn
+from ..channels.surgery import get_groups, set_groups
 from ..subnets.batches import at_size
+from ..subnets.subnet import Space
+from ..subnets.norms import held_beside
 from ..subnets.learner import supernet_of
 from .gradients import distill_loss
 from .recipe import Phase, Recipe, StepPlan, chosen_space, levels_of, nothing_to_choose
@@ -91,13 +94,13 @@ def _check_arguments(recipe, distill, watch):
         raise ValueError('distill: this recipe has no use for one, its subnets learn from hard labels; leave it out, or use '
                          "Gradient('distill')")
 
-# %% ../../nbs/shrink/24_training.ipynb #6190d5bb
+# %% ../../nbs/shrink/24_training.ipynb #7e28835e
 def _check_space(sn, recipe):
     "`ValueError` where the supernet's space has not what the recipe draws from"
-    c, limits = recipe.construct, sn.space.limits
-    if limits:
-        raise ValueError(f'space: limits ({limits}) are for searching; train the whole space, learn.supernet.space = '
-                         'dataclasses.replace(space, limits={})')
+    c = recipe.construct
+    if not isinstance(sn.space, Space):
+        raise ValueError(f'space: limits {getattr(sn.space, "limits", "")} are for searching; train the whole space, '
+                         'learn.supernet.space = space.space')
     space = chosen_space(c, sn.space)
     if c.k>1 and nothing_to_choose(space):
         raise ValueError(f'space: it has one subnet, the full network, where {c.dims} may be chosen; give to_supernet more widths, '
@@ -229,33 +232,24 @@ def after_fit(self:OnionTraining):
     "Leave the learner as it was"
     self._leave()
 
-# %% ../../nbs/shrink/24_training.ipynb #d258e5f7
-def _groups(opt):
-    "The optimizer behind fastai's wrapper, and its lists of parameters"
-    opt = getattr(opt, 'opt', opt)
-    return opt, [g['params'] for g in opt.param_groups] if isinstance(opt, torch.optim.Optimizer) else opt.param_lists
-
-# %% ../../nbs/shrink/24_training.ipynb #9800eda4
+# %% ../../nbs/shrink/24_training.ipynb #e900a4ba
 def _register_held(opt, sn, wd_bn_bias):
     "Each parameter beside the model goes into the group of the layer's own and is frozen with it; batch norm's without weight decay"
-    groups = _groups(opt)[1]
+    groups = get_groups(opt)
     group_of = {id(p):g for g in groups for p in g}
-    for p,layers in sn._held():
+    for p,layers in held_beside(sn):
         p.requires_grad_(layers.requires_grad)
         if id(p) in group_of: continue
         group_of.get(id(layers), groups[-1]).append(p)
         state = opt.state.setdefault(p, {}) # a plain dict, once it was loaded
         if p.ndim==1 and not wd_bn_bias: state['do_wd'] = False
+    set_groups(opt, groups)
 
-# %% ../../nbs/shrink/24_training.ipynb #6367e152
+# %% ../../nbs/shrink/24_training.ipynb #f4df37a1
 def _release_held(opt, sn):
     "Take them out of the optimizer's groups; their state stays for the next fit"
-    inner, groups = _groups(opt)
     held = {id(p) for p in sn.held_params()}
-    left = [[p for p in ps if id(p) not in held] for ps in groups]
-    if isinstance(inner, torch.optim.Optimizer):
-        for g,ps in zip(inner.param_groups, left): g['params'] = ps
-    else: inner.param_lists = L(map(L, left))
+    set_groups(opt, [[p for p in ps if id(p) not in held] for ps in get_groups(opt)])
 
 # %% ../../nbs/shrink/24_training.ipynb #452f8e29
 @patch

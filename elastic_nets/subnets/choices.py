@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/subnets/11_choices.ipynb #6860c8f4
-from dataclasses import replace
 from warnings import warn
 from ..channels.graph import ChannelGraph
 from .subnet import Space, round_width
@@ -44,7 +43,7 @@ def make_space(
     "The choices for a network with this channel graph"
     if type(divisor) is not int or divisor<1: raise ValueError(f'divisor: a whole number from 1, got {divisor!r}')
     if isinstance(widths, dict) and (n := next((n for n in widths if n in graph.groups and graph.groups[n].why), None)): raise ValueError(f'widths: {n!r} is frozen: {graph.groups[n].why}')
-    es, ks = graph.elastic, {n.removesuffix('.weight'):k[0] for n,k in graph.sizes.items() if len({*k})==1}
+    es, ks = graph.elastic, {n.removesuffix('.weight'):k[0] for n,k in graph.kernel_sizes.items() if len({*k})==1}
     def _n(w, g): return round_width(w, es[g].size, max(divisor, es[g].unit) if divisor%es[g].unit==0 or es[g].unit%divisor==0 else divisor*es[g].unit)
     def _w(w, g): return _n(w, g) or _none_left(w, es[g])
     def _d(d, r):
@@ -82,9 +81,9 @@ def _inside(graph, width, depth, kernel):
 # %% ../../nbs/subnets/11_choices.ipynb #fc9ec152
 def fit_space(space, graph):
     "`space`, or a `ValueError` where it is not one of the network with this channel graph"
-    if space.limits: raise ValueError('space: limits need the costs of a supernet; constrain `Supernet(...).space` instead')
+    if not isinstance(space, Space): raise ValueError('space: limits need the costs of a supernet; constrain `Supernet(...).space` instead')
     want = make_space(graph, space.width, space.depth, space.kernel, resolutions=space.resolution)
     for k in ('width','depth','kernel','inside'):
         a, b = getattr(space,k), getattr(want,k)
         if bad := [n for n in {**a, **b} if a.get(n)!=b.get(n)]: raise ValueError(f'space: {k} of {bad[0]!r} is {a.get(bad[0])}, in this network it is {b.get(bad[0])}')
-    return replace(space, costs={})
+    return space

@@ -78,11 +78,10 @@ def private_bn(self:Supernet,
 @patch
 def held_params(self:Supernet) -> list:
     "The parameters that live on the handle and not in the model: kernel matrices, private weights and biases"
-    return [p for p,_ in self._held()]
+    return [p for p,_ in held_beside(self)]
 
 # %% ../../nbs/subnets/15_norms.ipynb #0c543b4f
-@patch
-def _held(self:Supernet):
+def held_beside(self):
     "Every parameter on the handle, with that of the model whose part it takes"
     held = [*self.matrices.items(), *[nps for s in self.private for nps in self.stats[s].items()]]
     return [(p, getattr(self.layers[n], t if t in _AFFINE else 'weight')) for n,ps in held for t,p in ps.items() if isinstance(p, nn.Parameter)]

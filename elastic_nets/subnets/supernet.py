@@ -44,17 +44,16 @@ class Supernet:
             why = '; '.join(sorted({g.why for g in graph.groups.values() if g.why}))
             raise NotElasticError(f'nothing to choose: one subnet only. Elastic groups: {list(graph.elastic)[:8]}, runs: {list(graph.stages)}. Frozen because: {why}')
         self.model, self.graph = model, graph
-        self.subnet = self.full = self.space.max # whatever limits the space is given later
+        self.subnet = self.full = self.space.max
         self.stats, self.private, self.matrices, self._cuts = {}, {}, {}, {}
         self.trained = False # have subnets been trained? Who sorts channels then scrambles them
         self.xb = tree_map(lambda x: x[:1].detach().cpu(), as_inputs(xb))
-        self.space.costs.update(macs=self.macs, params=self.n_params)
         self._elastic()
 
 # %% ../../nbs/subnets/14_supernet.ipynb #106e8672
 @patch
 def __repr__(self:Supernet):
-    s, m = self.space, [self.macs(self.space._build(lambda k,n,vs,i=i: vs[i])) for i in (0,-1)]
+    s, m = self.space, [self.macs(s) for s in (self.space.min, self.space.max)]
     return (f'Supernet of {type(self.model).__name__}: {s.count():.4g} subnets of {m[0]/1e6:.3g} to {m[1]/1e6:.3g} M MACs; '
         f'{len(s.width)} widths, {len(s.depth)} depths, {len(s.kernel)} kernels, {max(1, len(s.resolution))} resolutions')
 
@@ -79,6 +78,14 @@ def _groups_of(self:Supernet, n, m):
 
 # %% ../../nbs/subnets/14_supernet.ipynb #a34e5a6c
 @patch
+def place(self:Supernet,
+    subnet:Subnet, # Of `self.space`
+): # A `Place`
+    "Where `subnet` lives"
+    if subnet not in vars(self.graph).get('_places', {}): self.space.check(subnet)
+    return self.graph.place(subnet)
+
+@patch
 def _keep(self:Supernet, subnet):
     "What `cut_channels` wants to know of a subnet: channels, kernels, and the blocks that are dropped"
     drop = [b for r,d in subnet.depth.items() for b in self.graph.stages[r][d:]]
@@ -100,7 +107,7 @@ def layer_macs(self:Supernet,
     gone, mods = tuple(b+'.' for b in drop), dict(self.model.named_modules())
     size = lambda n: torch.Size(_shape(p := mods[n].weight, self.graph.index(f'{n}.weight', keep, crop)+(slice(None),)*p.ndim)).numel()
     def _share(n): # of the positions that are channels of another group (MLP-Mixer)
-        if (ax := self.graph.over.get(n)) is None: return 1
+        if (ax := self.graph.mixers.get(n)) is None: return 1
         return _shape(ax.rank, (self.graph._index(ax, keep),))[0]/len(ax.rank)
     return {n: round(p*_share(n))*size(n) for n,p in self._positions_at(subnet.resolution).items() if not n.startswith(gone)}
 
@@ -226,7 +233,7 @@ def extract(self:Supernet,
     for b in drop:
         home, _, name = b.rpartition('.')
         m.get_submodule(home)._modules[name] = nn.Identity()
-    cut_channels(m, self.graph, keep, crop)
+    cut_channels(m, self.place(subnet))
     for n,l in m.named_modules():
         if getattr(l, '_is_elastic', False):
             vars(l).pop('_cut', None)

@@ -14,6 +14,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner, mk_metric
 from fastcore.basics import listify
 from fastprogress.fastprogress import progress_bar
+from types import SimpleNamespace
 from ..subnets.subnet import Subnet
 from ..subnets.batches import at_size, calibrate_bn, quiet
 from ..subnets.learner import supernet_of
@@ -81,14 +82,14 @@ def pareto(
 
 # %% ../../nbs/use/40_evaluate.ipynb #a2584fa1
 def flops_buckets(
-    sn, # A `Supernet`, or a `Space` that knows its macs
+    sn, # A `Supernet`
     n:int=6, # Buckets
+    space=None, # A part of its space, as `restrict` and `constrain` make it; None: all of it
 ) -> list: # of (lo, hi) in MACs per sample: lo<=macs<hi, in the last lo<=macs<=hi
     "The range of MACs between the smallest and the largest subnet in `n` equal parts"
-    space = getattr(sn, 'space', sn)
+    space = space or sn.space
     if type(n) is not int or n<1: raise ValueError(f'n: a number of buckets from 1, got {n!r}')
-    if 'macs' not in space.costs: raise ValueError('sn: this space does not know what its subnets cost; give the Supernet, or its `.space`')
-    lo, hi = space.costs['macs'](space.min), space.costs['macs'](space.max)
+    lo, hi = sn.macs(space.min), sn.macs(space.max)
     if lo>=hi: raise ValueError(f'sn: smallest and largest subnet both have {hi:,} MACs; there is nothing to divide')
     edges = [*(lo+(hi-lo)*i/n for i in range(n)), hi]
     return list(zip(edges, edges[1:]))
@@ -101,35 +102,37 @@ def _bucket(cost, buckets):
 # %% ../../nbs/use/40_evaluate.ipynb #a4e19c2d
 def _tilted(space, tilt, rng):
     "A random subnet: values of a choice weigh exp(tilt*rank), ranks from 0 for the smallest to 1 for the largest"
-    def _pick(k, n, vs): return int(rng.choices(vs, [math.exp(tilt*i/max(1, len(vs)-1)) for i in range(len(vs))])[0])
-    return space._build(_pick)
+    def _choice(vs): return rng.choices(vs, [math.exp(tilt*i/max(1, len(vs)-1)) for i in range(len(vs))])[0]
+    return space.sample(SimpleNamespace(choice=_choice))
 
 # %% ../../nbs/use/40_evaluate.ipynb #44d00809
-def _fill(space, buckets, i, per, rng):
+def _fill(sn, space, buckets, i, per, rng):
     "Up to `per` different subnets of bucket `i`, in at most 100 tries for each"
-    got = {s:None for s in (space.min, space.max) if _bucket(space.costs['macs'](s), buckets)==i}
+    got = {s:None for s in (space.min, space.max) if _bucket(sn.macs(s), buckets)==i}
+    free = getattr(space, 'space', space) # without limits
     tilt = 0.
     for _ in range(100*per):
         if len(got)>=per: break
-        s = _tilted(space, tilt, rng)
-        c = space.costs['macs'](s)
+        s = _tilted(free, tilt, rng)
+        c = sn.macs(s)
         if _bucket(c, buckets)==i:
             if s in got: tilt *= .9
-            elif space.within(s): got[s] = None
+            elif s in space: got[s] = None
         else: tilt = min(50., tilt+.25) if c<buckets[i][0] else max(-50., tilt-.25)
     return list(got)
 
 # %% ../../nbs/use/40_evaluate.ipynb #3b9ebfc1
 def sample_buckets(
-    sn, # A `Supernet`, or a `Space` that knows its macs
+    sn, # A `Supernet`
     per:int=8, # Subnets in each bucket
     n:int=6, # Buckets, as in `flops_buckets`
     seed:int=0, # Same seed, same subnets
+    space=None, # A part of its space, as `restrict` and `constrain` make it; None: all of it
 ) -> list: # A list of subnets per bucket, shorter (or empty) where fewer were found
     "Random subnets for every bucket of MACs, the smallest and the largest subnet among them"
     if type(per) is not int or per<1: raise ValueError(f'per: a number of subnets from 1, got {per!r}')
-    space, buckets, rng = getattr(sn, 'space', sn), flops_buckets(sn, n), random.Random(seed)
-    return [_fill(space, buckets, i, per, rng) for i in range(n)]
+    space, buckets, rng = space or sn.space, flops_buckets(sn, n, space), random.Random(seed)
+    return [_fill(sn, space, buckets, i, per, rng) for i in range(n)]
 
 # %% ../../nbs/use/40_evaluate.ipynb #38709bf5
 def best_of_buckets(
