@@ -151,7 +151,7 @@ def _walk_graph(model, xb):
     w = _aux_walk(model, graph, xb)
     if aux := w is not None: _mode(model, True)
     else: w = _run(Walk(_mode(model), graph), xb)
-    g = w.t.graph(model, find_stages(w.residual()))
+    g = w.labeller.graph(model, find_stages(w.residual()))
     g.aux = aux
     return g
 
