@@ -17,7 +17,7 @@ from fastai.optimizer import OptimWrapper, SGD
 from elastic_nets.channels.trace import trace_channels
 from elastic_nets.grow.growing import GrowDepth, GrowWidth
 from elastic_nets.grow.stages import StagePlan
-from elastic_nets.grow.widen import _INITS as INITS, grow_width, init_orthogonal, start_narrow
+from elastic_nets.grow.widen import INITS, grow_width, init_orthogonal, start_narrow
 from elastic_nets.zoo.data import MeanIoU, cifar_dls, cityscapes_dls, shapes_dls
 from elastic_nets.zoo.models import deeplabv3plus, resnet_cifar, vit
 from common import CPUMixed, Job, Lean, main, results, run_fit, set_seed

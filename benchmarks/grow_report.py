@@ -2,7 +2,7 @@
 
 python benchmarks/grow_report.py
 """
-from elastic_nets.grow.stages import _choose as choose_stages
+from elastic_nets.grow.stages import choose_stages
 from common import by_seed, results, rows
 from grow import FIVE, JOBS, PLAN
 from report import Page, change, figure, interval, made, mean, median, paired, ratios, spread, table, times, verdict

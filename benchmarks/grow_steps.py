@@ -15,7 +15,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
 from elastic_nets.channels.trace import trace_channels
-from elastic_nets.grow.stages import _candidates as candidates, _step_seconds as step_seconds
+from elastic_nets.grow.stages import candidates, step_seconds
 from elastic_nets.zoo.models import deeplabv3plus, resnet_cifar, vit
 from common import CPUMixed, results, write_row
 
