@@ -17,7 +17,8 @@ from fastai.optimizer import SGD
 from elastic_nets.zoo.data import MemoryData, SplitLoaders, cifar_dls
 from elastic_nets.zoo.models import mobilenet_cifar, resnet_cifar, vgg_cifar
 from elastic_nets.shrink.choices import (
-    Annealed, ByImportance, OwnMomentum, RatePerSkin, combine_avg, combine_core, combine_project, combine_skins, equal_macs
+    Annealed, ByImportance, OwnMomentum, RatePerSkin, combine_avg, combine_core, combine_project, combine_skins,
+    equal_macs
 )
 from elastic_nets.shrink.recipe import Construct, Recipe, inside_out, levels_of, outside_in
 from elastic_nets.shrink.training import OnionTraining
