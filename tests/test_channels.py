@@ -49,7 +49,7 @@ def test_export_and_load(learn, tmp_path):
     assert not any('elastic_nets.supernet' in type(m).__module__ for m in back.model.modules())
     both = pickle.loads(pickle.dumps(sn))
     with both.active(sub), sn.active(sub): torch.testing.assert_close(both.model.eval()(xb), learn.model.eval()(xb))
-    assert both.space.constrain(macs=(0, 1e9)).sample(random.Random(0)) in sn.space
+    assert both.space.constrain(both.macs, hi=1e9).sample(random.Random(0)) in sn.space
 
 def test_user_rule():
     "A module that torch.fx cannot follow becomes a leaf with a rule of the user's"
@@ -124,7 +124,7 @@ def test_asking_for_no_subnet(learn):
     sn = learn.supernet
     with pytest.raises(TypeError, match='a Subnet is expected'): learn.subnet(.5)
     with pytest.raises(TypeError, match='a Subnet is expected'): sn.macs(None)
-    light = sn.space.constrain(macs=(0, .5*sn.macs(sn.space.max)))
+    light = sn.space.constrain(sn.macs, hi=.5*sn.macs(sn.space.max))
     with pytest.raises(ValueError, match='the limits are'): light.max
     with pytest.raises(ValueError, match='compiled'): Supernet(torch.compile(resnet_cifar(8)), torch.randn(2,3,8,8))
     assert 'subnets of' in repr(sn)
