@@ -10,9 +10,8 @@ def try_out(file):
         venv.create(d, with_pip=True)
         python = Path(d)/'bin/python'
         def run(*args): subprocess.run([python, *args], cwd=d, check=True)
-        site = subprocess.run([python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'], capture_output=True, text=True)
-        borrowed = Path(site.stdout.strip())/'borrowed.pth' # torch and the rest, 6 GB, come from here
-        borrowed.write_text(sysconfig.get_path('purelib'))
+        site, = Path(d).glob('lib/python*/site-packages')
+        (site/'borrowed.pth').write_text(sysconfig.get_path('purelib')) # torch and the rest, 6 GB, come from here
         run('-m', 'pip', 'install', '-q', '--no-deps', '--no-build-isolation', '--ignore-installed', file)
         run('-c', f'import elastic_nets as e; assert e.__file__.startswith({d!r}), e.__file__')
         run(Path(d)/'bin/elastic-nets', 'demo', '--epochs', '3', '--out', 'demo-output')
