@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 OLDEST ?= .venv-oldest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test export readme lint docs-check coverage dist test-oldest hooks speed growing shrinking onion clean
+.PHONY: demo test export readme lint docs-check coverage dist test-oldest hooks speed growing shrinking onion pages clean
 
 demo: $(READY) # the main job; `make demo ARGS="--data cifar10"` passes arguments on
 	$(BIN)/elastic-nets demo $(ARGS)
@@ -55,14 +55,16 @@ speed: $(READY) # docs/speed.md, on an idle machine
 
 growing: $(READY) # docs/growing.md: hours on two cores, a row on disk per finished run; steps on an idle machine
 	for t in 1 2; do $(BIN)/python benchmarks/grow_steps.py --threads $$t || exit 1; done
-	$(BIN)/python benchmarks/grow.py
-	$(BIN)/python benchmarks/grow_report.py
+	for b in grow grow_report; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 shrinking: $(READY) # docs/shrinking.md: a day on two cores, a row on disk per finished run; shrink_cost on an idle machine
 	for b in shrink_cost shrink shrink_report; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 onion: $(READY) # docs/onion.md: as long; the second pass runs what depends on the first
 	for b in onion onion onion onion_report; do $(BIN)/python benchmarks/$$b.py || exit 1; done
+
+pages: $(READY) # the same pages anew, from the rows that are there
+	for b in speed grow shrink onion; do $(BIN)/python benchmarks/$${b}_report.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info
