@@ -4,7 +4,7 @@ python benchmarks/grow_report.py
 """
 import statistics as st
 from common import root, results, rows
-from elastic_nets.grow.stages import _choose
+from elastic_nets.grow.stages import choose_stages
 from grow_width import HALF
 
 def mean(xs): return st.mean(xs) if xs else float('nan')
@@ -70,7 +70,7 @@ def plans():
     for w in (32,16):
         r = next((r for r in rows(results/'grow_steps.jsonl') if (r['config']['net'],r['config']['format'])==(f'ResNet-20, base {w}','bf16 channels_last') and r['config']['threads']==1), None)
         if r is None: continue
-        try: p = str(_choose(tuple((s,ms/1000,m) for s,ms,m in r['sizes'] if s>=.5), speedup=1.6, by='width')); p = f'```\n{p}\n```'
+        try: p = str(choose_stages(tuple((s,ms/1000,m) for s,ms,m in r['sizes'] if s>=.5), speedup=1.6, by='width')); p = f'```\n{p}\n```'
         except ValueError as e: p = f'an error: *{e}*.'
         res += [f'At base width {w}, `plan_stages(learn, speedup=1.6)` makes of these steps:', '', p, '']
     return '\n'.join(res)

@@ -12,7 +12,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
 from elastic_nets.channels.trace import trace_channels
-from elastic_nets.grow.stages import _candidates, _step_seconds
+from elastic_nets.grow.stages import candidates, step_seconds
 from elastic_nets.zoo.models import deeplabv3plus, resnet_cifar, vit
 from common import CPUMixed, results, write_row
 
@@ -32,8 +32,8 @@ def measure(name, build, bs, px, by, cbs, rounds, device):
     dls = DataLoaders(DataLoader(data, bs=bs), DataLoader(data, bs=bs), device=device)
     learn = Learner(dls, build(), CrossEntropyLossFlat(axis=1 if seg else -1), opt_func=partial(SGD, mom=.9), cbs=[c() for c in cbs])
     graph = trace_channels(learn.model, torch.stack([x for x,_ in data[:2]]), check=False)
-    models, macs = _candidates(learn.model, graph, .25, by, seg)
-    with learn.no_bar(): seconds = _step_seconds(learn, models, rounds)
+    models, macs = candidates(learn.model, graph, .25, by, seg)
+    with learn.no_bar(): seconds = step_seconds(learn, models, rounds)
     return [[s, round(1000*seconds[s], 2), macs[s]] for s in models]
 
 def main():

@@ -34,6 +34,13 @@ def put(
     x[tuple(numbers(i, n).view(-1, *[1]*(x.ndim-1-d)) for d,(i,n) in enumerate(zip(idx, x.shape)))] = y
     return x
 
+# %% ../../nbs/channels/03_place.ipynb #872c289c
+def put_all(
+    changes, # (written in place, index, what is put there): as for `put`
+):
+    "Many at once"
+    for x,idx,y in changes: put(x, idx, y)
+
 # %% ../../nbs/channels/03_place.ipynb #2c05d16c
 def whole(
     idx:tuple, # A slice or an int64 tensor per leading dimension

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/channels/04_surgery.ipynb #4bc6f387
+# %% ../../nbs/channels/04_surgery.ipynb #f1c7acc3
 import copy, torch
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import combinations
 from torch import nn
 from torch.utils._pytree import tree_leaves
 from .labels import NotElasticError
 from .graph import ChannelGraph
-from .place import Place, put, take, whole
+from .place import Place, put_all, take, whole
 
 # %% ../../nbs/channels/04_surgery.ipynb #4d5e35f2
 def layer_attrs(
@@ -182,7 +183,17 @@ def check_state(
                     f'{tuple(p.shape)}, and which of its dimensions follow cannot be told; take an optimizer whose state has the shape of '
                     'the weight, or forget it first (`opt.clear_state()` of fastai, `carry_state=False` in growth)')
 
-# %% ../../nbs/channels/04_surgery.ipynb #af5cb141
+# %% ../../nbs/channels/04_surgery.ipynb #12141337
+def written_out(
+    place:Place,
+    name:str, # Of a tensor
+    full:tuple, # Its shape in the whole network
+) -> list: # An int64 tensor per dimension
+    "The index of a tensor without slices"
+    idx = place.index.get(name, ())
+    return [torch.arange(n)[i] for i,n in zip((*idx, *[slice(None)]*(len(full)-len(idx))), full)]
+
+# %% ../../nbs/channels/04_surgery.ipynb #bec84d72
 def old_in_new(
     old:Place,
     new:Place, # Has everything that `old` has
@@ -190,10 +201,7 @@ def old_in_new(
     full:tuple, # Its shape in the whole network
 ) -> tuple: # An int64 tensor per dimension
     "Where the old indices of a tensor lie among the new ones"
-    def indices(place): # per dimension
-        idx = place.at(name) + (slice(None),)*(len(full)-len(place.at(name)))
-        return [torch.arange(n)[i] for i,n in zip(idx, full)]
-    return tuple(torch.searchsorted(b, a) for a,b in zip(indices(old), indices(new)))
+    return tuple(torch.searchsorted(b, a) for a,b in zip(written_out(old, name, full), written_out(new, name, full)))
 
 # %% ../../nbs/channels/04_surgery.ipynb #b402f557
 def empty_like(
@@ -205,7 +213,60 @@ def empty_like(
     res = torch.zeros(tuple(shape), dtype=p.dtype, device=p.device)
     return res.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
-# %% ../../nbs/channels/04_surgery.ipynb #771672de
+# %% ../../nbs/channels/04_surgery.ipynb #f5739080
+def full_shape(
+    graph:ChannelGraph, # Of the whole model
+    name:str, # Of a tensor
+    p:torch.Tensor, # The tensor, of any size
+) -> tuple:
+    "Its shape in the whole network"
+    axes = graph.axes.get(name, ())
+    return tuple(n if a is None else len(a.group) for n,a in zip(p.shape, (*axes, *[None]*p.ndim)))
+
+# %% ../../nbs/channels/04_surgery.ipynb #0cf73a37
+def check_shapes(
+    model:nn.Module,
+    graph:ChannelGraph, # Of the whole model
+    place:Place, # Where `model` is said to lie in it
+):
+    "`ValueError` where a tensor has other channels than `place` says"
+    for *_,name,p in tensors_of(model):
+        for n,i,axis in zip(p.shape, written_out(place, name, full_shape(graph, name, p)), graph.axes.get(name, ())):
+            if axis is None or n==len(i): continue
+            raise ValueError(f'{name} has {n} channels where {len(i)} are expected: is this the model of `graph`, with the '
+                             'channels that were said?')
+
+# %% ../../nbs/channels/04_surgery.ipynb #8800b147
+@dataclass
+class Growing:
+    "A tensor that is about to grow"
+    layer:nn.Module # Its owner
+    attr:str # Its name there
+    name:str # Its full name
+    old:torch.Tensor # As it is
+    new:torch.Tensor # As large as it will be, of zeros
+    at:tuple # Where its old entries will be: an int64 tensor per dimension
+    place:list # Where the new ones lie in the whole network: an int64 tensor per dimension
+
+# %% ../../nbs/channels/04_surgery.ipynb #7ae79c47
+def growing_tensors(
+    model:nn.Module, # With what `old` says
+    graph:ChannelGraph, # Of the whole model
+    old:Place,
+    new:Place, # Has everything that `old` has
+) -> list: # A `Growing` for each tensor that grows, in the order of the model
+    "What grows, and how"
+    res = {}
+    for _,layer,attr,name,p in tensors_of(model):
+        if id(p) in res: continue # one tensor under two names
+        full = full_shape(graph, name, p)
+        place = written_out(new, name, full)
+        shape = tuple(map(len, place))
+        if shape==p.shape: continue
+        res[id(p)] = Growing(layer, attr, name, p, empty_like(p, shape), old_in_new(old, new, name, full), place)
+    return list(res.values())
+
+# %% ../../nbs/channels/04_surgery.ipynb #f2e430b1
 def grow_tensors(
     model:nn.Module, # Changed in place; every tensor stays the same object
     graph:ChannelGraph, # Of the whole model
@@ -213,21 +274,25 @@ def grow_tensors(
     opt=None, # As for `optimizers`
 ):
     "Put the new values in; layers follow, and what optimizers remember of new entries is zero"
+    puts = []
     for p,x,at in changes:
         for _,state in get_state(opt, p):
             for k,t in state.items():
-                if isinstance(t, torch.Tensor): state[k] = _grown_state(t, p.shape, x.shape, at)
+                if not isinstance(t, torch.Tensor): continue
+                state[k], idx = _grown_state(t, p.shape, x.shape, at)
+                if idx: puts.append((state[k], idx, t))
         set_data(p, x)
+    put_all(puts)
     follow_shapes(model, {id(p) for p,*_ in changes}, graph)
     restart_lookahead(opt)
 
-# %% ../../nbs/channels/04_surgery.ipynb #210bffb5
+# %% ../../nbs/channels/04_surgery.ipynb #999f56a7
 def _grown_state(t, old, new, at):
-    "State tensor `t` of a parameter that grows from shape `old` to `new`"
+    "What state tensor `t` of a parameter becomes that grows from shape `old` to `new`, and where `t` goes in it; itself, and an empty index, where it stays"
     dims = followed_dims(t.shape, old)
-    if all(d is None for d in dims): return t
+    if all(d is None for d in dims): return t, ()
     shape = [n if d is None else new[d] for n,d in zip(t.shape, dims)]
-    return put(empty_like(t, shape), tuple(slice(None) if d is None else at[d] for d in dims), t)
+    return empty_like(t, shape), tuple(slice(None) if d is None else at[d] for d in dims)
 
 # %% ../../nbs/channels/04_surgery.ipynb #94371bcf
 def restart_lookahead(
