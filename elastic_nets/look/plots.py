@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['onion_colors', 'plot_matrix', 'plot_onion']
 
-# %% ../../nbs/look/50_plots.ipynb #0f363d32
+# %% ../../nbs/look/50_plots.ipynb #1a262176
 import matplotlib.pyplot as plt, pandas as pd, torch
 from fastai.callback.core import Callback
-from IPython.display import display
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.patches import Rectangle
 
@@ -98,7 +97,7 @@ def plot_onion(
     if legend: ax.legend(patches, labels, loc='upper left', bbox_to_anchor=(1.02,1), borderaxespad=0)
     return ax
 
-# %% ../../nbs/look/50_plots.ipynb #a4f227bf
+# %% ../../nbs/look/50_plots.ipynb #4ec4ceee
 class FitTable(Callback):
     "The epochs of a fit as one table, for pages that are read and not watched"
     order, run_valid = 60, False
@@ -108,6 +107,7 @@ class FitTable(Callback):
         if not self.quiet: self.learn.logger = lambda row: self.rows.append(list(row))
 
     def after_fit(self):
+        from IPython.display import display
         if self.quiet: return
         self.learn.logger = print
         if self.rows: display(self.table())
