@@ -19,11 +19,11 @@ coverage: $(READY) # docs/coverage.md, by the tests that hold it
 	COVERAGE=write $(BIN)/python -m pytest -q tests/test_properties.py
 
 speed: $(READY) # docs/speed.md, on an idle machine
-	$(BIN)/python benchmarks/supernet_speed.py
+	for b in supernet_speed speed_report; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 growing: $(READY) # docs/growing.md: hours on two cores, a row on disk per finished run; steps on an idle machine
 	for t in 1 2; do $(BIN)/python benchmarks/grow_steps.py --threads $$t || exit 1; done
-	for b in grow_width grow_depth grow_segment grow_correlation; do $(BIN)/python benchmarks/$$b.py || exit 1; done
+	$(BIN)/python benchmarks/grow.py
 	$(BIN)/python benchmarks/grow_report.py
 
 shrinking: $(READY) # docs/shrinking.md: a day on two cores, a row on disk per finished run; shrink_cost on an idle machine

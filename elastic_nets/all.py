@@ -15,9 +15,11 @@ from .subnets.learner import *
 from .subnets.cost import *
 from .shrink.gradients import *
 from .shrink.recipe import *
-from .shrink.training import *
+from .shrink.step import *
 from .shrink.watching import *
+from .shrink.training import *
 from .shrink.methods import *
+from .shrink.choices import *
 from .grow.widen import *
 from .grow.deepen import *
 from .grow.stages import *
