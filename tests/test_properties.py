@@ -86,16 +86,16 @@ def test_wrong_index_fails_the_check(net): # that the right ones pass it is part
 
 def test_gradients_reach_the_active_part_only(net):
     s = net.subs[0]
-    small, dropped = net.sn.extract(s), tuple(b+'.' for b in net.sn._keep(s)[2])
+    small, place = net.sn.extract(s), net.sn.place(s)
     buffers = copy.deepcopy(dict(net.model.named_buffers()))
     with net.double(small) as xb, net.sn.active(s):
         for m in (net.model, small): sum(o.square().mean() for o in run(m, xb, True)).backward()
         grads = {n:p.grad for n,p in small.named_parameters()}
         top = max(g.abs().max() for g in grads.values() if g is not None)
         for n,p in net.model.named_parameters():
-            if n.startswith(dropped) or grads[n] is None: assert p.grad is None or not p.grad.any(), n
+            if not place.has(n) or grads[n] is None: assert p.grad is None or not p.grad.any(), n
             else:
-                i = net.sn.graph.index(n, *net.sn._keep(s)[:2])
+                i = place.at(n)
                 inside = take(p.grad, i)
                 assert (inside-grads[n]).abs().max() <= 1e-7*top, n
                 if inside.numel()<p.numel(): assert not put(p.grad.clone(), i, 0.).any(), n
