@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils._pytree import tree_leaves
 from torchvision import models as tv
 from torchvision.models import segmentation as seg
-from elastic_nets.grow.deepen import _parts
+from elastic_nets.grow.deepen import like_blocks
 
 table = Path(__file__).resolve().parent.parent/'docs/coverage.md'
 
@@ -119,7 +119,7 @@ def facts(case, sn):
     for x in g.groups.values():
         if x.why and x.why not in outs: frozen.setdefault(re.sub(r' in (the network|[\w.]+)', '', x.why), []).append(x.name)
     return dict(pixels=case.size, elastic=len(g.elastic), groups=len(g.elastic)+sum(map(len, frozen.values())), units=sum(x.unit>1 for x in g.elastic.values()),
-                **g.share(sn.model), grown=(n-half)/n, blocks=sum(map(len, g.stages.values())), add=sum(len(p)-1 for p in _parts(nets[-1], g).values()),
+                **g.share(sn.model), grown=(n-half)/n, blocks=sum(map(len, g.stages.values())), add=sum(len(p)-1 for p in like_blocks(nets[-1], g).values()),
                 small=small/full, narrow=narrow/full, frozen=frozen)
 
 def coverage_row(case, f):
