@@ -131,8 +131,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'elastic_nets/channels/labels.py')},
             'elastic_nets.channels.place': { 'elastic_nets.channels.place.ChannelGraph.__getstate__': ( 'channels/place.html#channelgraph.__getstate__',
                                                                                                         'elastic_nets/channels/place.py'),
-                                             'elastic_nets.channels.place.ChannelGraph.index': ( 'channels/place.html#channelgraph.index',
-                                                                                                 'elastic_nets/channels/place.py'),
                                              'elastic_nets.channels.place.ChannelGraph.place': ( 'channels/place.html#channelgraph.place',
                                                                                                  'elastic_nets/channels/place.py'),
                                              'elastic_nets.channels.place.Place': ( 'channels/place.html#place',
