@@ -15,7 +15,8 @@ def plan_of(sn, s):
     def plain(index): return [i.tolist() if isinstance(i, torch.Tensor) else i for i in index]
     def numbers(tensors): return [(name, plain(index)) for name,index in tensors]
     def cut(c): return (numbers(c.params), numbers(c.buffers), c.attrs, c.old, c.rest, c.names)
-    return {n: cut(c) if hasattr(c, 'attrs') else c for n,c in sn._plan(s).items()}
+    with sn.active(s): cuts = {n:m._cut for n,m in sn.layers.items()}
+    return {n: cut(c) if hasattr(c, 'attrs') else c for n,c in cuts.items()}
 
 @pytest.mark.parametrize('build', [resnet, kernels, densenet])
 def test_remembered_cuts_are_right(build):
@@ -25,9 +26,12 @@ def test_remembered_cuts_are_right(build):
     for s in subs: sn.set_active(s)
     got = [plan_of(sn, s) for s in subs]
     for s,p in zip(subs, got):
-        sn._cuts.clear()
+        sn._plans.clear()
+        sn.graph._places.clear()
         assert plan_of(sn, s)==p
-    a, b = sn._plan(s), sn._plan(s)
+    def cuts():
+        with sn.active(s): return {n:m._cut for n,m in sn.layers.items()}
+    a, b = cuts(), cuts()
     assert any(c is not None and c is b[n] for n,c in a.items() if c!='drop'), 'they are remembered'
 
 def test_remembered_cuts_are_bounded():
@@ -35,7 +39,7 @@ def test_remembered_cuts_are_bounded():
     sn = Supernet(net, torch.randn(2,4), widths={'0':tuple(range(1,301))})
     for s in sn.space:
         sn.set_active(s)
-        assert len(sn._cuts)<=16*len(sn.layers)
+        assert len(sn._plans)<=128
     x = torch.ones(1,4)
     with sn.active(sn.space.min): assert is_close(net(x), sn.extract(sn.space.min)(x), 1e-5)
 
@@ -64,7 +68,9 @@ def test_norms_keep_what_the_user_set():
 def test_index_is_where_the_model_is():
     sn = densenet((.5,1.))
     def devices():
-        indices = [i for c in sn._plan(sn.space.min).values() if c for _,index in c.params for i in index]
+        sn.set_active(sn.space.min)
+        cuts = [m._cut for m in sn.layers.values() if m._cut]
+        indices = [i for c in cuts for _,index in c.params for i in index]
         return {i.device.type for i in indices if isinstance(i, torch.Tensor)}
     assert devices()=={'cpu'}
     sn.model.to('meta')
