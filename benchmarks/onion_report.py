@@ -205,7 +205,7 @@ def learning_rates(): return table(['',*map(str, LRS),'chosen'], [rate_line(*sea
 def open_searches():
     "Which chosen rates do not lie between two others that were run"
     some = [f'{label} ({chosen:g}: {why})' for label,one,_,chosen in searches() if (why := not_between(one, chosen))]
-    return f"This was not kept everywhere: {'; '.join(some)}." if some else ''
+    return f"Not every best rate lies between worse ones: {'; '.join(some)}." if some else ''
 
 @page.place
 def n_comparisons(): return sum(aim!=SECONDS for net in NETS for aim in aims_of(net))
@@ -224,7 +224,7 @@ def batch(): return BASE['bs']
 @page.place
 def base_steps():
     fewer = ''.join(f' ({share:g} of that for {net})' for net,share in SHARE.items() if share!=1)
-    return f"{BASE['steps']}{fewer}"
+    return f"{BASE['steps']} steps of the base{fewer}"
 
 @page.place
 def number_format():
@@ -232,7 +232,7 @@ def number_format():
     return 'bf16 for all' if gpu else 'bf16 for all but MobileNet, which is faster in fp32'
 
 @page.place
-def n_rates(): return len(LRS)
+def rates(): return ', '.join(map(str, LRS))
 
 @page.place
 def screen_seeds(): return ', '.join(map(str, SCREEN))
