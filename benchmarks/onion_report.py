@@ -35,7 +35,7 @@ def mean_of(runs, value, digits=2): return f'{mean([value(r) for r in runs.value
 def difference(runs, base, value):
     "With a word where the interval holds 0"
     found = paired(runs, base, value)
-    says = ', no difference' if found and verdict(found)=='no difference' else ''
+    says = f', not shown (n = {len(found)})' if found and verdict(found)=='not shown' else ''
     return interval(found)+says
 
 # What was aimed at
@@ -61,7 +61,9 @@ def verdict_of(aim, found): return verdict(found, LIMIT, below=True) if aim==SEC
 
 def cell(aim, found):
     if len(found)<2: return interval(found) # says itself that it is one run
-    return f"{interval(found, sign='' if aim==SECONDS else '+')}, {verdict_of(aim, found)}"
+    says = verdict_of(aim, found)
+    if says=='not shown': says += f' (n = {len(found)})'
+    return f"{interval(found, sign='' if aim==SECONDS else '+')}, {says}"
 
 def aims_table(name='confirm', alone='alone'):
     "A row per aim, a column per network, and the number of seeds"
@@ -89,7 +91,7 @@ def where(net, says):
 @page.place
 def shown():
     "A line per network: than what the best of the screen is better, and than what it is not"
-    words = {'reached':'better than', 'not reached':'worse than', 'no difference':'not shown to differ from'}
+    words = {'reached':'better than', 'not reached':'worse than', 'not shown':'not shown to differ from'}
     lines = []
     for net in NETS:
         groups = {word:where(net, says) for says,word in words.items()}
