@@ -15,14 +15,21 @@ from .subnets.learner import *
 from .subnets.cost import *
 from .shrink.gradients import *
 from .shrink.recipe import *
-from .shrink.training import *
+from .shrink.step import *
 from .shrink.watching import *
+from .shrink.training import *
 from .shrink.methods import *
+from .shrink.choices import *
 from .grow.widen import *
 from .grow.deepen import *
 from .grow.stages import *
 from .grow.growing import *
 from .use.evaluate import *
+from .look.plots import *
 from .zoo.models import *
 from .zoo.spaces import *
 from .zoo.data import *
+
+from fastai.learner import Learner as _Learner
+from ._docments import show_docments as _show_docments
+_show_docments([o for n,o in vars().items() if n[0]!='_'], _Learner)

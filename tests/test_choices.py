@@ -1171,6 +1171,7 @@ def test_reduction_of_a_partial():
 
 def test_limits_are_not_for_training():
     learn = new_learner()
-    learn.supernet.space = learn.supernet.space.constrain(macs=(0, .6*learn.supernet.macs(learn.supernet.space.max)))
+    sn = learn.supernet
+    sn.space = sn.space.constrain(sn.macs, hi=.6*sn.macs(sn.space.max))
     fails('limits .* are for searching', lambda: fit(learn, base))
     with pytest.raises(TypeError, match='schedule'): Recipe(schedule=Delayed)

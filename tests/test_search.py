@@ -297,11 +297,12 @@ def test_buckets(which, request):
     if which=='ofa': assert min(sn.macs(sn.space.sample(i)) for i in range(50))>bs[0][1] # by chance the first stays empty
 
 def test_sampling_keeps_limits(ofa):
-    half = ofa.space.constrain(macs=(0, 2*ofa.macs(ofa.space.max)), params=(0, .9*ofa.n_params(ofa.space.max)))
-    with pytest.raises(ValueError, match='the limits are'): sample_buckets(half, per=3) # its largest subnet is not in it
+    most = ofa.space.max
+    half = ofa.space.constrain(ofa.macs, hi=2*ofa.macs(most)).constrain(ofa.n_params, hi=.9*ofa.n_params(most))
+    with pytest.raises(ValueError, match='the limits are'): sample_buckets(ofa, per=3, space=half) # its largest subnet is not in it
     first = next(n for n,d in ofa.space.depth.items() if len(d)>2)
-    space = replace(ofa.space, costs={**ofa.space.costs, 'middle': lambda s: s.depth[first]==ofa.space.depth[first][1]}).constrain(middle=(0,0))
-    drawn = sum(sample_buckets(space, per=4), [])
+    space = ofa.space.constrain(lambda s: s.depth[first]==ofa.space.depth[first][1], 0, 0)
+    drawn = sum(sample_buckets(ofa, per=4, space=space), [])
     assert len(drawn)==24 and all(s in space for s in drawn)
     assert not all(s in space for s in sum(sample_buckets(ofa, per=4), []))
 

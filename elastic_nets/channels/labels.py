@@ -15,10 +15,14 @@ from torch.utils._pytree import tree_leaves
 class NotElasticError(Exception):
     "A network, or one layer of it, cannot be cut into channels; the message says where and what would help"
 
-# %% ../../nbs/channels/00_labels.ipynb #1e2fba2c
+# %% ../../nbs/channels/00_labels.ipynb #74aa7c9d
 class _Ties:
     "Integer labels: which are tied to which, which are frozen and why; 0 is no channel"
-    def __init__(self): self.parent, self.frozen, self.n, self.reasons = torch.arange(1024), torch.zeros(1024, dtype=torch.long), 1, ['']
+    def __init__(self):
+        self.parent = torch.arange(1024) # label -> a label it is tied to, itself at the end
+        self.frozen = torch.zeros(1024, dtype=torch.long) # label -> index into `reasons`
+        self.reasons = [''] # 0: free
+        self.n = 1 # labels in use
 
     def fresh(self, n): # `n` labels nobody else has
         while self.n+n > len(self.parent):
@@ -27,58 +31,80 @@ class _Ties:
         self.n += n
         return torch.arange(self.n-n, self.n)
 
-    def find(self, l): # The smallest label each one is tied to
-        while not torch.equal(p := self.parent[l], l): l = p
-        return l
+    def find(self, labels): # The smallest label each one is tied to
+        while not torch.equal(up := self.parent[labels], labels): labels = up
+        return labels
 
-    def freeze(self, l, why):
-        l = self.find(torch.unique(l))
-        l = l[(l>0) & (self.frozen[l]==0)]
-        if why not in self.reasons: self.reasons.append(why)
-        self.frozen[l] = self.reasons.index(why)
+# %% ../../nbs/channels/00_labels.ipynb #2581f37e
+@patch
+def freeze(self:_Ties, labels, why):
+    "These labels, and what is tied to them, cannot be cut; the first reason is kept"
+    labels = self.find(torch.unique(labels))
+    labels = labels[(labels>0) & (self.frozen[labels]==0)]
+    if why not in self.reasons: self.reasons.append(why)
+    self.frozen[labels] = self.reasons.index(why)
 
-    def tie(self, a, b, why='tied to the network\'s input'):
-        a,b = self.find(a.reshape(-1)), self.find(b.reshape(-1))
-        if (z := (a==0)|(b==0)).any(): self.freeze((a+b)[z & (a!=b)], why)
-        while (m := (a!=b) & (a>0) & (b>0)).any():
-            a,b = a[m],b[m]
-            self.parent.scatter_reduce_(0, torch.maximum(a,b), torch.minimum(a,b), 'amin')
-            a,b = self.find(a),self.find(b)
+# %% ../../nbs/channels/00_labels.ipynb #d7a4d4e9
+@patch
+def tie(self:_Ties, a, b, why='tied to the network\'s input'):
+    "From now on `a[i]` and `b[i]` are one; what meets 0 is frozen"
+    a, b = self.find(a.reshape(-1)), self.find(b.reshape(-1))
+    if (nobody := (a==0)|(b==0)).any(): self.freeze((a+b)[nobody & (a!=b)], why)
+    while (apart := (a!=b) & (a>0) & (b>0)).any():
+        a, b = a[apart], b[apart]
+        self.parent.scatter_reduce_(0, torch.maximum(a,b), torch.minimum(a,b), 'amin')
+        a, b = self.find(a), self.find(b)
 
-    def why(self): # For every label the reason it is frozen for (an index into `reasons`, 0 where it is free)
-        return torch.zeros_like(self.frozen).scatter_reduce_(0, self.find(torch.arange(len(self.parent))), self.frozen, 'amax')
+# %% ../../nbs/channels/00_labels.ipynb #ee160c6d
+@patch
+def why(self:_Ties):
+    "For every label the reason it is frozen for: an index into `reasons`, 0 where it is free"
+    roots = self.find(torch.arange(len(self.parent)))
+    return torch.zeros_like(self.frozen).scatter_reduce_(0, roots, self.frozen, 'amax')
 
-# %% ../../nbs/channels/00_labels.ipynb #8e7f56ae
+# %% ../../nbs/channels/00_labels.ipynb #e8a0f90c
 class Labeller:
     "The labels of one network: what its layers make, read and own"
-    def __init__(self): self.ties, self.axes, self.made, self.reads, self.norms, self.outs, self.mixers = _Ties(), {}, {}, {}, {}, {}, {}
+    def __init__(self):
+        self.ties = _Ties()
+        self.axes = {} # tensor -> labels per dimension
+        self.made = {} # layer -> labels of the channels it makes
+        self.reads = {} # weight -> dimension along which it reads channels
+        self.norms = {} # layer that reduces over channels -> (dimension of its input, labels)
+        self.outs = {} # layer -> (dimension of its output, labels)
+        self.mixers = {} # linear layer that mixes positions -> labels of the channels it works on one by one
 
     def make(self, name, n): # Labels of the `n` channels that layer `name` makes: the same ones at every call
         if name not in self.made: self.made[name] = self.ties.fresh(n)
         return self.made[name]
 
-    def channels(self, x, dim): # One label per index of `dim`; what lies behind the same index is tied
-        x = x.movedim(dim, 0)
-        for d in range(1, x.ndim):
-            if x.stride(d)==0: x = x.narrow(d, 0, 1)
-        x = self.ties.find(x.reshape(len(x), -1))
-        self.ties.tie(x[:,:1].expand_as(x), x)
-        return self.ties.find(x[:,0])
-
     def axis(self, name, *labels): # Dimension i of tensor `name` carries `labels[i]` (None: no channels)
-        old = self.axes.setdefault(name, labels)
-        for o,l in zip(old, labels):
-            if l is not None and o is not l: self.ties.tie(o, l)
+        for known,l in zip(self.axes.setdefault(name, labels), labels):
+            if l is not None and known is not l: self.ties.tie(known, l)
 
-    def varies(self, x): # Dimensions of `x` along which the labels differ
-        x = self.ties.find(x)
-        return [d for d in range(x.ndim) if x.stride(d) and x.shape[d]>1 and (x.narrow(d,0,1)!=x).any()]
-
-    def freeze(self, x, why):
-        for l in tree_leaves(x):
+    def freeze(self, labels, why): # All labels in there
+        for l in tree_leaves(labels):
             if isinstance(l, torch.Tensor) and not l.is_floating_point(): self.ties.freeze(l, why)
 
-# %% ../../nbs/channels/00_labels.ipynb #692361dd
+# %% ../../nbs/channels/00_labels.ipynb #b68db68e
+@patch
+def varies(self:Labeller, x):
+    "Dimensions of `x` along which the labels differ"
+    x = self.ties.find(x)
+    return [d for d in range(x.ndim) if x.stride(d) and x.shape[d]>1 and (x.narrow(d,0,1)!=x).any()]
+
+# %% ../../nbs/channels/00_labels.ipynb #4ce00ff7
+@patch
+def channels(self:Labeller, x, dim):
+    "One label per index of `dim`; what lies behind the same index is tied"
+    x = x.movedim(dim, 0)
+    for d in range(1, x.ndim):
+        if x.stride(d)==0: x = x.narrow(d, 0, 1)
+    x = self.ties.find(x.reshape(len(x), -1))
+    self.ties.tie(x[:,:1].expand_as(x), x)
+    return self.ties.find(x[:,0])
+
+# %% ../../nbs/channels/00_labels.ipynb #c58e6ae8
 _RULES = {}
 
 def channel_rule(
@@ -86,7 +112,8 @@ def channel_rule(
 ):
     "Register a function `rule(labeller, module, name, x) -> labels of the output` for leaf modules of these types"
     def _f(rule):
-        _RULES.update({t if isinstance(t, str) else f'{t.__module__}.{t.__qualname__}': rule for t in types})
+        names = [t if isinstance(t, str) else f'{t.__module__}.{t.__qualname__}' for t in types]
+        _RULES.update(dict.fromkeys(names, rule))
         return rule
     return _f
 
@@ -97,145 +124,122 @@ def rule_for(m):
         if r := _RULES.get(f'{c.__module__}.{c.__qualname__}'): return r
         if 'forward' in vars(c) and not getattr(c, '_is_elastic', False): return None
 
-# %% ../../nbs/channels/00_labels.ipynb #3a4fe8ac
+# %% ../../nbs/channels/00_labels.ipynb #8cbea3f0
 @channel_rule(nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
-def _conv(t, m, name, x):
-    ci, co = t.channels(x, -1-len(m.kernel_size)), t.make(name, m.out_channels)
+def _conv(labeller, m, name, x):
+    dim, kernel_dims = -1-len(m.kernel_size), [None]*len(m.kernel_size)
+    read, made = labeller.channels(x, dim), labeller.make(name, m.out_channels)
     if m.groups>1:
-        io = torch.cat([ci.view(m.groups,-1), co.view(m.groups,-1)], 1)     # a row per group
-        t.ties.tie(io[:,:1].expand_as(io), io)
-    else: t.reads[f'{name}.weight'] = 0 if m.transposed else 1
-    dims = [ci,co] if m.transposed else [co,ci]
-    t.axis(f'{name}.weight', dims[0], dims[1] if m.groups==1 else None, *[None]*len(m.kernel_size))
-    if m.bias is not None: t.axis(f'{name}.bias', co)
-    t.outs[name] = (-1-len(m.kernel_size), co)
-    return co.view(-1, *[1]*len(m.kernel_size))
+        group = torch.cat([read.view(m.groups,-1), made.view(m.groups,-1)], 1)     # a row per group
+        labeller.ties.tie(group[:,:1].expand_as(group), group)
+    else: labeller.reads[f'{name}.weight'] = 0 if m.transposed else 1
+    first, second = (read, made) if m.transposed else (made, read)
+    labeller.axis(f'{name}.weight', first, second if m.groups==1 else None, *kernel_dims)
+    if m.bias is not None: labeller.axis(f'{name}.bias', made)
+    labeller.outs[name] = (dim, made)
+    return made.view(-1, *[1]*len(m.kernel_size))
 
-# %% ../../nbs/channels/00_labels.ipynb #0d42e774
+# %% ../../nbs/channels/00_labels.ipynb #a0e896dd
 @channel_rule(nn.Linear, 'timm.layers.linear.Linear')
-def _linear(t, m, name, x):
-    v = t.varies(x)
-    if v and x.ndim-1 not in v:
-        t.mixers[name] = t.channels(x, v[0])
+def _linear(labeller, m, name, x):
+    along = labeller.varies(x)
+    if along and x.ndim-1 not in along:
+        labeller.mixers[name] = labeller.channels(x, along[0])
         return x[...,:1]
-    ci, co = t.channels(x, -1), t.make(name, m.out_features)
-    t.axis(f'{name}.weight', co, ci)
-    t.reads[f'{name}.weight'] = 1
-    if m.bias is not None: t.axis(f'{name}.bias', co)
-    t.outs[name] = (-1, co)
-    return co
+    read, made = labeller.channels(x, -1), labeller.make(name, m.out_features)
+    labeller.axis(f'{name}.weight', made, read)
+    labeller.reads[f'{name}.weight'] = 1
+    if m.bias is not None: labeller.axis(f'{name}.bias', made)
+    labeller.outs[name] = (-1, made)
+    return made
 
-# %% ../../nbs/channels/00_labels.ipynb #d6bbd6c0
-@channel_rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.PReLU, 'timm.layers.norm_act.BatchNormAct2d')
-def _per_channel(t, m, name, x):
-    c = t.channels(x, 1)
+# %% ../../nbs/channels/00_labels.ipynb #7cb1099a
+@channel_rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.PReLU,
+              'timm.layers.norm_act.BatchNormAct2d')
+def _per_channel(labeller, m, name, x):
+    c = labeller.channels(x, 1)
     for n,p in [*m.named_parameters(recurse=False), *m.named_buffers(recurse=False)]:
-        if p.numel()==len(c)>1 or (p.ndim==1 and p.numel()==len(c)): t.axis(f'{name}.{n}', c)
-    t.outs[name] = (1, c)
+        one_each = p.numel()==len(c) and (len(c)>1 or p.ndim==1)
+        if one_each: labeller.axis(f'{name}.{n}', c)
+    labeller.outs[name] = (1, c)
     return x
 
-# %% ../../nbs/channels/00_labels.ipynb #a488367a
-@channel_rule(nn.LayerNorm, nn.RMSNorm, 'torchvision.models.convnext.LayerNorm2d', 'timm.layers.norm.LayerNorm2d', 'timm.layers.norm.LayerNorm')
-def _layer_norm(t, m, name, x):
+# %% ../../nbs/channels/00_labels.ipynb #1b3e60d5
+@channel_rule(nn.LayerNorm, nn.RMSNorm, 'torchvision.models.convnext.LayerNorm2d', 'timm.layers.norm.LayerNorm2d',
+              'timm.layers.norm.LayerNorm')
+def _layer_norm(labeller, m, name, x):
     dim = 1 if type(m).__name__.endswith('2d') else -1
     if len(m.normalized_shape)>1 or not m.elementwise_affine:
-        t.freeze(x, f'{name} normalises over a fixed shape')
+        labeller.freeze(x, f'{name} normalises over a fixed shape')
         return x
-    c = t.channels(x, dim)
-    for n,_ in m.named_parameters(recurse=False): t.axis(f'{name}.{n}', c)
-    t.norms[name], t.outs[name] = (dim, c), (dim, c)
+    c = labeller.channels(x, dim)
+    for n,_ in m.named_parameters(recurse=False): labeller.axis(f'{name}.{n}', c)
+    labeller.norms[name] = labeller.outs[name] = (dim, c)
     return x
 
-# %% ../../nbs/channels/00_labels.ipynb #d9e51252
+# %% ../../nbs/channels/00_labels.ipynb #bbdba441
 @channel_rule(nn.GroupNorm)
-def _group_norm(t, m, name, x):
-    c = t.channels(x, 1)
-    if not m.affine: t.freeze(c, f'{name} has no weights to tell its number of channels')
-    if m.num_groups==1: t.norms[name] = (1, c)
+def _group_norm(labeller, m, name, x):
+    c = labeller.channels(x, 1)
+    if not m.affine: labeller.freeze(c, f'{name} has no weights to tell its number of channels')
+    if m.num_groups==1: labeller.norms[name] = (1, c)
     else:
-        for g in c.chunk(m.num_groups): t.ties.tie(g[:1].expand_as(g), g)
-    for n,_ in m.named_parameters(recurse=False): t.axis(f'{name}.{n}', c)
-    t.outs[name] = (1, c)
+        for group in c.chunk(m.num_groups): labeller.ties.tie(group[:1].expand_as(group), group)
+    for n,_ in m.named_parameters(recurse=False): labeller.axis(f'{name}.{n}', c)
+    labeller.outs[name] = (1, c)
     return x
 
-# %% ../../nbs/channels/00_labels.ipynb #8b7a509e
-MOVES = set('''view reshape flatten permute transpose t contiguous squeeze unsqueeze expand expand_as repeat chunk split tensor_split
-    unbind getitem roll clone detach movedim swapaxes narrow select tile unflatten pixel_shuffle pixel_unshuffle flip view_as
-    Flatten Unflatten PixelShuffle PixelUnshuffle'''.split())
+# %% ../../nbs/channels/00_labels.ipynb #a402b95e
+MOVES = set('''view reshape flatten permute transpose t contiguous squeeze unsqueeze expand expand_as repeat chunk split
+    tensor_split unbind getitem roll clone detach movedim swapaxes narrow select tile unflatten pixel_shuffle
+    pixel_unshuffle flip view_as Flatten Unflatten PixelShuffle PixelUnshuffle'''.split())
 JOINS = {'cat', 'concat', 'concatenate', 'stack'}
-SPATIAL = set('''max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d lp_pool2d
-    interpolate upsample MaxPool1d MaxPool2d AvgPool1d AvgPool2d AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveMaxPool1d AdaptiveMaxPool2d LPPool2d
-    Upsample UpsamplingNearest2d UpsamplingBilinear2d ZeroPad2d ReflectionPad2d ReplicationPad2d ConstantPad2d BlurPool'''.split())
+SPATIAL = set('''max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d
+    adaptive_max_pool1d adaptive_max_pool2d lp_pool2d interpolate upsample
+    MaxPool1d MaxPool2d AvgPool1d AvgPool2d AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveMaxPool1d AdaptiveMaxPool2d
+    LPPool2d Upsample UpsamplingNearest2d UpsamplingBilinear2d ZeroPad2d ReflectionPad2d ReplicationPad2d ConstantPad2d
+    BlurPool'''.split())
 REDUCE = {'mean', 'sum', 'amax', 'amin', 'prod', 'std', 'var'}
-ELEMENTWISE = set('''add sub rsub mul div truediv neg pow exp log sqrt rsqrt abs sign reciprocal square maximum minimum where lerp clamp clip relu relu6
-    leaky_relu elu selu celu gelu silu mish sigmoid logsigmoid tanh softplus softsign hardtanh hardswish hardsigmoid hardshrink softshrink tanhshrink threshold
-    rrelu swish dropout dropout1d dropout2d feature_dropout alpha_dropout stochastic_depth drop_path to float double half bfloat16 type type_as nan_to_num masked_fill round
-    Identity Dropout Dropout1d Dropout2d Dropout3d AlphaDropout StochasticDepth DropPath ReLU ReLU6 LeakyReLU ELU SELU CELU GELU SiLU Mish Sigmoid LogSigmoid Tanh
-    Softplus Softsign Hardtanh Hardswish Hardsigmoid Hardshrink Softshrink Tanhshrink Threshold RReLU'''.split())
 
-# %% ../../nbs/channels/00_labels.ipynb #7f692877
+# %% ../../nbs/channels/00_labels.ipynb #0901111c
+ELEMENTWISE = set('''add sub rsub mul div truediv neg pow exp log sqrt rsqrt abs sign reciprocal square maximum minimum
+    where lerp clamp clip relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid logsigmoid tanh softplus softsign
+    hardtanh hardswish hardsigmoid hardshrink softshrink tanhshrink threshold rrelu swish
+    dropout dropout1d dropout2d feature_dropout alpha_dropout stochastic_depth drop_path
+    to float double half bfloat16 type type_as nan_to_num masked_fill round
+    Identity Dropout Dropout1d Dropout2d Dropout3d AlphaDropout StochasticDepth DropPath
+    ReLU ReLU6 LeakyReLU ELU SELU CELU GELU SiLU Mish Sigmoid LogSigmoid Tanh Softplus Softsign Hardtanh Hardswish
+    Hardsigmoid Hardshrink Softshrink Tanhshrink Threshold RReLU'''.split())
+
+# %% ../../nbs/channels/00_labels.ipynb #8786fd7e
 @patch
-def elementwise(self:Labeller, xs, shape, why):
-    "Labels of an elementwise operation on operands labelled `xs`: what meets is tied"
-    xs = [x.reshape((1,)*(len(shape)-x.ndim)+tuple(x.shape)) for x in xs]
-    vs = [self.varies(x) for x in xs]
-    over = [any(x.shape[d]==1<shape[d] for v in vs for d in v) for x in xs]   # broadcast over somebody's channels
-    full = [x for x,o in zip(xs,over) if not o]
-    for x,o in zip(xs,over):
-        if o: self.freeze(x, f'{why} broadcasts it over channels')
+def elementwise(self:Labeller, operands, shape, why):
+    "Labels of an elementwise operation on operands labelled `operands`: what meets is tied"
+    operands = [x.reshape((1,)*(len(shape)-x.ndim)+tuple(x.shape)) for x in operands]
+    along = [self.varies(x) for x in operands]
+    def _broadcast(x): return any(x.shape[d]==1<shape[d] for dims in along for d in dims) # over somebody's channels
+    full = [x for x in operands if not _broadcast(x)]
+    for x in operands:
+        if _broadcast(x): self.freeze(x, f'{why} broadcasts it over channels')
     if not full: return torch.zeros(shape, dtype=torch.long)
     best = next((x for x in full if (x>0).any()), full[0]).expand(shape)
     for x in full:
         if x is not best: self.ties.tie(*self._meet(best, x.expand(shape)), f'{why} meets a constant')
     return best
 
-# %% ../../nbs/channels/00_labels.ipynb #508a3a54
+# %% ../../nbs/channels/00_labels.ipynb #62b00bbb
 @patch
 def _meet(self:Labeller, a, b):
     "The same elements of `a` and `b`, less the dimensions along which neither changes"
     for d in range(a.ndim):
-        if a.stride(d)==b.stride(d)==0: a,b = a.narrow(d,0,1), b.narrow(d,0,1)
-    return a,b
+        if a.stride(d)==b.stride(d)==0: a, b = a.narrow(d,0,1), b.narrow(d,0,1)
+    return a, b
 
-# %% ../../nbs/channels/00_labels.ipynb #6a13782e
+# %% ../../nbs/channels/00_labels.ipynb #0363a6cf
 @patch
-def move(self:Labeller, f, x, why):
-    "Apply `f` to the labels `x`; freeze them where `f` does not commute with cutting channels"
-    y, v = f(x, None), self.varies(x)
-    if len(v)!=1: return y
-    ls = self.ties.find(x.movedim(v[0],0).reshape(x.shape[v[0]],-1)[:,0])
-    u = torch.unique(ls[ls>0])
-    if len(u)<2: return y
-    if not self._commutes(f, x, y, v[0], ls) and not self._blocks(f, x, y, v[0]): self.freeze(x, why)
-    return y
-
-# %% ../../nbs/channels/00_labels.ipynb #d31e339b
-@patch
-def _commutes(self:Labeller, f, x, y, dim, ls):
-    "Does cutting some of the labels `ls` before `f` give the same as cutting them after it?"
-    u = torch.unique(ls[ls>0])
-    for gone in (u[(len(u)+1)//2:], u[::2]):
-        keep = (~torch.isin(ls, gone)).nonzero()[:,0]
-        try: small = f(x.index_select(dim, keep), (len(ls), len(keep)))
-        except (RuntimeError, ValueError, IndexError): return False
-        try: same = all(torch.equal(self._without(a, gone), b) for a,b in zip(tree_leaves(y), tree_leaves(small), strict=True))
-        except ValueError: return False
-        if not same: return False
-    return True
-
-# %% ../../nbs/channels/00_labels.ipynb #d3054800
-@patch
-def _blocks(self:Labeller, f, x, y, dim):
-    "Tie the channels of each block that `y = f(x)` makes, if whole blocks commute with `f`; else False"
-    if not isinstance(y, torch.Tensor) or len(v := self.varies(y))!=2: return False
-    for d in set(range(y.ndim))-set(v): y = y.narrow(d, 0, 1)
-    rows = self.ties.find(y.movedim(v[0], 0).reshape(y.shape[v[0]], -1))
-    if (rows==0).any() or len(rows.unique())!=rows.numel(): return False
-    first = torch.arange(len(self.ties.parent)).scatter(0, rows.flatten(), rows[:,:1].expand_as(rows).flatten())
-    xc = first[self.ties.find(x)]
-    if not self._commutes(f, xc, f(xc, None), dim, xc.movedim(dim,0).reshape(x.shape[dim],-1)[:,0]): return False
-    self.ties.tie(rows[:,:1].expand_as(rows), rows)
-    return True
+def _along(self:Labeller, x, dim):
+    "The label at the first position of each index of `dim`"
+    return self.ties.find(x.movedim(dim, 0).reshape(x.shape[dim], -1)[:,0])
 
 # %% ../../nbs/channels/00_labels.ipynb #669c7563
 @patch
@@ -245,3 +249,42 @@ def _without(self:Labeller, x, gone):
         hit = torch.isin(self.ties.find(x), gone).movedim(d,0).reshape(x.shape[d],-1)
         if hit.all(1).any(): return x.index_select(d, (~hit.all(1)).nonzero()[:,0])
     return x
+
+# %% ../../nbs/channels/00_labels.ipynb #0d42e135
+@patch
+def _commutes(self:Labeller, f, x, y, dim, labels):
+    "Does cutting some of `labels`, those of dimension `dim`, before `f` give the same as cutting them after it?"
+    some = torch.unique(labels[labels>0])
+    for gone in (some[(len(some)+1)//2:], some[::2]):
+        keep = (~torch.isin(labels, gone)).nonzero()[:,0]
+        try: before = f(x.index_select(dim, keep), (len(labels), len(keep)))
+        except (RuntimeError, ValueError, IndexError): return False
+        after, before = [self._without(a, gone) for a in tree_leaves(y)], tree_leaves(before)
+        if len(after)!=len(before) or not all(map(torch.equal, after, before)): return False
+    return True
+
+# %% ../../nbs/channels/00_labels.ipynb #7ec09c16
+@patch
+def _blocks(self:Labeller, f, x, y, dim):
+    "Tie the channels of each block that `y = f(x)` makes, if whole blocks commute with `f`; else False"
+    if not isinstance(y, torch.Tensor) or len(along := self.varies(y))!=2: return False
+    for d in set(range(y.ndim))-set(along): y = y.narrow(d, 0, 1)
+    blocks = self.ties.find(y.movedim(along[0], 0).reshape(y.shape[along[0]], -1)) # a row per block
+    if (blocks==0).any() or len(blocks.unique())!=blocks.numel(): return False
+    first = blocks[:,:1].expand_as(blocks)
+    stands_for = torch.arange(len(self.ties.parent)).scatter(0, blocks.flatten(), first.flatten())
+    tied = stands_for[self.ties.find(x)] # as if they were tied already
+    if not self._commutes(f, tied, f(tied, None), dim, self._along(tied, dim)): return False
+    self.ties.tie(first, blocks)
+    return True
+
+# %% ../../nbs/channels/00_labels.ipynb #5a00f65a
+@patch
+def move(self:Labeller, f, x, why):
+    "Apply `f` to the labels `x`; freeze them where `f` does not commute with cutting channels"
+    y, along = f(x, None), self.varies(x)
+    if len(along)!=1: return y
+    labels = self._along(x, along[0])
+    if len(torch.unique(labels[labels>0]))<2: return y
+    if not self._commutes(f, x, y, along[0], labels) and not self._blocks(f, x, y, along[0]): self.freeze(x, why)
+    return y

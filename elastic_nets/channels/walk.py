@@ -13,105 +13,86 @@ from torch import fx
 from torch.utils._pytree import tree_leaves, tree_map
 from .labels import ELEMENTWISE, JOINS, Labeller, MOVES, REDUCE, SPATIAL, rule_for
 
-# %% ../../nbs/channels/01_walk.ipynb #4adb95c8
+# %% ../../nbs/channels/01_walk.ipynb #58ab44b9
 class Tracer(fx.Tracer):
-    "Modules with a rule, or a name in the lists above, are leaves"
-    def is_leaf_module(self, m, name): 
-        n = type(m).__name__
-        return bool(rule_for(m)) or n in ELEMENTWISE or n in SPATIAL or super().is_leaf_module(m, name)
+    "Modules with a rule, or a name in the lists of `00_labels`, are leaves"
+    def is_leaf_module(self, m, name):
+        kind = type(m).__name__
+        return bool(rule_for(m)) or kind in ELEMENTWISE or kind in SPATIAL or super().is_leaf_module(m, name)
 
-# %% ../../nbs/channels/01_walk.ipynb #350e54a7
+# %% ../../nbs/channels/01_walk.ipynb #1ddf90ee
 class Walk(fx.Interpreter):
     "Runs a traced network on numbers and, beside them, on labels"
     def __init__(self, model, graph):
         super().__init__(fx.GraphModule(model, graph))
-        self.t, self.lab = Labeller(), {}
+        self.labeller = Labeller()
+        self.labels = {} # node -> labels of its result; where that has no tensor, the result itself
 
     def run_node(self, n):
         out = super().run_node(n)
-        self.lab[n] = self.label(n, out) if any(isinstance(o, torch.Tensor) for o in tree_leaves(out)) else out
+        tensors = any(isinstance(o, torch.Tensor) for o in tree_leaves(out))
+        self.labels[n] = self.label(n, out) if tensors else out
         return out
 
     def operation(self, n): # Its name, the same for a module, a function, a method and its in-place form
         if n.op=='call_module': return type(self.fetch_attr(n.target)).__name__
-        s = n.target if isinstance(n.target, str) else getattr(n.target, '__name__', str(n.target))
-        return s[1:] if s in ('iadd','isub','imul','itruediv') else s.rstrip('_')
+        name = n.target if isinstance(n.target, str) else getattr(n.target, '__name__', str(n.target))
+        return name[1:] if name in ('iadd','isub','imul','itruediv') else name.rstrip('_')
 
-# %% ../../nbs/channels/01_walk.ipynb #8372a118
-@patch
-def label(self:Walk, n, out):
-    "The labels of `out`, the real result of node `n`"
-    t, op = self.t, self.operation(n)
-    if n.op=='placeholder': return tree_map(_none, out)
-    if n.op=='get_attr': return self.raw(n.target, out)
-    real_args, kw = self.fetch_args_kwargs_from_env(n)
-    args = fx.node.map_arg(n.args, self.lab.__getitem__)
-    labs = [l for l in tree_leaves((args, fx.node.map_arg(n.kwargs, self.lab.__getitem__))) if isinstance(l, torch.Tensor)]
-    if n.op=='output': return t.freeze(args, "the network's output")
-    why = f'{op} in {n.target if n.op=="call_module" else _where(n)}'
-    if n.op=='call_module' and (rule := rule_for(m := self.fetch_attr(n.target))):
-        return self._expand(rule(t, m, n.target, args[0]), out.shape)
-    if op in ELEMENTWISE: return t.elementwise(labs, out.shape, why)
-    if op in JOINS: return self._call(n, args, kw)
-    if op=='getitem' and not isinstance(args[0], torch.Tensor): return args[0][args[1]]
-    if op in MOVES: 
-        self._sizes(n, args[0], why)
-        return t.move(partial(self._move, n, real_args, kw), args[0], why)
-    if op=='pad': return self._pad(labs[0], out.shape)
-    if op in SPATIAL: return self._spatial(labs[0], out.shape)
-    if op in REDUCE: return self._reduce(labs[0], real_args, kw, out.shape, why)
-    if op=='scaled_dot_product_attention' and len(labs)==3 and all(t.varies(l)==[out.ndim-3] for l in labs): return self._attend(*labs, out.shape)
-    t.freeze(labs, f'{why}: no rule for it')
-    return tree_map(_none, out)
+# %% ../../nbs/channels/01_walk.ipynb #5be1e4c0
+def _none_of(shape): return torch.zeros(1, dtype=torch.long).expand(shape)
 
-# %% ../../nbs/channels/01_walk.ipynb #1210763b
+# %% ../../nbs/channels/01_walk.ipynb #7f883b6c
 def _none(x):
-    "No channel, wherever `x` has a number"
-    return torch.zeros(1, dtype=torch.long).expand(x.shape) if isinstance(x, torch.Tensor) else x
+    "Labels of `x` where it has no channels: zeros of its shape; what is no tensor stays as it is"
+    return _none_of(x.shape) if isinstance(x, torch.Tensor) else x
 
-# %% ../../nbs/channels/01_walk.ipynb #ba6d43e0
+# %% ../../nbs/channels/01_walk.ipynb #28d9198d
 def _where(n):
     "The module a node belongs to, in words"
     stack = list(n.meta.get('nn_module_stack', {}).values())
-    return (stack[-1][0] if isinstance(stack[-1], tuple) else stack[-1]) or 'the network' if stack else 'the network'
+    if not stack: return 'the network'
+    return (stack[-1][0] if isinstance(stack[-1], tuple) else stack[-1]) or 'the network'
 
-# %% ../../nbs/channels/01_walk.ipynb #bef226e4
+# %% ../../nbs/channels/01_walk.ipynb #98bfc201
 @patch
 def raw(self:Walk, name, x):
     "Labels of a parameter or buffer that is used as it is"
     if not isinstance(x, torch.Tensor) or not x.is_floating_point(): return tree_map(_none, x)
-    if name not in self.t.axes: self.t.axes[name] = self.t.ties.fresh(x.numel()).view(x.shape)
-    return self.t.axes[name]
+    axes = self.labeller.axes
+    if name not in axes: axes[name] = self.labeller.ties.fresh(x.numel()).view(x.shape)
+    return axes[name]
 
-# %% ../../nbs/channels/01_walk.ipynb #2630e389
-@patch
-def _move(self:Walk, n, args, kw, x, sizes):
-    "Node `n` on labels; `sizes` (full, cut) stands for a computed size"
-    def sub(a, real):
-        if isinstance(a, fx.Node): return sizes[1] if sizes and type(real) is int and real==sizes[0] else real
-        return type(a)(map(sub, a, real)) if isinstance(a, (tuple,list)) and type(a) is not torch.Size else real
-    args = [x, *map(sub, n.args[1:], args[1:])]
-    return self._call(n, args, kw)
-
-# %% ../../nbs/channels/01_walk.ipynb #b5a1ee16
-@patch
-def _sizes(self:Walk, n, x, why):
-    "Freeze channels of other tensors whose number is a size in the move `n` of `x`, which has no channels itself"
-    if self.t.varies(x): return
-    todo, want = list(n.all_input_nodes[1:]), {self.env[i] for i in n.all_input_nodes[1:] if type(self.env.get(i)) is int} - {1}
-    while todo:
-        i = todo.pop()
-        if isinstance(l := self.lab[i], torch.Tensor):
-            if any(l.shape[d] in want for d in self.t.varies(l)): self.t.freeze(l, f'{why} uses their number as a size')
-        else: todo += i.all_input_nodes
-
-# %% ../../nbs/channels/01_walk.ipynb #7ba1af99
+# %% ../../nbs/channels/01_walk.ipynb #b704ff66
 @patch
 def _call(self:Walk, n, args, kw):
     "Run what node `n` runs"
-    f = {'call_module': lambda: self.fetch_attr(n.target), 'call_method': lambda: partial(getattr(torch.Tensor, str(n.target))),
-         'call_function': lambda: n.target}[n.op]()
-    return f(*args, **kw)
+    if n.op=='call_module': return self.fetch_attr(n.target)(*args, **kw)
+    if n.op=='call_method': return getattr(torch.Tensor, str(n.target))(*args, **kw)
+    return n.target(*args, **kw)
+
+# %% ../../nbs/channels/01_walk.ipynb #71a2ed5f
+@patch
+def _move(self:Walk, n, args, kw, x, sizes):
+    "Node `n` on labels `x`; with `sizes` (all channels, those left) computed sizes follow the cut"
+    def _size(a, real):
+        if isinstance(a, fx.Node): return sizes[1] if sizes and type(real) is int and real==sizes[0] else real
+        return type(a)(map(_size, a, real)) if isinstance(a, (tuple,list)) and type(a) is not torch.Size else real
+    return self._call(n, [x, *map(_size, n.args[1:], args[1:])], kw)
+
+# %% ../../nbs/channels/01_walk.ipynb #58354537
+@patch
+def _sizes(self:Walk, n, x, why):
+    "Freeze channels of other tensors whose number is a size in the move `n` of `x`, which has no channels itself"
+    if self.labeller.varies(x): return
+    others = list(n.all_input_nodes[1:])
+    used = {self.env[i] for i in others if type(self.env.get(i)) is int} - {1}
+    while others:
+        node = others.pop()
+        labels = self.labels[node]
+        if not isinstance(labels, torch.Tensor): others += node.all_input_nodes
+        elif any(labels.shape[d] in used for d in self.labeller.varies(labels)):
+            self.labeller.freeze(labels, f'{why} uses their number as a size')
 
 # %% ../../nbs/channels/01_walk.ipynb #6d9faff2
 @patch
@@ -119,77 +100,133 @@ def _expand(self:Walk, x, shape):
     "Labels of one position (channels first, or last for `Linear`) expanded to `shape`"
     return x.reshape((1,)*(len(shape)-x.ndim)+tuple(x.shape)).expand(shape)
 
-# %% ../../nbs/channels/01_walk.ipynb #7352b6f4
+# %% ../../nbs/channels/01_walk.ipynb #5e713407
 @patch
 def _spatial(self:Walk, x, shape):
     "Channels stay, positions change"
-    c = self.t.channels(x, 1 if x.ndim>2 else 0)
-    return c.view(-1, *[1]*(x.ndim-2 if x.ndim>2 else 1)).expand(shape)
+    batched = x.ndim>2
+    c = self.labeller.channels(x, 1 if batched else 0)
+    return c.view(-1, *[1]*(x.ndim-2 if batched else 1)).expand(shape)
 
-# %% ../../nbs/channels/01_walk.ipynb #1bab8ebc
+# %% ../../nbs/channels/01_walk.ipynb #1bed1422
 @patch
 def _pad(self:Walk, x, shape):
     "New positions belong to the channels around them; new channels are none"
-    v = self.t.varies(x)
-    if any(x.shape[d]!=shape[d] for d in v): return self.t.freeze(x, 'padded with channels') or _none(x.new_zeros(1).expand(shape))
+    if any(x.shape[d]!=shape[d] for d in self.labeller.varies(x)):
+        self.labeller.freeze(x, 'padded with channels')
+        return _none_of(shape)
     for d in range(x.ndim):
         if x.shape[d]!=shape[d]: x = x.narrow(d,0,1)
     return x.expand(shape)
 
-# %% ../../nbs/channels/01_walk.ipynb #cbc2f731
-@patch
-def _attend(self:Walk, q, k, v, shape):
-    "Labels of (batch, heads, tokens, channels): a head of `q`, `k` and `v` is one"
-    q,k,v = [x.narrow(-1,0,1).narrow(-2,0,1) for x in (q,k,v)]
-    self.t.ties.tie(q, k)
-    self.t.ties.tie(q, v)
-    return v.expand(shape)
-
-# %% ../../nbs/channels/01_walk.ipynb #a646f834
+# %% ../../nbs/channels/01_walk.ipynb #a0676bec
 @patch
 def _reduce(self:Walk, x, args, kw, shape, why):
     "A mean over positions keeps the channels, one over channels freezes them"
     dim = kw.get('dim', args[1] if len(args)>1 else None)
-    dims = range(x.ndim) if dim is None else [d%x.ndim for d in (dim if isinstance(dim,(tuple,list)) else [dim])]
-    if set(dims) & set(self.t.varies(x)):
-        self.t.freeze(x, f'{why}: over channels')
-        return _none(x.new_zeros(1).expand(shape))
-    for d in sorted(dims, reverse=True): x = x.narrow(d,0,1) if len(shape)==x.ndim and shape[d]==1 else x.select(d,0)
+    if dim is None: dims = range(x.ndim)
+    else: dims = [d%x.ndim for d in (dim if isinstance(dim, (tuple,list)) else [dim])]
+    if set(dims) & set(self.labeller.varies(x)):
+        self.labeller.freeze(x, f'{why}: over channels')
+        return _none_of(shape)
+    for d in sorted(dims, reverse=True):
+        kept = len(shape)==x.ndim and shape[d]==1
+        x = x.narrow(d,0,1) if kept else x.select(d,0)
     return x.expand(shape)
 
-# %% ../../nbs/channels/01_walk.ipynb #4025bfb9
+# %% ../../nbs/channels/01_walk.ipynb #e7981ad3
+@patch
+def _attend(self:Walk, q, k, v, shape):
+    "Labels of (batch, heads, tokens, channels): a head of `q`, `k` and `v` is one"
+    q, k, v = [x.narrow(-1,0,1).narrow(-2,0,1) for x in (q,k,v)]
+    self.labeller.ties.tie(q, k)
+    self.labeller.ties.tie(q, v)
+    return v.expand(shape)
+
+# %% ../../nbs/channels/01_walk.ipynb #b064e0f0
+@patch
+def label(self:Walk, n, out):
+    "The labels of `out`, the real result of node `n`"
+    if n.op=='placeholder': return tree_map(_none, out)
+    if n.op=='get_attr': return self.raw(n.target, out)
+    args, kw = fx.node.map_arg((n.args, n.kwargs), self.labels.__getitem__)
+    if n.op=='output': return self.labeller.freeze(args, "the network's output")
+    module = self.fetch_attr(n.target) if n.op=='call_module' else None
+    if module is not None and (rule := rule_for(module)):
+        return self._expand(rule(self.labeller, module, n.target, args[0]), out.shape)
+    labels = [l for l in tree_leaves((args, kw)) if isinstance(l, torch.Tensor)]
+    return self._operate(n, out, args, labels)
+
+# %% ../../nbs/channels/01_walk.ipynb #bb03dd52
+@patch
+def _operate(self:Walk, n, out, args, labels):
+    "The labels of `out`, by the kind of operation of node `n`; unknown ones freeze what goes in"
+    op, real_args, kw = self.operation(n), *self.fetch_args_kwargs_from_env(n)
+    why = f'{op} in {n.target if n.op=="call_module" else _where(n)}'
+    if op in ELEMENTWISE: return self.labeller.elementwise(labels, out.shape, why)
+    if op in JOINS: return self._call(n, args, kw)
+    if op=='getitem' and not isinstance(args[0], torch.Tensor): return args[0][args[1]]
+    if op in MOVES:
+        self._sizes(n, args[0], why)
+        return self.labeller.move(partial(self._move, n, real_args, kw), args[0], why)
+    if op=='pad': return self._pad(labels[0], out.shape)
+    if op in SPATIAL: return self._spatial(labels[0], out.shape)
+    if op in REDUCE: return self._reduce(labels[0], real_args, kw, out.shape, why)
+    if op=='scaled_dot_product_attention' and len(labels)==3:
+        by_heads = all(self.labeller.varies(l)==[out.ndim-3] for l in labels)
+        if by_heads: return self._attend(*labels, out.shape)
+    self.labeller.freeze(labels, f'{why}: no rule for it')
+    return tree_map(_none, out)
+
+# %% ../../nbs/channels/01_walk.ipynb #85f146fc
+@patch
+def _is_tensor(self:Walk, n): return isinstance(self.labels.get(n), torch.Tensor) and n.op!='get_attr'
+
+# %% ../../nbs/channels/01_walk.ipynb #72e09e83
+@patch
+def _borders(self:Walk, nodes):
+    "(input, output) of a module with these nodes, or None where it has not exactly one of each"
+    own = set(nodes)
+    ins = {i for n in nodes for i in n.all_input_nodes if i not in own and self._is_tensor(i)}
+    outs = [n for n in nodes if any(user not in own for user in n.users)]
+    if len(ins)==len(outs)==1 and self._is_tensor(outs[0]): return ins.pop(), outs[0]
+
+# %% ../../nbs/channels/01_walk.ipynb #47ef838d
+@patch
+def _adds(self:Walk, nodes, start, end):
+    "Is `end` the input `start` plus something that these nodes make of it?"
+    stream, made, adds = {start}, {start}, False
+    for n in nodes:
+        ins, op = {i for i in n.all_input_nodes if self._is_tensor(i)}, self.operation(n)
+        if ins & made: made.add(n)
+        if ins & stream and (op=='add' or (op in ELEMENTWISE and len(ins)==1)):
+            stream.add(n)
+            adds |= op=='add' and len(ins)>1 and ins<=made
+    return adds and end in stream and self.labels[end].shape==self.labels[start].shape
+
+# %% ../../nbs/channels/01_walk.ipynb #3f897b5a
 @patch
 def residual(self:Walk):
     "Modules whose output is their input plus something made of it: name -> (input node, output node)"
-    inside, res = {}, {}
+    inside, found = {}, {}
     for n in self.module.graph.nodes:
-        for v in n.meta.get('nn_module_stack', {}).values(): inside.setdefault(v[0] if isinstance(v, tuple) else v, []).append(n)
-    tensor = lambda n: isinstance(self.lab.get(n), torch.Tensor) and n.op!='get_attr'
+        for v in n.meta.get('nn_module_stack', {}).values():
+            inside.setdefault(v[0] if isinstance(v, tuple) else v, []).append(n)
     for path,nodes in inside.items():
-        s = set(nodes)
-        ins = {i for n in nodes for i in n.all_input_nodes if i not in s and tensor(i)}
-        outs = [n for n in nodes if any(u not in s for u in n.users)]
-        if not path or len(ins)!=1 or len(outs)!=1 or not tensor(outs[0]): continue
-        stream, made, adds, (i,) = set(ins), set(ins), False, ins # the input, changed place by place only; what is made of it; are they added?
-        for n in nodes:
-            x, op = {a for a in n.all_input_nodes if tensor(a)}, self.operation(n)
-            if x & made: made.add(n)
-            if x & stream and (op=='add' or (op in ELEMENTWISE and len(x)==1)):
-                stream.add(n)
-                adds |= op=='add' and len(x)>1 and x<=made
-        if adds and outs[0] in stream and self.lab[outs[0]].shape==self.lab[i].shape: res[path] = (i, outs[0])
-    return {p:io for p,io in res.items() if not any(q.startswith(p+'.') for q in res)}
+        borders = self._borders(nodes) if path else None
+        if borders and self._adds(nodes, *borders): found[path] = borders
+    return {p:io for p,io in found.items() if not any(q.startswith(p+'.') for q in found)} # the innermost
 
-# %% ../../nbs/channels/01_walk.ipynb #01b3efe3
+# %% ../../nbs/channels/01_walk.ipynb #fff4cda2
 def find_stages(
     blocks:dict, # Name -> (input node, output node) of blocks that may be dropped, in the order they run
-) -> dict: # Name of the run (its container, or its first block where there are several) -> names of its blocks
+) -> dict: # Name of the stage (its container, or its first block where there are several) -> names of its blocks
     "Blocks of one container that feed each other"
     found, last = [], (None, None)
-    for b,(i,o) in blocks.items():
-        home = b.rpartition('.')[0]
-        if last==(home, i): found[-1].append(b)
-        else: found.append([b])
-        last = (home, o)
-    homes = [r[0].rpartition('.')[0] for r in found]
-    return {h if homes.count(h)==1 and h else r[0]: tuple(r) for r,h in zip(found,homes)}
+    for block,(start,end) in blocks.items():
+        home = block.rpartition('.')[0]
+        if last==(home, start): found[-1].append(block)
+        else: found.append([block])
+        last = (home, end)
+    homes = [stage[0].rpartition('.')[0] for stage in found]
+    return {home if home and homes.count(home)==1 else stage[0]: tuple(stage) for stage,home in zip(found, homes)}

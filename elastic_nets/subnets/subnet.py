@@ -10,34 +10,38 @@ import json, math, random
 from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
 
-# %% ../../nbs/subnets/10_subnet.ipynb #03652b9d
+# %% ../../nbs/subnets/10_subnet.ipynb #833e5e6d
 class Choices(dict):
     "A dict that cannot change, and so can be hashed"
     def __hash__(self): return hash(frozenset(self.items()))
-    def _no(self, *args, **kwargs): raise TypeError('a Subnet cannot be changed; make a new one with dataclasses.replace')
+    def _no(self, *args, **kwargs):
+        raise TypeError('a Subnet or a Space cannot be changed; make a new one with dataclasses.replace')
     __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _no
     def __reduce__(self): return Choices, (dict(self),)
     def __deepcopy__(self, memo): return self
 
-# %% ../../nbs/subnets/10_subnet.ipynb #c0595494
+# %% ../../nbs/subnets/10_subnet.ipynb #b95d3286
+_DIMS = ('width', 'depth', 'kernel')
+
 @dataclass(frozen=True)
 class Subnet:
     "One network inside a supernet, keyed by layer names"
-    width:Choices=Choices() # Channel group -> channels
-    depth:Choices=Choices() # Run of blocks -> number of blocks that stay
-    kernel:Choices=Choices() # Convolution -> kernel size
+    width:Choices=field(default_factory=Choices) # Channel group -> channels
+    depth:Choices=field(default_factory=Choices) # Stage of blocks -> number of blocks that stay
+    kernel:Choices=field(default_factory=Choices) # Convolution -> kernel size
     resolution:int=None # Side of the input in pixels; None: as it comes
 
     def __post_init__(self):
-        for k in ('width','depth','kernel'): object.__setattr__(self, k, Choices(getattr(self, k)))
+        for dim in _DIMS: object.__setattr__(self, dim, Choices(getattr(self, dim)))
 
-# %% ../../nbs/subnets/10_subnet.ipynb #4deaa301
+# %% ../../nbs/subnets/10_subnet.ipynb #8d1f10a5
 @patch
 def to_json(self:Subnet) -> str:
     "As JSON, with a version"
-    return json.dumps(dict(version=1, width=self.width, depth=self.depth, kernel=self.kernel, resolution=self.resolution), sort_keys=True)
+    d = dict(version=1, width=self.width, depth=self.depth, kernel=self.kernel, resolution=self.resolution)
+    return json.dumps(d, sort_keys=True)
 
-# %% ../../nbs/subnets/10_subnet.ipynb #79c58cdf
+# %% ../../nbs/subnets/10_subnet.ipynb #cbb86df1
 @patch(cls_method=True)
 def from_json(cls:Subnet,
     s:str, # What `to_json` wrote
@@ -45,15 +49,19 @@ def from_json(cls:Subnet,
     "Read a subnet; `ValueError` where the text is cut short, of another version or no subnet at all"
     try: d = json.loads(s)
     except json.JSONDecodeError as e: raise ValueError(f'not the JSON of a Subnet ({e}): is the text cut short?') from e
-    if not isinstance(d, dict) or d.get('version')!=1: raise ValueError(f'a Subnet of version 1 is expected, got version {d.get("version") if isinstance(d, dict) else d!r}')
-    want = {'version','width','depth','kernel','resolution'}
+    version = d.get('version') if isinstance(d, dict) else repr(d)
+    if version!=1: raise ValueError(f'a Subnet of version 1 is expected, got version {version}')
+    want = {'version', *_DIMS, 'resolution'}
     if set(d)!=want: raise ValueError(f'the JSON of a Subnet has the keys {sorted(want)}, got {sorted(d)}')
-    for k in ('width','depth','kernel'):
-        if not isinstance(d[k], dict) or not all(type(v) is int for v in d[k].values()): raise ValueError(f'{k} of a Subnet maps names to whole numbers, got {d[k]!r}')
-    if d['resolution'] is not None and type(d['resolution']) is not int: raise ValueError(f'resolution of a Subnet is a whole number of pixels or null, got {d["resolution"]!r}')
+    for dim in _DIMS:
+        if not isinstance(d[dim], dict) or not all(type(v) is int for v in d[dim].values()):
+            raise ValueError(f'{dim} of a Subnet maps names to whole numbers, got {d[dim]!r}')
+    side = d['resolution']
+    if side is not None and type(side) is not int:
+        raise ValueError(f'resolution of a Subnet is a whole number of pixels or null, got {side!r}')
     return cls(**{k:v for k,v in d.items() if k!='version'})
 
-# %% ../../nbs/subnets/10_subnet.ipynb #4f897b08
+# %% ../../nbs/subnets/10_subnet.ipynb #ac5620f0
 def round_width(
     w:float, # Share of the channels, in (0, 1]
     n:int, # Channels of the full layer
@@ -61,239 +69,348 @@ def round_width(
 ) -> int:
     "Channels at width `w`: the nearest multiple of `divisor`, one more where that would lose over 10 %"
     if not 0<w<=1: raise ValueError(f'a width is a share in (0, 1], got {w}')
-    c = int(w*n+divisor/2)//divisor*divisor
-    if c<.9*w*n and (c>0 or w*n>=.5): c += divisor
-    return min(c, n)
+    channels = int(w*n+divisor/2)//divisor*divisor
+    if channels<.9*w*n and (channels>0 or w*n>=.5): channels += divisor
+    return min(channels, n)
 
-# %% ../../nbs/subnets/10_subnet.ipynb #8f3a218d
+# %% ../../nbs/subnets/10_subnet.ipynb #54d1d9e8
 @dataclass(frozen=True)
 class Space:
     "All the subnets of a supernet"
-    width:dict # Channel group -> numbers of channels, ascending
-    depth:dict=field(default_factory=dict) # Run of blocks -> numbers of blocks, ascending
-    kernel:dict=field(default_factory=dict) # Convolution -> kernel sizes, ascending
+    width:Choices # Channel group -> numbers of channels, ascending
+    depth:Choices=field(default_factory=Choices) # Stage of blocks -> numbers of blocks, ascending
+    kernel:Choices=field(default_factory=Choices) # Convolution -> kernel sizes, ascending
     resolution:tuple=() # Sides of the input in pixels, ascending; empty: as it comes
-    inside:dict=field(default_factory=dict, repr=False) # (kind, name) -> (run, position) of the block it lives in, where that may be dropped
-    costs:dict=field(default_factory=dict, compare=False, repr=False) # Name -> function of a subnet
-    limits:dict=field(default_factory=dict) # Name of a cost -> (lowest, highest)
-    given:dict=field(default_factory=dict, repr=False) # (kind, name) -> ((kind, name) of the choice it depends on, {its value: the values possible then})
+    inside:Choices=field(default_factory=Choices, repr=False) # (dim, name) -> (stage, position) of its block
+    given:Choices=field(default_factory=Choices, repr=False) # (dim, name) -> (its lead, {value of that: values})
 
-    def __post_init__(self): _check_given(self)
+    def __post_init__(self):
+        new = {dim: Choices({n:tuple(vs) for n,vs in getattr(self, dim).items()}) for dim in _DIMS}
+        new['resolution'], new['inside'] = tuple(self.resolution), Choices(self.inside)
+        new['given'] = Choices({c: (lead, Choices({v:tuple(vs) for v,vs in by.items()}))
+                                for c,(lead,by) in self.given.items()})
+        for k,v in new.items(): object.__setattr__(self, k, v)
+        _check_given(self)
 
-    def choices(self): # Every (kind, name, values), in the order they are decided: depths before what is in the blocks, and what others depend on before them
-        ks = [(k,n,v) for k in ('depth','width','kernel') for n,v in getattr(self,k).items()]
-        before = lambda c: ([('depth', self.inside[c][0])] if c in self.inside else []) + ([self.given[c][0]] if c in self.given else [])
-        late = lambda c: max((1+late(b) for b in before(c)), default=0)
-        return sorted(ks, key=lambda c: late(c[:2]))
+    def choices(self): # Every (dim, name, values) in the order they are decided: first what others depend on or live in
+        def _before(c):
+            if c in self.inside: yield 'depth', self.inside[c][0]
+            if c in self.given: yield self.given[c][0]
+        def _late(c): return max((1+_late(b) for b in _before(c)), default=0)
+        found = [(dim,n,vs) for dim in ('depth','width','kernel') for n,vs in getattr(self, dim).items()]
+        return sorted(found, key=lambda c: _late(c[:2]))
 
-# %% ../../nbs/subnets/10_subnet.ipynb #43c397ab
+# %% ../../nbs/subnets/10_subnet.ipynb #faed3367
 def _check_given(space):
     "`ValueError` unless every entry of `given` can be decided"
-    def _homes(c): return [None] if c not in space.inside else [space.inside[c], *_homes(('depth', space.inside[c][0]))]
-    for (k,n),(lead,by) in space.given.items():
-        for kind,name in ((k,n), lead):
-            if name not in getattr(space, kind): raise ValueError(f'given: {kind} of {name!r} is not a choice of this space')
-        what, on = f'given: {k} of {n!r}', f'{lead[0]} of {lead[1]!r}'
-        if k=='depth': raise ValueError(f'{what} cannot depend on another choice; let {on} depend on it')
-        if space.inside.get(lead) not in _homes((k,n)): raise ValueError(f'{what} cannot depend on {on}, whose block may be dropped without it')
-        if {*by}!={*getattr(space, lead[0])[lead[1]]}: raise ValueError(f'{what} needs values for {on} at {getattr(space, lead[0])[lead[1]]}, got them for {tuple(by)}')
-        if {v for vs in by.values() for v in vs}!={*getattr(space, k)[n]}: raise ValueError(f'{what}: {by} does not hold the values {getattr(space, k)[n]}, each of them')
-        if len({len(vs) for vs in by.values()})>1: raise ValueError(f'{what} needs equally many values for each {on}, got {by}')
+    def _homes(c): # the blocks around a choice, innermost first
+        return [None] if c not in space.inside else [space.inside[c], *_homes(('depth', space.inside[c][0]))]
+    for (dim,name),(lead,by) in space.given.items():
+        for d,n in ((dim,name), lead):
+            if n not in getattr(space, d): raise ValueError(f'given: {d} of {n!r} is not a choice of this space')
+        what, on = f'given: {dim} of {name!r}', f'{lead[0]} of {lead[1]!r}'
+        if dim=='depth': raise ValueError(f'{what} cannot depend on another choice; let {on} depend on it')
+        if space.inside.get(lead) not in _homes((dim,name)):
+            raise ValueError(f'{what} cannot depend on {on}, whose block may be dropped without it')
+        own, leads = getattr(space, dim)[name], getattr(space, lead[0])[lead[1]]
+        if {*by}!={*leads}: raise ValueError(f'{what} needs values for {on} at {leads}, got them for {tuple(by)}')
+        if {v for vs in by.values() for v in vs}!={*own}:
+            raise ValueError(f'{what}: {by} does not hold the values {own}, each of them')
+        if len({len(vs) for vs in by.values()})>1:
+            raise ValueError(f'{what} needs equally many values for each {on}, got {by}')
 
-# %% ../../nbs/subnets/10_subnet.ipynb #5ba8c244
+# %% ../../nbs/subnets/10_subnet.ipynb #347c3f1f
 @patch
-def _possible(self:Space, kind, name, got):
-    "Values of a choice after those of `got` (kind -> name -> value)"
-    if (kind,name) not in self.given: return getattr(self,kind)[name]
-    (k,n), by = self.given[kind,name]
-    return by[got[k][n]]
+def _possible(self:Space, dim, name, got):
+    "Values of a choice after those of `got` (dim -> name -> value)"
+    if (dim,name) not in self.given: return getattr(self, dim)[name]
+    (lead_dim,lead), by = self.given[dim,name]
+    return by[got[lead_dim][lead]]
 
-# %% ../../nbs/subnets/10_subnet.ipynb #78a44f8b
+# %% ../../nbs/subnets/10_subnet.ipynb #4d83f7df
 @patch
-def _n(self:Space, kind, name):
-    "How many values a choice has when it is made"
-    return len(next(iter(self.given[kind,name][1].values())) if (kind,name) in self.given else getattr(self,kind)[name])
+def _there(self:Space, dim, name, got):
+    "Is a choice made after those of `got` (dim -> name -> value), or is its block dropped?"
+    stage,i = self.inside.get((dim,name), (None,0))
+    return stage is None or i<got['depth'].get(stage, 0)
 
-# %% ../../nbs/subnets/10_subnet.ipynb #d203f0b0
-@patch
-def _there(self:Space, kind, name, got):
-    "Is a choice made after those of `got` (kind -> name -> value), or is its block dropped?"
-    run,i = self.inside.get((kind,name), (None,0))
-    return run is None or i<got['depth'].get(run, 0)
-
-# %% ../../nbs/subnets/10_subnet.ipynb #a8c2299b
+# %% ../../nbs/subnets/10_subnet.ipynb #48fc8ba1
 @patch
 def _build(self:Space, pick):
-    "The subnet that `pick(kind, name, values)` chooses, without what is in dropped blocks"
+    "The subnet that `pick(dim, name, values)` chooses, without what is in dropped blocks"
     got = dict(depth={}, width={}, kernel={})
-    for k,n,_ in self.choices():
-        if self._there(k, n, got): got[k][n] = pick(k, n, self._possible(k,n,got))
+    for dim,name,_ in self.choices():
+        if self._there(dim, name, got): got[dim][name] = pick(dim, name, self._possible(dim, name, got))
     return Subnet(**got, resolution=pick('resolution', '', self.resolution) if self.resolution else None)
 
-# %% ../../nbs/subnets/10_subnet.ipynb #db371ded
-@patch
-def within(self:Space,
-    subnet:Subnet,
-) -> bool:
-    "Does `subnet` keep the limits?"
-    return all(lo<=self.costs[c](subnet)<=hi for c,(lo,hi) in self.limits.items())
-
-# %% ../../nbs/subnets/10_subnet.ipynb #240d1366
-@patch
-def _limited(self:Space, subnet):
-    "`subnet`, or a `ValueError` where it breaks the limits"
-    if self.within(subnet): return subnet
-    raise ValueError(f'this subnet has {", ".join(f"{c} of {self.costs[c](subnet):.4g}" for c in self.limits)}, the limits are {self.limits}; `sample` draws one within them')
-
-# %% ../../nbs/subnets/10_subnet.ipynb #c72c7bc6
+# %% ../../nbs/subnets/10_subnet.ipynb #7671e389
 @patch(as_prop=True)
 def max(self:Space) -> Subnet:
-    "The full network; `ValueError` where the limits exclude it"
-    return self._limited(self._build(lambda k,n,vs: vs[-1]))
+    "The full network"
+    return self._build(lambda dim,name,values: values[-1])
 
-# %% ../../nbs/subnets/10_subnet.ipynb #ab464f1a
+# %% ../../nbs/subnets/10_subnet.ipynb #982b3445
 @patch(as_prop=True)
 def min(self:Space) -> Subnet:
-    "The smallest choice everywhere; `ValueError` where the limits exclude it"
-    return self._limited(self._build(lambda k,n,vs: vs[0]))
+    "The smallest choice everywhere"
+    return self._build(lambda dim,name,values: values[0])
 
-# %% ../../nbs/subnets/10_subnet.ipynb #25f09915
+# %% ../../nbs/subnets/10_subnet.ipynb #b283ed4e
 @patch
 def sample(self:Space,
     rng, # `random.Random` (or anything with `choice`), or a seed: same state, same subnets
 ) -> Subnet:
-    "A random subnet, uniform per choice; with limits, the first of up to 10,000 tries that keeps them"
+    "A random subnet, uniform per choice"
     if isinstance(rng, int): rng = random.Random(rng)
-    seen = []
-    for _ in range(10000 if self.limits else 1):
-        s = self._build(lambda k,n,vs: int(rng.choice(vs)))
-        if self.within(s): return s
-        seen.append([self.costs[c](s) for c in self.limits])
-    got = ', '.join(f'{c} of {min(v):.4g} to {max(v):.4g}' for c,v in zip(self.limits, zip(*seen)))
-    low = replace(self, limits={}).min
-    hint = '; the smallest subnet is within them: start from `replace(space, limits={}).min`' if self.within(low) else ''
-    raise ValueError(f'no subnet within {self.limits} in {len(seen)} random tries; they had {got}{hint}')
+    return self._build(lambda dim,name,values: int(rng.choice(values)))
 
-# %% ../../nbs/subnets/10_subnet.ipynb #0f47d2e0
-@patch
-def _count(self:Space, home):
-    "Number of ways to fill the place `home`: (run, position) of a block, or None for what is in no block"
-    at = lambda k: [n for n in getattr(self,k) if self.inside.get((k,n))==home]
-    n = math.prod(self._n(k,c) for k in ('width','kernel') for c in at(k))
-    for r in at('depth'): n *= sum(math.prod(self._count((r,i)) for i in range(d)) for d in self.depth[r])
+# %% ../../nbs/subnets/10_subnet.ipynb #865b7fc2
+def _ways(space, home):
+    "Number of ways to fill the place `home`: (stage, position) of a block, or None for what is in no block"
+    def _lives(dim): return [n for n in getattr(space, dim) if space.inside.get((dim,n))==home]
+    def _n_values(dim, name):
+        if (dim,name) not in space.given: return len(getattr(space, dim)[name])
+        return len(next(iter(space.given[dim,name][1].values()))) # equally many, whatever it depends on
+    n = math.prod(_n_values(dim, name) for dim in ('width','kernel') for name in _lives(dim))
+    for stage in _lives('depth'):
+        n *= sum(math.prod(_ways(space, (stage,i)) for i in range(depth)) for depth in space.depth[stage])
     return n
 
-# %% ../../nbs/subnets/10_subnet.ipynb #909ee73f
+# %% ../../nbs/subnets/10_subnet.ipynb #30ff5972
 @patch
 def count(self:Space) -> int:
-    "Exact number of subnets; with limits it has to look at each, up to a million"
-    if self.limits: return sum(1 for _ in self)
-    return self._count(None)*len(self.resolution or (0,))
+    "Exact number of subnets"
+    return _ways(self, None)*len(self.resolution or (0,))
 
-# %% ../../nbs/subnets/10_subnet.ipynb #ee8bdec3
-@patch
-def _each(self:Space, todo, got):
-    "Every subnet after the choices of `got` (kind -> name -> value), by those of `todo`"
-    if not todo: yield from (Subnet(**got, resolution=r) for r in self.resolution or (None,)); return
-    (k,n,_), *rest = todo
-    if not self._there(k, n, got): yield from self._each(rest, got); return
-    for v in self._possible(k, n, got): yield from self._each(rest, {**got, k:{**got[k], n:v}})
+# %% ../../nbs/subnets/10_subnet.ipynb #1deae04a
+def _each(space, todo, got):
+    "Every subnet after the choices of `got` (dim -> name -> value), by those of `todo`"
+    if not todo:
+        for side in space.resolution or (None,): yield Subnet(**got, resolution=side)
+        return
+    (dim,name,_), *rest = todo
+    values = space._possible(dim, name, got) if space._there(dim, name, got) else None
+    if values is None: yield from _each(space, rest, got)
+    for v in values or (): yield from _each(space, rest, {**got, dim:{**got[dim], name:v}})
 
-# %% ../../nbs/subnets/10_subnet.ipynb #479f73ab
+# %% ../../nbs/subnets/10_subnet.ipynb #e8ddebd5
 @patch
 def __iter__(self:Space):
-    "Every subnet within the limits, where there are at most a million without them"
-    n = replace(self, limits={}).count()
+    "Every subnet, where there are at most a million"
+    n = self.count()
     if n>1e6: raise ValueError(f'{n:,} subnets are too many to list; use `sample`, or fewer choices')
-    yield from filter(self.within, self._each(self.choices(), dict(depth={}, width={}, kernel={})))
+    yield from _each(self, self.choices(), dict(depth={}, width={}, kernel={}))
 
-# %% ../../nbs/subnets/10_subnet.ipynb #fec35044
+# %% ../../nbs/subnets/10_subnet.ipynb #2cce8427
+def _check_values(space, subnet):
+    "`ValueError` for a name that `space` does not have, or a value that is never possible"
+    for dim in _DIMS:
+        has = getattr(space, dim)
+        for n,v in getattr(subnet, dim).items():
+            if n not in has:
+                known = (', '.join(list(has)[:8]) or 'none') + (', ...' if len(has)>8 else '')
+                raise ValueError(f'{dim}: {n!r} is not a choice of this space; it has {known}')
+            if v not in has[n]:
+                raise ValueError(f'{dim} of {n!r}: {v} is not allowed, only {", ".join(map(str, has[n]))}')
+    sides = space.resolution or (None,)
+    if subnet.resolution not in sides:
+        raise ValueError(f'resolution: {subnet.resolution} is not allowed, only {", ".join(map(str, sides))}')
+
+# %% ../../nbs/subnets/10_subnet.ipynb #fcc02e01
 @patch
 def check(self:Space,
-    subnet:Subnet,
+    subnet:Subnet, # The one in question
 ):
     "`ValueError` unless `subnet` is one of this space, naming the choice that is wrong"
-    if not isinstance(subnet, Subnet): raise TypeError(f'a Subnet is expected, such as space.min, space.uniform(.5) or space.sample(0), got {subnet!r}')
-    for k in ('width','depth','kernel'):
-        has, got = getattr(self,k), getattr(subnet,k)
-        for n,v in got.items():
-            if n not in has: raise ValueError(f'{k}: {n!r} is not a choice of this space; it has {", ".join(list(has)[:8]) or "none"}{", ..." if len(has)>8 else ""}')
-            if v not in has[n]: raise ValueError(f'{k} of {n!r}: {v} is not allowed, only {", ".join(map(str,has[n]))}')
-    if (subnet.resolution is None)==bool(self.resolution) or (self.resolution and subnet.resolution not in self.resolution):
-        raise ValueError(f'resolution: {subnet.resolution} is not allowed, only {", ".join(map(str,self.resolution)) or None}')
-    def _pick(k, n, vs): return v if (v := subnet.resolution if k=='resolution' else getattr(subnet,k).get(n)) in vs else vs[-1]
-    want = self._build(_pick)
-    for k in ('width','depth','kernel'):
-        for n in getattr(want,k).keys() ^ getattr(subnet,k).keys():
-            raise ValueError(f'{k} of {n!r} is missing' if n in getattr(want,k) else f'{k} of {n!r} is no choice here: its block is dropped')
-    for (k,n),((lk,ln),by) in self.given.items():
-        if (v := getattr(subnet,k).get(n)) is not None and v not in (vs := by[getattr(subnet,lk)[ln]]):
-            raise ValueError(f'{k} of {n!r}: {v} is not allowed with {lk} of {ln!r} at {getattr(subnet,lk)[ln]}, only {", ".join(map(str,vs))}')
+    if not isinstance(subnet, Subnet):
+        raise TypeError('a Subnet is expected, such as space.min, space.uniform(.5) or space.sample(0), '
+                        f'got {subnet!r}')
+    _check_values(self, subnet)
+    got = {dim:getattr(subnet, dim) for dim in _DIMS}
+    for dim,name,_ in self.choices():
+        there = self._there(dim, name, got)
+        if there and name not in got[dim]: raise ValueError(f'{dim} of {name!r} is missing')
+        if not there and name in got[dim]:
+            raise ValueError(f'{dim} of {name!r} is no choice here: its block is dropped')
+        if there and got[dim][name] not in (values := self._possible(dim, name, got)):
+            lead_dim, lead = self.given[dim,name][0]
+            raise ValueError(f'{dim} of {name!r}: {got[dim][name]} is not allowed with {lead_dim} of {lead!r} '
+                             f'at {got[lead_dim][lead]}, only {", ".join(map(str, values))}')
 
-# %% ../../nbs/subnets/10_subnet.ipynb #4d39be56
+# %% ../../nbs/subnets/10_subnet.ipynb #ac38f808
 @patch
 def contains(self:Space,
-    subnet:Subnet,
+    subnet:Subnet, # The one in question
 ) -> bool:
-    "Is `subnet` one of this space, and within its limits?"
+    "Is `subnet` one of this space?"
     try: self.check(subnet)
     except ValueError: return False
-    return self.within(subnet)
+    return True
 
 # %% ../../nbs/subnets/10_subnet.ipynb #574725f4
 @patch
 def __contains__(self:Space, subnet): return self.contains(subnet)
 
-# %% ../../nbs/subnets/10_subnet.ipynb #3e6ec900
-@patch
-def level(self:Space,
-    t:float, # In [0, 1]: 0 the smallest value of every choice, 1 the largest
-) -> Subnet:
-    "The subnet whose every choice is nearest to the share `t` of its own range"
-    if not 0<=t<=1: raise ValueError(f't is a share of the range of each choice, in [0, 1], got {t}')
-    return self._limited(self._build(lambda k,n,vs: min(vs, key=lambda v: (abs(v-vs[0]-t*(vs[-1]-vs[0])), -v))))
+# %% ../../nbs/subnets/10_subnet.ipynb #f8d7e3f5
+def _nearest(values, target): return min(values, key=lambda v: (abs(v-target), -v))
 
-# %% ../../nbs/subnets/10_subnet.ipynb #d59c8ca0
-@patch
-def restrict(self:Space,
-    **n, # Kind of choice -> values that each keeps: `n` of the smallest or `-n` of the largest; a share in (0, 1), or below 0, goes that far from one value to all
-) -> Space:
-    "The space with fewer values for the choices of some kinds (width, depth, kernel, resolution)"
-    for k,v in n.items():
-        if k not in ('width','depth','kernel','resolution'): raise ValueError(f'part: {k!r} is no kind of choice; width, depth, kernel and resolution are')
-        if not (type(v) is int and v or type(v) is float and 0<abs(v)<1): raise ValueError(f'part: {k}={v!r} is not possible; a whole number of values, n of the smallest or -n of the largest, or a share between 0 and 1')
-    def _cut(k, vs):
-        m = n.get(k, len(vs))
-        if type(m) is float: m = round(math.copysign(1+round(abs(m)*(len(vs)-1)), m))
-        return vs[:m] if m>0 else vs[m:]
-    new, given = {k:{c:_cut(k,vs) for c,vs in getattr(self,k).items()} for k in ('width','depth','kernel')}, {}
-    for k,c,_ in self.choices(): # what others depend on comes first
-        if (k,c) not in self.given: continue
-        (lk,lc),by = self.given[k,c]
-        by = {v:_cut(k,by[v]) for v in new[lk][lc]}
-        given[k,c], new[k][c] = ((lk,lc),by), tuple(sorted({v for vs in by.values() for v in vs}))
-    return replace(self, **new, resolution=_cut('resolution', self.resolution), given=given)
-
-# %% ../../nbs/subnets/10_subnet.ipynb #248ed9d0
+# %% ../../nbs/subnets/10_subnet.ipynb #e00bda09
 @patch
 def uniform(self:Space,
-    width:float=1., # Share of the channels, in (0, 1]
+    width:float=1., # Width multiplier: share of the channels, in (0, 1]
     depth:float=1., # Share of the blocks that may be dropped, in [0, 1]
 ) -> Subnet:
     "The subnet whose every choice is nearest to the same share of the largest; kernels and resolution stay whole"
     if not 0<width<=1: raise ValueError(f'width is a share in (0, 1], got {width}')
     if not 0<=depth<=1: raise ValueError(f'depth is a share in [0, 1], got {depth}')
     share = dict(width=width, depth=depth)
-    def _pick(k, n, vs): return min(vs, key=lambda v: (abs(v-share.get(k,1)*(getattr(self,k)[n] if n else vs)[-1]), -v))
-    return self._limited(self._build(_pick))
+    def _pick(dim, name, values):
+        largest = (getattr(self, dim)[name] if name else values)[-1]
+        return _nearest(values, share.get(dim, 1)*largest)
+    return self._build(_pick)
 
-# %% ../../nbs/subnets/10_subnet.ipynb #7a4ebf49
+# %% ../../nbs/subnets/10_subnet.ipynb #09cc7b47
+@patch
+def level(self:Space,
+    t:float, # In [0, 1]: 0 the smallest value of every choice, 1 the largest
+) -> Subnet:
+    "The subnet whose every choice is nearest to the share `t` of its own range"
+    if not 0<=t<=1: raise ValueError(f't is a share of the range of each choice, in [0, 1], got {t}')
+    return self._build(lambda dim,name,values: _nearest(values, values[0]+t*(values[-1]-values[0])))
+
+# %% ../../nbs/subnets/10_subnet.ipynb #f25cd713
+def _restricted(values, n):
+    "The `n` smallest of `values`, the `-n` largest, or a share between one of them and all"
+    if type(n) is float: n = round(math.copysign(1+round(abs(n)*(len(values)-1)), n))
+    return values[:n] if n>0 else values[n:]
+
+# %% ../../nbs/subnets/10_subnet.ipynb #0e882eff
+@patch
+def restrict(self:Space,
+    **n, # Elastic dimension -> values that stay: `n` of the smallest, `-n` of the largest, or a share below 1
+) -> Space:
+    "The space with fewer values for the choices of some elastic dimensions (width, depth, kernel, resolution)"
+    for dim,v in n.items():
+        if dim not in (*_DIMS, 'resolution'):
+            raise ValueError(f'restrict: {dim!r} is no kind of elastic dimension; '
+                             'width, depth, kernel and resolution are')
+        if not (type(v) is int and v or type(v) is float and 0<abs(v)<1):
+            raise ValueError(f'restrict: {dim}={v!r} is not possible; a whole number of values, n of the smallest or '
+                             '-n of the largest, or a share between 0 and 1')
+    def _cut(dim, values): return _restricted(values, n.get(dim, len(values)))
+    new = {dim:{name:_cut(dim, vs) for name,vs in getattr(self, dim).items()} for dim in _DIMS}
+    given = {}
+    for dim,name,_ in self.choices(): # what others depend on comes first
+        if (dim,name) not in self.given: continue
+        lead, by = self.given[dim,name]
+        by = {v:_cut(dim, by[v]) for v in new[lead[0]][lead[1]]}
+        given[dim,name] = lead, by
+        new[dim][name] = tuple(sorted({v for vs in by.values() for v in vs}))
+    return replace(self, **new, resolution=_cut('resolution', self.resolution), given=given)
+
+# %% ../../nbs/subnets/10_subnet.ipynb #d41029db
+@dataclass(frozen=True, repr=False)
+class Constrained:
+    "The subnets of a space that keep limits, as `Space.constrain` gives them"
+    space:Space # Without the limits
+    limits:tuple # Of (function of a subnet, lowest, highest)
+
+    def within(self, subnet): # Does a subnet keep the limits?
+        return all(lo<=cost(subnet)<=hi for cost,lo,hi in self.limits)
+
+    def _words(self): return ' and '.join(f'{_cost_name(cost)} in [{lo:.4g}, {hi:.4g}]' for cost,lo,hi in self.limits)
+
+    def __repr__(self): return f'{self.space} with {self._words()}'
+
+# %% ../../nbs/subnets/10_subnet.ipynb #8bfcf700
+def _cost_name(cost):
+    "What a function of a subnet is called in messages"
+    return name if (name := getattr(cost, '__name__', '<')).isidentifier() else 'cost'
+
+# %% ../../nbs/subnets/10_subnet.ipynb #1500bbd9
 @patch
 def constrain(self:Space,
-    **limits, # (lowest, highest) for a cost of this space: `macs`, `params`, ...
-) -> Space:
-    "The part of the space within these limits: `sample`, `in`, `count` and iteration keep them, `max`, `min` and `uniform` raise where they cannot"
-    for c,lim in limits.items():
-        if c not in self.costs: raise ValueError(f'{c!r} is no cost of this space; it knows {", ".join(self.costs) or "none"}')
-        if not (isinstance(lim, (tuple,list)) and len(lim)==2 and lim[0]<=lim[1]): raise ValueError(f'{c} needs (lowest, highest), got {lim!r}')
-    return replace(self, limits={**self.limits, **{c:tuple(l) for c,l in limits.items()}})
+    cost, # Function of a subnet, such as `sn.macs`
+    lo:float=-math.inf, # The lowest that is allowed
+    hi:float=math.inf, # The highest
+) -> Constrained:
+    "The subnets whose `cost` is in [lo, hi]: `sample`, `in`, `count` and iteration keep to them"
+    return Constrained(self, (_limit(cost, lo, hi),))
+
+# %% ../../nbs/subnets/10_subnet.ipynb #97cc296c
+def _limit(cost, lo, hi):
+    "(cost, lo, hi), or an error that says what is wrong with them"
+    if not callable(cost): raise TypeError(f'cost: a function of a subnet such as `sn.macs` is expected, got {cost!r}')
+    if not lo<=hi: raise ValueError(f'lo, hi: the lowest comes first, got lo={lo}, hi={hi}')
+    if lo==-math.inf and hi==math.inf: raise ValueError('lo, hi: give one of them, or both; without there is no limit')
+    return cost, lo, hi
+
+# %% ../../nbs/subnets/10_subnet.ipynb #453c6d8c
+@patch
+def constrain(self:Constrained,
+    cost, # Function of a subnet, such as `sn.macs`
+    lo:float=-math.inf, # The lowest that is allowed
+    hi:float=math.inf, # The highest
+) -> Constrained:
+    "One more limit"
+    return replace(self, limits=(*self.limits, _limit(cost, lo, hi)))
+
+# %% ../../nbs/subnets/10_subnet.ipynb #d41947e4
+@patch
+def __iter__(self:Constrained): return filter(self.within, self.space) # Looks at each, up to a million
+
+# %% ../../nbs/subnets/10_subnet.ipynb #ce2eb6ea
+@patch
+def count(self:Constrained) -> int:
+    "How many keep the limits; it has to look at each, up to a million"
+    return sum(1 for _ in self)
+
+# %% ../../nbs/subnets/10_subnet.ipynb #55088e3e
+@patch
+def __contains__(self:Constrained, subnet): return subnet in self.space and self.within(subnet)
+
+# %% ../../nbs/subnets/10_subnet.ipynb #fe6bd1fa
+@patch
+def sample(self:Constrained,
+    rng, # `random.Random` (or anything with `choice`), or a seed: same state, same subnets
+) -> Subnet:
+    "A random subnet, uniform per choice: the first of up to 10,000 tries that keeps the limits"
+    if isinstance(rng, int): rng = random.Random(rng)
+    seen = []
+    for _ in range(10000):
+        s = self.space.sample(rng)
+        if self.within(s): return s
+        seen.append([cost(s) for cost,*_ in self.limits])
+    names = [_cost_name(cost) for cost,*_ in self.limits]
+    had = ', '.join(f'{n} of {min(vs):.4g} to {max(vs):.4g}' for n,vs in zip(names, zip(*seen)))
+    hint = '; the smallest subnet is within them: start from `.space.min`' if self.within(self.space.min) else ''
+    raise ValueError(f'no subnet with {self._words()} in {len(seen)} random tries; they had {had}{hint}')
+
+# %% ../../nbs/subnets/10_subnet.ipynb #ee256fb5
+@patch
+def _limited(self:Constrained, subnet):
+    "`subnet`, or a `ValueError` where it breaks the limits"
+    if self.within(subnet): return subnet
+    costs = ', '.join(f'{_cost_name(cost)} of {cost(subnet):.4g}' for cost,*_ in self.limits)
+    raise ValueError(f'this subnet has {costs}, the limits are {self._words()}; `sample` draws one within them')
+
+# %% ../../nbs/subnets/10_subnet.ipynb #a108f19e
+@patch(as_prop=True)
+def max(self:Constrained) -> Subnet:
+    "The full network; `ValueError` where the limits exclude it"
+    return self._limited(self.space.max)
+
+# %% ../../nbs/subnets/10_subnet.ipynb #c4b7a3e8
+@patch(as_prop=True)
+def min(self:Constrained) -> Subnet:
+    "The smallest choice everywhere; `ValueError` where the limits exclude it"
+    return self._limited(self.space.min)
+
+# %% ../../nbs/subnets/10_subnet.ipynb #a152e031
+@patch
+def uniform(self:Constrained,
+    width:float=1., # Width multiplier, in (0, 1]
+    depth:float=1., # Share of the blocks that may be dropped, in [0, 1]
+) -> Subnet:
+    "As of the space; `ValueError` where the limits exclude it"
+    return self._limited(self.space.uniform(width, depth))
