@@ -340,7 +340,7 @@ def before_validate(self:_Grow):
         with self._timed(): calibrate_bn(self._net, self.dls.train)
     self._stale = False
 
-# %% ../../nbs/grow/33_growing.ipynb #779ef8c2
+# %% ../../nbs/grow/33_growing.ipynb #8f035aab
 @patch
 def after_fit(self:_Grow):
     "End the last stage; warn where the model is not whole"
@@ -351,8 +351,8 @@ def after_fit(self:_Grow):
         if isinstance(c, SaveModelCallback) and not c.at_end and len(self.rows)>1 and np.isinf(c.best): c.run = False
     if self._growth.size<1 and not self._hold:
         warnings.warn(f'{type(self).__name__}: the fit ended early, the model is left at {self.by} '
-                      f'{self._growth.size:.3g} (`model.growth`); fit again with this callback (with `start_epoch`, to go '
-                      'on as planned), or `learn.finish_growing()`')
+                      f'{self._growth.size:.3g} (`model.growth`); fit again with this callback (with `start_epoch`, to '
+                      'go on as planned), or `learn.finish_growing()`')
 
 # %% ../../nbs/grow/33_growing.ipynb #a8e664dd
 class SkinRates:
@@ -398,7 +398,7 @@ def after_step(self:GrowWidth):
     if self._skins:
         with self._timed(): self._skins.after_step()
 
-# %% ../../nbs/grow/33_growing.ipynb #bf6eccbb
+# %% ../../nbs/grow/33_growing.ipynb #de82734f
 class GrowDepth(_Grow):
     """Start the fit with few blocks and insert more, in stages, until the network is the one that was passed in
 
@@ -409,7 +409,7 @@ class GrowDepth(_Grow):
         start:float=None, # Depth of the first stage, in (0, 1); default .5
         stages:int=None, # At least 2, at most one per epoch, equally long; depth rises linearly to 1; default 2
         block:str='ema', # Where copies come from: 'ema', a moving average of the model, or 'model', the model itself
-        place='insert', # 'insert': each copy behind its original; 'stack': all on top; or a function like `insert_blocks`
+        place='insert', # 'insert': each copy behind its original; 'stack': on top; or a function like `insert_blocks`
         plan:StagePlan=None, # In place of `start` and `stages`, from `plan_stages`
         half_life:float=None, # Of the moving average, in steps; default: the published share of a stage
         zero_last:bool=False, # New blocks start as the identity
