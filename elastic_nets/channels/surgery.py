@@ -168,7 +168,7 @@ def followed_dims(
     fits = [dims for dims in combinations(range(len(of)), len(shape)) if all(of[d]==n for d,n in zip(dims, shape))]
     return fits[0] if len(fits)==1 else None
 
-# %% ../../nbs/channels/04_surgery.ipynb #bb6b0ee6
+# %% ../../nbs/channels/04_surgery.ipynb #00cb7774
 def check_state(
     opt, # As for `optimizers`
     params, # Name -> parameter whose shape or order is going to change
@@ -180,8 +180,8 @@ def check_state(
                 if not isinstance(t, torch.Tensor) or followed_dims(t.shape, p.shape) is not None: continue
                 raise ValueError(
                     f'opt: {type(o).__name__} keeps {k!r} of shape {tuple(t.shape)} for {name} of shape '
-                    f'{tuple(p.shape)}, and which of its dimensions follow cannot be told; take an optimizer whose state has the shape of '
-                    'the weight, or forget it first (`opt.clear_state()` of fastai, `carry_state=False` in growth)')
+                    f'{tuple(p.shape)}, and which of its dimensions follow cannot be told; take an optimizer '
+                    'whose state has the shape of the weight, or forget it first (`opt.clear_state()` of fastai, `carry_state=False` in growth)')
 
 # %% ../../nbs/channels/04_surgery.ipynb #12141337
 def written_out(
@@ -223,7 +223,7 @@ def full_shape(
     axes = graph.axes.get(name, ())
     return tuple(n if a is None else len(a.group) for n,a in zip(p.shape, (*axes, *[None]*p.ndim)))
 
-# %% ../../nbs/channels/04_surgery.ipynb #0cf73a37
+# %% ../../nbs/channels/04_surgery.ipynb #2dea0d09
 def check_shapes(
     model:nn.Module,
     graph:ChannelGraph, # Of the whole model
@@ -233,8 +233,8 @@ def check_shapes(
     for *_,name,p in tensors_of(model):
         for n,i,axis in zip(p.shape, written_out(place, name, full_shape(graph, name, p)), graph.axes.get(name, ())):
             if axis is None or n==len(i): continue
-            raise ValueError(f'{name} has {n} channels where {len(i)} are expected: is this the model of `graph`, with the '
-                             'channels that were said?')
+            raise ValueError(f'{name} has {n} channels where {len(i)} are expected: '
+                'is this the model of `graph`, with the channels that were said?')
 
 # %% ../../nbs/channels/04_surgery.ipynb #8800b147
 @dataclass
@@ -286,9 +286,9 @@ def grow_tensors(
     follow_shapes(model, {id(p) for p,*_ in changes}, graph)
     restart_lookahead(opt)
 
-# %% ../../nbs/channels/04_surgery.ipynb #999f56a7
+# %% ../../nbs/channels/04_surgery.ipynb #5da8da62
 def _grown_state(t, old, new, at):
-    "What state tensor `t` of a parameter becomes that grows from shape `old` to `new`, and where `t` goes in it; itself, and an empty index, where it stays"
+    "Zeros as large as state tensor `t` will be, and where it goes in them; `t` and an empty index where it stays"
     dims = followed_dims(t.shape, old)
     if all(d is None for d in dims): return t, ()
     shape = [n if d is None else new[d] for n,d in zip(t.shape, dims)]
