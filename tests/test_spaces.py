@@ -232,7 +232,7 @@ def test_space_of_another_network():
     cases = [(dict(space=space), "widths: 144 is not possible for 'layer2.0.convs.expand.conv'"),
              (dict(space=replace(own, width={**own.width, 'layer2.0.convs.expand.conv':(48,64)})), r"space: width of .* is \(48, 64\), in this network it is \(48, 64, 96\)"), (dict(space=ofa_resnet50()[1]), "widths: 'stem.conv1.conv' is not there"),
              (dict(space=replace(own, inside={})), 'space: inside of'), (dict(space=own, depths=(0,1)), 'leave widths, depths'), (dict(space=own, divisor=8), 'leave widths, depths'),
-             (dict(space=own.constrain(len, hi=2)), 'limits need the costs')]
+             (dict(space=own.constrain(len, hi=2)), 'limits are for choosing')]
     for kw,match in cases:
         with pytest.raises(ValueError, match=match): Supernet(model, x, check=False, **kw)
     assert [type(m) for m in model.modules()] == before
