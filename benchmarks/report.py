@@ -41,7 +41,7 @@ def verdict(differences, bound=0., yes='reached', no='not reached', below=False)
     under = mean(differences)+half_width(differences)<bound
     if above: return no if below else yes
     if under: return yes if below else no
-    return 'no difference'
+    return 'not shown'
 
 # Numbers as text
 
@@ -60,7 +60,8 @@ def interval(differences, sign='+', count=False):
 def change(differences):
     "In words: 'loses 2.55 ± 1.31 points'"
     says = verdict(differences, yes='gains', no='loses')
-    if says not in ('gains','loses'): return f'shows no difference ({interval(differences)} points)'
+    n = len(differences)
+    if says not in ('gains','loses'): return f'is not shown to differ ({interval(differences)} points, n = {n})'
     return f'{says} {abs(mean(differences)):.2f} ± {half_width(differences):.2f} points'
 
 def times(xs): return f'{median(xs):.2f}x' if xs else '' # a ratio over seeds

@@ -101,7 +101,7 @@ class Nets(Callback):
     def after_batch(self):
         cb = self.onion_training
         self.nets.append(cb.nets)
-        self.asked += cb.recipe.gradient.target=='teacher' and not cb.moment.teach
+        self.asked += cb.recipe.gradient.target=='teacher' and not cb.plan.teach
 
     def passes(self, sn):
         "Networks that went forward and backward, and the same weighed by MACs; a teacher's forward alone is a third"

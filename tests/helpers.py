@@ -99,7 +99,8 @@ class Steps(Callback):
     def weights(self): return [p.detach().clone() for p in self.model.parameters()]
     def before_batch(self):
         self.now = SimpleNamespace(x=self.x, y=self.y, W=self.weights(), batch=self.epoch*self.n_iter+self.iter)
-        if (cb := getattr(self.learn, 'onion_training', None)) is not None: self.now.nets, self.now.eps = cb.nets, cb.eps
+        training = getattr(self.learn, 'onion_training', None)
+        if training is not None: self.now.nets, self.now.eps = training.nets, training.eps
     def before_step(self):
         self.now.grads = [None if p.grad is None else p.grad.clone() for p in self.model.parameters()]
         self.now.lr = float(self.opt.hypers[-1]['lr'])
@@ -186,7 +187,7 @@ def usage(hs, W):
 
 @contextmanager
 def _attention_as_products():
-    "Attention computed by matrix products that can be counted: fused kernels hide them, from some versions of PyTorch more than from others"
+    "Attention computed by matrix products: fused kernels hide them, and each version of PyTorch hides others"
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -103,7 +103,7 @@ def methods():
     res = {}
     for path in py_files('elastic_nets'):
         for node in ast.parse(path.read_text(encoding='utf-8')).body:
-            if isinstance(node, ast.ClassDef): inside = [(node.name, m) for m in node.body if isinstance(m, ast.FunctionDef)]
-            else: inside = [(patched_class(node), node)] if patched_class(node) else []
-            for name,m in inside: res.setdefault(name, []).append((path, m))
+            if isinstance(node, ast.ClassDef):
+                res.setdefault(node.name, []).extend((path, m) for m in node.body if isinstance(m, ast.FunctionDef))
+            elif name := patched_class(node): res.setdefault(name, []).append((path, node))
     return res

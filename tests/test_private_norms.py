@@ -81,7 +81,8 @@ def test_statistics_rest_in_evaluation():
 def test_statistics_of_the_full_network_rest_in_training():
     "Of batch norm, and of instance norm, which reads them whatever `track_running_stats` says"
     norm = nn.InstanceNorm2d(8, affine=True, track_running_stats=True)
-    net = nn.Sequential(nn.Conv2d(1,8,1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8,8,1), norm, nn.ReLU(), nn.Conv2d(8,2,1))
+    first, second, head = nn.Conv2d(1,8,1), nn.Conv2d(8,8,1), nn.Conv2d(8,2,1)
+    net = nn.Sequential(first, nn.BatchNorm2d(8), nn.ReLU(), second, norm, nn.ReLU(), head)
     sn = Supernet(randomise(net.double()), xb)
     before = copy.deepcopy(dict(net.named_buffers()))
     plain = sn.extract(sn.space.min).train()

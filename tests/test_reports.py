@@ -29,15 +29,15 @@ def test_growing_has_students_interval():
 def test_onion_has_students_interval():
     def rows(values): return {s:dict(valid=dict(mean_pareto=v)) for s,v in enumerate(values)}
     found = onion_report.difference(rows([51.,52.,53.]), rows([50.,50.,50.]), onion_report.on_valid)
-    assert found=='+2.00 ± 2.48, no difference' # with 1.96 for the quantile it would be ± 1.13
+    assert found=='+2.00 ± 2.48, not shown (n = 3)' # with 1.96 for the quantile it would be ± 1.13
 
-@pytest.mark.parametrize('d,want', [([1.,1.1,.9],'reached'), ([-1.,-1.1,-.9],'not reached'), ([1.,-1.,.5],'no difference'),
+@pytest.mark.parametrize('d,want', [([1.,1.1,.9],'reached'), ([-1.,-1.1,-.9],'not reached'), ([1.,-1.,.5],'not shown'),
                                     ([1.],'one run')])
 def test_verdict(d, want): assert report.verdict(d)==want
 
 def test_verdict_against_a_bound():
     assert report.verdict([3.,3.1,2.9], 2.)=='reached' and report.verdict([3.,3.1,2.9], 4.)=='not reached'
-    assert report.verdict([1.,1.05,.95], 1.03, below=True)=='no difference'
+    assert report.verdict([1.,1.05,.95], 1.03, below=True)=='not shown'
     assert report.verdict([.9,.91,.89], 1.03, below=True)=='reached'
     assert report.verdict([1.2,1.21,1.19], 1.03, below=True)=='not reached'
 

@@ -96,8 +96,10 @@ misfits = { # what is wrong: (a change of the state `d`, where `s` is its privat
     'no statistics': (lambda d,s: d['stats'].pop(s), 'are missing'),
     'another shape': (lambda d,s: d['stats'][s]['4'].update(weight=torch.ones(3)),
                       r'stats.4.weight: a tensor of shape \(2,\) is expected, got \(3,\)'),
-    'a number': (lambda d,s: d['stats'][s]['4'].update(weight=3), r'stats.4.weight: a tensor of shape \(2,\) is expected, got 3'),
-    'matrices of an unknown layer': (lambda d,s: d['matrices'].update(nope={}), "matrices: 'nope' is not in this supernet; 3 is"),
+    'a number': (lambda d,s: d['stats'][s]['4'].update(weight=3),
+                 r'stats.4.weight: a tensor of shape \(2,\) is expected, got 3'),
+    'matrices of an unknown layer': (lambda d,s: d['matrices'].update(nope={}),
+                                     "matrices: 'nope' is not in this supernet; 3 is"),
     'a matrix less': (lambda d,s: d['matrices']['3'].pop(5), 'matrices.3: 5 is missing'),
     'half a subnet': (lambda d,s: d['stats'].update({s[:30]:{}}), 'cut short'),
     "a subnet that isn't whole": (lambda d,s: d['stats'].update({Subnet(width={'0':8}).to_json():{}}), 'is missing')}

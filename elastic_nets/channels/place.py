@@ -155,11 +155,3 @@ def place(self:ChannelGraph,
 # %% ../../nbs/channels/03_place.ipynb #cb76b093
 @patch
 def __getstate__(self:ChannelGraph): return {k:v for k,v in vars(self).items() if k!='_places'}
-
-# %% ../../nbs/channels/03_place.ipynb #098f986e
-@patch
-def index(self:ChannelGraph, name, keep, crop={}):
-    "Index of one tensor (until all read `Place`)"
-    place = locate(self, width=keep, kernel={n.removesuffix('.weight'):k for n,k in crop.items()})
-    idx = place.at(name)
-    return idx + (slice(None),)*(len(self.axes.get(name, ()))-len(idx))

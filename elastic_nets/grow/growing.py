@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GrowWidth', 'GrowDepth']
 
-# %% ../../nbs/grow/33_growing.ipynb #89a478d3
+# %% ../../nbs/grow/33_growing.ipynb #4f996b42
 import gc, numpy as np, torch, warnings
 from contextlib import contextmanager
 from fastai.callback.core import Callback
@@ -17,14 +17,16 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from time import perf_counter
 from torch import nn
-from ..channels.surgery import copy_model
+from ..channels.surgery import copy_model, get_groups, get_state, set_groups
 from ..channels.trace import trace_channels
 from ..subnets.batches import calibrate_bn, inputs_of, quiet
 from .widen import grow_width, init_by_name, start_narrow, try_init, widths_at
-from .deepen import BlockEMA, PLACES, check_shared, depths_at, grow_depth, start_shallow, why_whole
+from elastic_nets.grow.deepen import (
+    BlockEMA, check_shared, depths_at, grow_depth, place_by_name, start_shallow, why_whole
+)
 from .stages import Growth, StagePlan, growth_of, macs_of_layers, uniform_plan
 
-# %% ../../nbs/grow/33_growing.ipynb #df4d7c02
+# %% ../../nbs/grow/33_growing.ipynb #caf1319e
 def past_of(
     learn, # A Learner
     module:nn.Module=None, # What to ask about; default: the whole model
@@ -32,8 +34,8 @@ def past_of(
     "What tells that the model of `learn` has been trained; empty if nothing does"
     module = learn.model if module is None else module
     params = list(module.parameters())
-    memory = getattr(learn.opt, 'opt', learn.opt).state if learn.opt else {}
-    remembered = [v for p in params for v in memory.get(p, {}).values() if isinstance(v, torch.Tensor)]
+    states = [state for p in params for _,state in get_state(learn.opt, p)]
+    remembered = [v for state in states for v in state.values() if isinstance(v, torch.Tensor)]
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     flag = vars(learn).get('pretrained')
     if flag: return 'the learner was made with pretrained=True'
@@ -93,16 +95,17 @@ def _timed(self:_Grow):
     yield
     self.overhead += perf_counter()-t
 
-# %% ../../nbs/grow/33_growing.ipynb #9078df39
+# %% ../../nbs/grow/33_growing.ipynb #fbd7e69e
 class GrowWidth(_Grow):
-    """Start the fit with a narrow network and widen it, in stages, to the one that was passed in (network expansion, section 3.2)
+    """Start the fit with a narrow network and widen it, in stages, to the one that was passed in
 
-    `ValueError` before anything is changed where that cannot be done. `learn.recorder.stages` has a row per stage: epoch, step, width, MACs of one sample, seconds."""
+    Network expansion, section 3.2. `ValueError` before anything is changed where that cannot be done.
+    `learn.recorder.stages` has a row per stage: epoch, step, width, MACs of one sample, seconds."""
     by,counted,usual = 'width','channels',3
     def __init__(self,
         start:float=None, # Width of the first stage, in (0, 1); default .5
         stages:int=None, # At least 2, at most one per epoch, equally long; width rises linearly to 1; default 3
-        init='orthogonal', # 'random', 'replicate', 'net2net', 'bert2bert', 'variance', or a function like `init_orthogonal`
+        init='orthogonal', # Or 'random', 'replicate', 'net2net', 'bert2bert', 'variance', a function like `init_random`
         plan:StagePlan=None, # In place of `start` and `stages`, from `plan_stages`
         submodule:str='', # Name of the part that grows ('backbone'); default: the whole model
         carry_state:bool=True, # Keep what the optimizer remembers; False: forget it at each growth, as published
@@ -130,7 +133,7 @@ def check_alone(
         raise ValueError('the model is a supernet, whose subnets are trained together: train it, or grow a plain '
                          'model, in separate fits')
 
-# %% ../../nbs/grow/33_growing.ipynb #cdd88422
+# %% ../../nbs/grow/33_growing.ipynb #32522a55
 def check_steps(
     plan:StagePlan,
     growth:Growth, # Where the model stands; None where it is whole
@@ -142,12 +145,13 @@ def check_steps(
     if growth: n = sum(s>growth.size for s in plan.sizes)+1
     begin = [round(s*steps) for s in plan.starts]
     if n>max(n_epoch, 2 if growth else 1):
-        raise ValueError(f'{n} stages do not fit into {n_epoch} epoch(s): ask for at most one stage per epoch (`fine_tune` '
-                         'needs a splitter with two groups or more: its first fit then leaves growth to the second)')
+        raise ValueError(f'{n} stages do not fit into {n_epoch} epoch(s): ask for at most one stage per epoch '
+                         '(`fine_tune` needs a splitter with two groups or more: its first fit then leaves growth to '
+                         'the second)')
     if len({*begin, steps})<=len(begin):
         raise ValueError(f'a stage of this plan has no step: they begin at {begin} of {steps}')
 
-# %% ../../nbs/grow/33_growing.ipynb #d241180c
+# %% ../../nbs/grow/33_growing.ipynb #b197f0cb
 @patch
 def _submodule(self:_Grow):
     "The module that grows"
@@ -167,13 +171,13 @@ def _check(self:_Grow):
     if not self._hold: check_steps(self.plan, growth, self.n_epoch, len(self.dls.train))
     if growth or self.discard_pretrained: return
     if why := past_of(self.learn, self._submodule()):
-        raise ValueError(f'the model seems to have been trained ({why}), and cutting it would lose its weights: train on '
-                         f'without {name}, or let discard_pretrained=True cut it anyway')
+        raise ValueError(f'the model seems to have been trained ({why}), and cutting it would lose its weights: '
+                         f'train on without {name}, or let discard_pretrained=True cut it anyway')
 
-# %% ../../nbs/grow/33_growing.ipynb #90d1daa5
+# %% ../../nbs/grow/33_growing.ipynb #e54a3adc
 @patch
 def _trace(self:_Grow):
-    "The graph of the whole model, None where nothing can grow; `ValueError` where a stage would be no larger than the one before"
+    "The graph of the whole model, None where nothing can grow; `ValueError` where a stage would add nothing"
     with quiet(self.dls.train): batch = self.dls.train.one_batch()
     graph = trace_channels(self.model, inputs_of(self.dls, batch), groups=self.groups)
     if self._counts(graph, 1.)==self._counts(graph, 1e-9):
@@ -205,13 +209,14 @@ def _nothing_to_grow(self:_Grow):
                       'it is trained on as it is')
     return grown or hasattr(self.learn, 'lr_finder') or (len(self.plan.sizes)==1 and not self._growth)
 
-# %% ../../nbs/grow/33_growing.ipynb #92fcf2f6
+# %% ../../nbs/grow/33_growing.ipynb #1de18189
 @patch
 def _begin(self:_Grow, step):
     "Begin the row of a stage, its clock, and what else belongs to one stage"
     growth = self._growth
     work = macs_of_layers(self._net, self.graph)
-    self.rows.append({'epoch':step/len(self.dls.train), 'step':step, self.by:growth.size, 'macs':work, 'seconds':None})
+    epoch = step/len(self.dls.train)
+    self.rows.append({'epoch':epoch, 'step':step, self.by:growth.size, 'macs':work, 'seconds':None})
     growth.stage = f'{sum(s<=growth.size for s in self.plan.sizes)} of {len(self.plan.sizes)}'
     if growth.size==1:
         self._whole = self._net
@@ -220,14 +225,14 @@ def _begin(self:_Grow, step):
         torch.compiler.reset() # what was compiled for smaller sizes
         self._net.compile()
 
-# %% ../../nbs/grow/33_growing.ipynb #99435f8e
+# %% ../../nbs/grow/33_growing.ipynb #00a8c76d
 @patch
 def _start(self:_Grow):
     "Trace and cut; False, with a warning, where nothing can grow"
     graph = self._trace() if self._growth is None else self.graph
     if graph is None:
-        warnings.warn(f'{type(self).__name__}: {self.counted} of this model cannot be added later, so it is trained as it '
-                      f'is: {self._why}')
+        warnings.warn(f'{type(self).__name__}: {self.counted} of this model cannot be added later, so it is trained '
+                      f'as it is: {self._why}')
         return False
     self._try(graph)
     if self._growth is None:
@@ -249,8 +254,8 @@ def before_fit(self:_Grow):
     with self._timed(): can_grow = self._start()
     if not can_grow: return self._sit_out()
     if self._hold:
-        self.learn.logger(f'{type(self).__name__}: all groups but the last are frozen, so the model stays at {self.by} '
-                          f'{self._growth.size:.3g} in this fit; the next one, unfrozen, grows it')
+        self.learn.logger(f'{type(self).__name__}: all groups but the last are frozen, so the model stays at '
+                          f'{self.by} {self._growth.size:.3g} in this fit; the next one, unfrozen, grows it')
     self._begin(0)
 
 # %% ../../nbs/grow/33_growing.ipynb #ee1e3c47
@@ -335,7 +340,7 @@ def before_validate(self:_Grow):
         with self._timed(): calibrate_bn(self._net, self.dls.train)
     self._stale = False
 
-# %% ../../nbs/grow/33_growing.ipynb #e2da625a
+# %% ../../nbs/grow/33_growing.ipynb #8f035aab
 @patch
 def after_fit(self:_Grow):
     "End the last stage; warn where the model is not whole"
@@ -345,9 +350,9 @@ def after_fit(self:_Grow):
     for c in self.learn.cbs: # nothing was saved since the last growth
         if isinstance(c, SaveModelCallback) and not c.at_end and len(self.rows)>1 and np.isinf(c.best): c.run = False
     if self._growth.size<1 and not self._hold:
-        warnings.warn(f'{type(self).__name__}: the fit ended early, the model is left at {self.by} {self._growth.size:.3g} '
-                      '(`model.growth`); fit again with this callback (with `start_epoch`, to go on as planned), or '
-                      '`learn.finish_growing()`')
+        warnings.warn(f'{type(self).__name__}: the fit ended early, the model is left at {self.by} '
+                      f'{self._growth.size:.3g} (`model.growth`); fit again with this callback (with `start_epoch`, to '
+                      'go on as planned), or `learn.finish_growing()`')
 
 # %% ../../nbs/grow/33_growing.ipynb #a8e664dd
 class SkinRates:
@@ -393,17 +398,18 @@ def after_step(self:GrowWidth):
     if self._skins:
         with self._timed(): self._skins.after_step()
 
-# %% ../../nbs/grow/33_growing.ipynb #ac6420c7
+# %% ../../nbs/grow/33_growing.ipynb #de82734f
 class GrowDepth(_Grow):
-    """Start the fit with few blocks and insert more, in stages, until the network is the one that was passed in (network expansion, section 3.4)
+    """Start the fit with few blocks and insert more, in stages, until the network is the one that was passed in
 
-    `ValueError` before anything is changed where that cannot be done. `learn.recorder.stages` has a row per stage: epoch, step, depth, MACs of one sample, seconds."""
+    Network expansion, section 3.4. `ValueError` before anything is changed where that cannot be done.
+    `learn.recorder.stages` has a row per stage: epoch, step, depth, MACs of one sample, seconds."""
     by,counted,usual = 'depth','blocks',2
     def __init__(self,
         start:float=None, # Depth of the first stage, in (0, 1); default .5
         stages:int=None, # At least 2, at most one per epoch, equally long; depth rises linearly to 1; default 2
         block:str='ema', # Where copies come from: 'ema', a moving average of the model, or 'model', the model itself
-        place='insert', # 'insert': each copy behind its original; 'stack': on top (StackBERT); or a function like `insert_blocks`
+        place='insert', # 'insert': each copy behind its original; 'stack': on top; or a function like `insert_blocks`
         plan:StagePlan=None, # In place of `start` and `stages`, from `plan_stages`
         half_life:float=None, # Of the moving average, in steps; default: the published share of a stage
         zero_last:bool=False, # New blocks start as the identity
@@ -421,12 +427,11 @@ class GrowDepth(_Grow):
         with self._timed():
             if self._ema: self._ema.update()
 
-# %% ../../nbs/grow/33_growing.ipynb #5185e29c
+# %% ../../nbs/grow/33_growing.ipynb #31919a07
 def _check_copies(block, place, half_life):
     "`ValueError` where `GrowDepth` cannot make copies so"
     if block not in ('ema','model'): raise ValueError(f"block is 'ema' or 'model', got {block!r}")
-    if not callable(place) and place not in PLACES:
-        raise ValueError(f'place is one of {", ".join(map(repr, PLACES))} or a function, got {place!r}')
+    place_by_name(place)
     if half_life is not None and block!='ema': raise ValueError('half_life belongs to block=\'ema\'')
     if half_life is not None and not half_life>0:
         raise ValueError(f'half_life is a number of steps above 0, got {half_life}')
@@ -441,15 +446,15 @@ def _try(self:GrowDepth, graph):
     for size in self.plan.sizes:
         if size>small: keep = grow_depth(net, graph, keep, size, place=self.place, zero_last=self.zero_last)
 
-# %% ../../nbs/grow/33_growing.ipynb #6400cc5b
+# %% ../../nbs/grow/33_growing.ipynb #74d258a9
 def split_again(
     learn, # A Learner
 ):
     "Give every parameter the group that the learner's splitter says"
     groups = learn.splitter(get_model(learn.model))
     groups = [list(g) for g in groups] if isinstance(groups[0], (L,list)) else [list(groups)]
-    if len(groups)!=len(learn.opt.param_lists): return # an optimizer of the user's own
-    learn.opt.param_lists = L(L(g) for g in groups)
+    if len(groups)!=len(get_groups(learn.opt)): return # an optimizer of the user's own
+    set_groups(learn.opt, groups)
     if learn.opt.frozen_idx: learn.opt.freeze_to(learn.opt.frozen_idx)
 
 # %% ../../nbs/grow/33_growing.ipynb #c4d480bb
@@ -471,12 +476,14 @@ def _begin(self:GrowDepth, step):
     left = None if self.half_life else max(1, self.plan.starts[following]*steps-step)
     self._ema = BlockEMA(self._net, self.graph, self.half_life, left)
 
-# %% ../../nbs/grow/33_growing.ipynb #8d923a10
+# %% ../../nbs/grow/33_growing.ipynb #66d7eeb1
 @patch
 def finish_growing(self:Learner,
     init='orthogonal', # As in `GrowWidth`
 ):
-    "Make a model whole that was left in the middle of growing, and its optimizer with it; batch norm is recalibrated. `ValueError` where nothing is left to grow"
+    """Make a model whole that was left in the middle of growing, and its optimizer with it
+
+    Batch norm is recalibrated. `ValueError` where nothing is left to grow."""
     growth = growth_of(self.model)
     if growth is None: raise ValueError('this model is not in the middle of growing')
     if growth.by=='width': grow_width(self.model, growth.graph, growth.keep, 1., init, self.opt)

@@ -246,14 +246,15 @@ def choose_stages(
     share = _small_share(speedup, saved, n, picked[0][0])
     return StagePlan((*[row[0] for row in picked], 1.), (*[i*share/n for i in range(n)], share), measured, by)
 
-# %% ../../nbs/grow/32_stages.ipynb #c5d89b7d
+# %% ../../nbs/grow/32_stages.ipynb #58036611
 def _promises(plan):
     "What a measured plan promises, in lines; the uniform plan's beside it"
     if not plan.measured: return []
     if len(plan.measured)==1: return ['Nothing can grow here: there is no smaller size to begin with.']
     if len(plan.sizes)==1: return ['Growing cannot pay here: no smaller size has a step that is 5 % faster.']
     both = {'this plan':plan, 'uniform plan':uniform_plan(plan.measured[0][0], 3, plan.measured)}
-    return [f'{name:>12}: {p.speedup():.2f}x by measured steps, {p.speedup("macs"):.2f}x by MACs' for name,p in both.items()]
+    return [f'{name:>12}: {p.speedup():.2f}x by measured steps, {p.speedup("macs"):.2f}x by MACs'
+            for name,p in both.items()]
 
 # %% ../../nbs/grow/32_stages.ipynb #80316a91
 @patch

@@ -150,7 +150,7 @@ def init_by_name(
     if init not in INITS: raise ValueError(f'init is one of {", ".join(map(repr, INITS))} or a function, got {init!r}')
     return INITS[init]
 
-# %% ../../nbs/grow/30_widen.ipynb #12446b8a
+# %% ../../nbs/grow/30_widen.ipynb #274c7ae6
 def try_init(
     init, # Like `init_orthogonal`, or one that copies
 ):
@@ -160,8 +160,8 @@ def try_init(
         w, wanted = torch.randn(4, 4, *kernel, dtype=torch.float64), (6,5,*kernel)
         try: x = init(w, 6, 5)
         except Exception as e:
-            raise ValueError(f'init fails on a weight of shape {tuple(w.shape)} that shall have 6 outputs and 5 inputs: '
-                             f'{type(e).__name__}: {e}') from e
+            raise ValueError(f'init fails on a weight of shape {tuple(w.shape)} that shall have 6 outputs and 5 inputs'
+                             f': {type(e).__name__}: {e}') from e
         if getattr(x, 'shape', None)!=wanted:
             raise ValueError(f'init must return the whole weight, for {tuple(w.shape)} with 6 outputs and 5 inputs '
                              f'{wanted}, got {tuple(getattr(x, "shape", ())) or x}')
@@ -178,12 +178,12 @@ def widths_at(
     groups = {n:g for n,g in graph.elastic.items() if all(f'{m}.'.startswith(inside) for m in g.makers)}
     return {n: max(g.unit, round_width(width, g.size, g.unit)) for n,g in groups.items()}
 
-# %% ../../nbs/grow/30_widen.ipynb #7cd0ac48
+# %% ../../nbs/grow/30_widen.ipynb #46583b65
 def start_narrow(
     model:nn.Module, # Whole; changed in place
     graph:ChannelGraph, # `trace_channels(model, xb)`
     width:float, # Share of the channels that stay, in (0, 1]
-    submodule:str='', # Name of the part whose channels are cut ('backbone'); who reads them follows. Default: the whole model
+    submodule:str='', # Name of the part whose channels are cut ('backbone'); its readers follow. Default: the whole
 ) -> dict: # Group -> channels that are left: what `grow_width` needs
     "Cut `model` to the first channels of every elastic group"
     if submodule and submodule not in dict(model.named_modules()):
@@ -291,14 +291,14 @@ def _copies_of(graph, keep, to, init):
     units = {n: graph.groups[n].unit for n in to}
     return {n: init(keep[n]//units[n], w//units[n]) for n,w in to.items() if w>keep[n]}
 
-# %% ../../nbs/grow/30_widen.ipynb #8d81d720
+# %% ../../nbs/grow/30_widen.ipynb #5a4e99c1
 @torch.no_grad()
 def grow_width(
     model:nn.Module, # With `keep` channels; changed in place, every parameter stays the same object
     graph:ChannelGraph, # Of the whole model
     keep:dict, # Group -> channels it has now, as `start_narrow` or `grow_width` returned it: these groups grow
     width:float, # Share of the whole model's channels, in (0, 1]
-    init=init_orthogonal, # How new channels begin: one of the `init_*`, its name ('net2net'), or a function like `init_random`
+    init=init_orthogonal, # How new channels begin: an `init_*`, its name ('net2net'), or a function like `init_random`
     opt=None, # Optimizer of fastai or PyTorch (or several) whose state grows too
 ) -> dict: # Group -> channels it has after growth
     "Add channels; old weights keep their values bit for bit, unless `init` shares them out"

@@ -36,11 +36,11 @@ def combine_avg_sqrt(
     "The sum, divided by the root of the weights of the networks that own an element"
     return combine_avg(gs, own, ws, power=.5)
 
-# %% ../../nbs/shrink/26_choices.ipynb #d5518475
+# %% ../../nbs/shrink/26_choices.ipynb #8d9889a8
 def _surgery(gs, own, ws, others):
     "Sum of gradients after each has lost what points against those of `others(i, n)`, one after the other"
     out, sizes = list(gs), gs.flatten(1).norm(dim=1)/ws.clamp_min(1e-30)
-    points = (sizes>10*torch.finfo(gs.dtype).eps*sizes.max()).to(gs.dtype) # a gradient of rounding errors has no direction
+    points = (sizes>10*torch.finfo(gs.dtype).eps*sizes.max()).to(gs.dtype) # rounding errors have no direction
     for i in range(len(gs)):
         for j in others(i, len(gs)):
             against = gs[j]*own[i]*points[j]
@@ -48,13 +48,13 @@ def _surgery(gs, own, ws, others):
             out[i] = out[i] - share.clamp_max(0)*against
     return torch.stack(out).sum(0)
 
-# %% ../../nbs/shrink/26_choices.ipynb #379673a8
+# %% ../../nbs/shrink/26_choices.ipynb #fe77cbac
 def combine_project(
     gs:torch.Tensor, # (networks, ...): weighted gradients of one parameter, smallest network first
     own:torch.Tensor, # (networks, ...): is the element part of the network?
     ws:torch.Tensor, # (networks,): their weights
 ) -> torch.Tensor: # (...)
-    "The sum, after each network gave up what points against any other (PCGrad per tensor; against smaller networks first)"
+    "The sum, after each network gave up what points against any other (PCGrad, per tensor)"
     return _surgery(gs, own, ws, lambda i,n: [j for j in range(n) if j!=i])
 
 # %% ../../nbs/shrink/26_choices.ipynb #08390844
@@ -106,7 +106,7 @@ class ByImportance(OnionPart):
             size = self.size(net)
             self.size_loss[size] = .9*self.size_loss.get(size, loss.item())+.1*loss.item()
 
-# %% ../../nbs/shrink/26_choices.ipynb #cfcb3820
+# %% ../../nbs/shrink/26_choices.ipynb #40b73763
 class OwnMomentum(OnionPart):
     "Optimizer state of each network's own: a copy per level, or, without levels, per rank in size (for `Update.rule`)"
     @staticmethod
@@ -137,16 +137,17 @@ class OwnMomentum(OnionPart):
 
     def all_states(self): # of all ranks, where channels are sorted
         if not self.states: return None
-        params = self.supernet.model.parameters()
-        return SimpleNamespace(state={p: {(i,k):v for i,st in self.states.items() for k,v in st.get(p, {}).items()} for p in params})
+        def of(p): return {(i,k):v for i,state in self.states.items() for k,v in state.get(p, {}).items()}
+        return SimpleNamespace(state={p:of(p) for p in self.supernet.model.parameters()})
 
-# %% ../../nbs/shrink/26_choices.ipynb #5738160e
+# %% ../../nbs/shrink/26_choices.ipynb #7fee2abe
 class RatePerSkin(OnionPart):
-    "A weight's step is divided by the number of the step's networks that share it, each by its weight (for `Update.rule`)"
+    "A weight's step is divided by the number of networks that share it, each by its weight (for `Update.rule`)"
     @staticmethod
     def check(update):
         if update.steps=='joint': return
-        raise ValueError('rule: RatePerSkin is for one step for all; with a step for each network a weight has as many steps as '
+        raise ValueError('rule: RatePerSkin is for one step for all; with a step for each network a weight has as '
+                         'many steps as '
                          "networks that share it. Use steps='joint'")
 
     def before_fit(self): self.old = None
@@ -165,7 +166,7 @@ class RatePerSkin(OnionPart):
             p.copy_(self.old[n].lerp(p, 1/usage))
         self.old = None
 
-# %% ../../nbs/shrink/26_choices.ipynb #3a67d80c
+# %% ../../nbs/shrink/26_choices.ipynb #517e2376
 @dataclass(frozen=True, repr=False)
 class Annealed(Delayed):
     "`Delayed`, and after the ramp the subnets' weight falls on a straight line to `end`"
@@ -176,7 +177,8 @@ class Annealed(Delayed):
         if not 0<self.end<=1: raise ValueError(f'end: a share in (0, 1], got {self.end!r}')
         over = self.warmup+(0. if self.code else self.ramp)
         if self.end!=1 and over>1-1e-9:
-            raise ValueError(f'end: after a warm-up and a ramp of {self.warmup}+{self.ramp} of the steps there is none left in '
+            raise ValueError(f'end: after a warm-up and a ramp of {self.warmup}+{self.ramp} of the steps there is '
+                             'none left in '
                              f'which the weight could go to {self.end}')
 
     def eps_at(self, step, n, lr=lambda pct: 1.):

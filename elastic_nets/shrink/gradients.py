@@ -33,13 +33,13 @@ def eps_lr_at(
     "Weight with which `lr` times the weight is a straight line to `lr_end` (DepS, published code)"
     return 1. if step>=n or lr<=0 else min(1., eps_at(step, n, eps0)*lr_end/lr)
 
-# %% ../../nbs/shrink/20_gradients.ipynb #94362304
+# %% ../../nbs/shrink/20_gradients.ipynb #6fa10d1e
 def owned(
     sn, # A `Supernet`
     subnet, # `Subnet` of its space
 ) -> dict: # Name of a parameter -> boolean tensor of its shape
     "Which elements of the model's parameters are part of `subnet`"
-    kernel = {n: max([size, *sn.matrices.get(n, ())]) for n,size in subnet.kernel.items()} # a matrix reads the largest crop
+    kernel = {n: max([size, *sn.matrices.get(n, ())]) for n,size in subnet.kernel.items()} # matrices read the largest
     place = sn.place(subnet) if kernel==subnet.kernel else locate(sn.graph, subnet.width, subnet.depth, kernel)
     res = {}
     for n,p in sn.model.named_parameters():
@@ -66,11 +66,11 @@ def _soft_bce(pred, teacher, reduction='mean'):
     "Binary cross-entropy of `pred` with the probabilities of `teacher`"
     return F.binary_cross_entropy_with_logits(pred, teacher.sigmoid(), reduction=reduction)
 
-# %% ../../nbs/shrink/20_gradients.ipynb #7e574e1e
+# %% ../../nbs/shrink/20_gradients.ipynb #e52b46fe
 def distill_loss(
     loss_func, # The loss that the full network trains with
 ): # `(pred, teacher) -> scalar`, with `loss_func`'s reduction
-    "The in-place distillation loss that belongs to `loss_func`; `ValueError` where there is none. All classes and pixels count alike"
+    "The in-place distillation loss that belongs to `loss_func`. All classes and pixels count alike"
     f, axis = getattr(loss_func, 'func', loss_func), getattr(loss_func, 'axis', 1)
     reduction = getattr(loss_func, 'keywords', {}).get('reduction', getattr(loss_func, 'reduction', 'mean'))
     def _is(cls, func): return isinstance(f, cls) or f is func
@@ -80,5 +80,6 @@ def distill_loss(
         return partial(_soft_ce, axis=axis, reduction=reduction)
     if _is(nn.BCEWithLogitsLoss, F.binary_cross_entropy_with_logits): return partial(_soft_bce, reduction=reduction)
     if _is(nn.MSELoss, F.mse_loss): return partial(F.mse_loss, reduction=reduction)
-    raise ValueError(f'loss_func: no distillation loss is known for {loss_func!r}, only for cross-entropy, BCEWithLogits and '
+    raise ValueError(f'loss_func: no distillation loss is known for {loss_func!r}, only for cross-entropy, '
+                     'BCEWithLogits and '
                      'MSE; give your own as distill: a function (pred, teacher) -> scalar')

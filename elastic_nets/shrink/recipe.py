@@ -63,17 +63,17 @@ def equal_shares(
     "Networks whose choices stand at the same share of their range, in equal steps"
     return list(dict.fromkeys(space.level(i/(n-1)) for i in range(n)))
 
-# %% ../../nbs/shrink/21_recipe.ipynb #13f37209
+# %% ../../nbs/shrink/21_recipe.ipynb #25fce79c
 @dataclass(frozen=True)
 class Construct:
     "The networks of one step, and what they are made of"
     k:int=4 # Networks in a step, the full one included; all levels, where there are fewer
     smallest:bool=False # Is the smallest always one of them (sandwich rule)?
-    sort:str='never' # Important channels first: 'never', 'once' where shrinking starts, or at the start of each of the 'phases'
+    sort:str='never' # Important channels first: 'never', 'once' where shrinking starts, or between 'phases'
     dims:tuple=DIMS # Elastic dimensions: what subnets choose; all others stay whole
     levels:int=0 # Width multipliers: n networks in all; 0: every choice is drawn for itself
     spacing:Callable=equal_shares # (space, n, macs) -> the levels, smallest first (`26_choices` has another)
-    bn:str='shared' # Batch norm: 'shared' and recalibrated, 'private' per network, or private 'statistics', shared affine
+    bn:str='shared' # Batch norm: 'shared' and recalibrated, 'private', or private 'statistics' only
     matrices:bool=False # Kernels are transformed by matrices (once-for-all), not only cropped
     odds:type=None # A callback class that says how likely a subnet is (`26_choices`); None: all alike
     __repr__ = short_repr
@@ -137,7 +137,7 @@ def _other(space, rng, odds=None, but=None):
         if (s := space.sample(rng))!=but: return s
     raise ValueError('space: it has one subnet, the full network; give to_supernet more widths, depths or kernels')
 
-# %% ../../nbs/shrink/21_recipe.ipynb #42fb6461
+# %% ../../nbs/shrink/21_recipe.ipynb #a5e662fc
 @patch
 def sample_nets(self:Construct,
     space:Space, # Of the supernet, or a part of it
@@ -152,7 +152,8 @@ def sample_nets(self:Construct,
     if not self.levels: return _sample_free(self, space, rng, k, full, odds)
     pool = [s for s in (levels or levels_of(self, space)) if s in space]
     if not pool:
-        raise ValueError(f'levels: a part of the space that is trained by itself holds none of the {self.levels} networks; '
+        raise ValueError(f'levels: a part of the space that is trained by itself holds none of the {self.levels} '
+                         'networks; '
                          f'its smallest is {space.min}, its largest {space.max}')
     nets = [pool[-1]]*full + [pool[0]]*(self.smallest and k>1)
     rest = [s for s in pool if s not in nets]
@@ -164,22 +165,23 @@ def _sample_free(c, space, rng, k, full, odds):
     nets = [space.max]*full + [space.min]*(c.smallest and k>1)
     return nets + [_other(space, rng, odds, space.max if full else None) for _ in range(k-len(nets))]
 
-# %% ../../nbs/shrink/21_recipe.ipynb #43a1fae1
+# %% ../../nbs/shrink/21_recipe.ipynb #6b9b166b
 def _try_rule(f):
     "`ValueError` unless `f` makes one gradient of those of two networks"
-    what = 'combine: a function (gradients, owned, weights) -> gradient is expected, such as combine_sum and those of 26_choices'
+    what = 'combine: a function (gradients, owned, weights) -> gradient is expected, such as combine_sum'
     if not callable(f): raise ValueError(f'{what}; got {f!r}')
     try: got = f(torch.ones(2,3,4), torch.ones(2,3,4, dtype=torch.bool), torch.ones(2))
-    except Exception as e: raise ValueError(f'{what}; with tensors of shapes (2,3,4), (2,3,4) and (2,) yours says: {e}') from e
+    except Exception as e:
+        raise ValueError(f'{what}; with tensors of shapes (2,3,4), (2,3,4) and (2,) yours says: {e}') from e
     if isinstance(got, torch.Tensor) and got.shape==(3,4): return
     said = tuple(got.shape) if isinstance(got, torch.Tensor) else repr(got)
     raise ValueError(f'{what}; for gradients of shape (2,3,4) it should return (3,4), it returned {said}')
 
-# %% ../../nbs/shrink/21_recipe.ipynb #5f964464
+# %% ../../nbs/shrink/21_recipe.ipynb #6166b596
 @dataclass(frozen=True)
 class Gradient:
     "What subnets learn from, and how the gradients of a step are combined"
-    target:str='distill' # 'hard' labels; 'distill' from the largest network; the 'next' larger one; or labels and a trained 'teacher'
+    target:str='distill' # 'hard' labels, 'distill' from the largest, the 'next' larger one, labels and a 'teacher'
     combine:Callable=combine_sum # (gradients, owned, weights) -> gradient; `26_choices` has other rules
     dropout:bool=False # Do subnets drop out too? BigNAS and DepS: the largest only
     __repr__ = short_repr
@@ -202,20 +204,20 @@ class Update:
         _check_plugin('rule', self.rule)
         getattr(self.rule, 'check', lambda update: None)(self)
 
-# %% ../../nbs/shrink/21_recipe.ipynb #fbf3dcbd
+# %% ../../nbs/shrink/21_recipe.ipynb #dab5cd40
 @dataclass(frozen=True)
 class StepPlan:
     "What is trained in one step"
     eps:float=1. # Weight of the subnets' losses; 0: the full network alone
     phase:int=0 # Number of the phase it belongs to
-    subspace:tuple=() # ((dimension, n), ...): n of its smallest values, -n of the largest, or a share (`Space.restrict`)
+    subspace:tuple=() # ((dimension, n), ...): n smallest values, -n: largest, or a share (`Space.restrict`)
     k:int=None # Networks of the step; None: as `Construct` says
     full:bool=True # Is the largest of the subspace trained in every step?
     lr:float=None # Learning rate, as a share of the fit's highest; None: the fit's own
     teach:bool=False # Will the full network at the end of this phase be the teacher?
     __repr__ = short_repr
 
-# %% ../../nbs/shrink/21_recipe.ipynb #18c68d35
+# %% ../../nbs/shrink/21_recipe.ipynb #20e2acc9
 @dataclass(frozen=True)
 class Delayed:
     "The full network alone; then the subnets, with a weight that grows from `eps0` to 1"
@@ -235,7 +237,7 @@ class Delayed:
 
     def fit_to(self, space): return self # it suits every space
 
-    def at(self, step, n, lr=lambda pct: 1.): # The `StepPlan` of a step of `n`; `lr`: the fit's rate, as a share of its highest
+    def at(self, step, n, lr=lambda pct: 1.): # The `StepPlan` of a step of `n`
         eps = self.eps_at(step, n, lr)
         return StepPlan(eps, phase=int(eps>0), lr=max(lr(step/n), self.lr_floor) if self.lr_floor else None)
 
@@ -260,15 +262,15 @@ def eps_at(self:Delayed,
     if i<0: return 0.
     return eps_lr_at(i, ramp, lr(step/n), lr((start+ramp)/n), self.eps0) if self.code else eps_at(i, ramp, self.eps0)
 
-# %% ../../nbs/shrink/21_recipe.ipynb #31047d18
+# %% ../../nbs/shrink/21_recipe.ipynb #767cd9ae
 @dataclass(frozen=True)
 class Phase:
     "One phase of training"
     length:float # Of its time, relative to the other phases
-    subspace:tuple=() # ((dimension, n), ...): n of its smallest values, -n of the largest, or a share (`Space.restrict`)
+    subspace:tuple=() # ((dimension, n), ...): n smallest values, -n: largest, or a share (`Space.restrict`)
     k:int=None # Networks of a step; None: as `Construct` says
     full:bool=True # Is the largest network of the subspace trained in every step?
-    lr:float=None # Highest learning rate, as a share of the fit's; falls to 0 along a cosine. None: the fit's own schedule
+    lr:float=None # Highest learning rate, a share of the fit's; falls to 0 on a cosine. None: the fit's own
     warmup:float=0. # Share of the phase in which the rate grows to `lr` first, in [0, 1)
     teach:bool=False # Is the full network at its end the teacher of the later phases?
     __repr__ = short_repr
@@ -276,7 +278,8 @@ class Phase:
     def __post_init__(self):
         try: object.__setattr__(self, 'subspace', tuple(dict(self.subspace).items()))
         except (TypeError, ValueError):
-            raise ValueError(f"subspace: pairs such as (('width',-1),) or a dict are expected, got {self.subspace!r}") from None
+            raise ValueError("subspace: pairs such as (('width',-1),) or a dict are expected, "
+                             f'got {self.subspace!r}') from None
         if not isinstance(self.length, Real) or not self.length>0:
             raise ValueError(f'length: more than 0, relative to the other phases, got {self.length!r}')
         if self.k is not None: _check_k(self.k)
@@ -389,25 +392,30 @@ class Recipe:
 
     def __str__(self): return '\n'.join(f'{f.name:10}{getattr(self, f.name)}' for f in fields(self))
 
-# %% ../../nbs/shrink/21_recipe.ipynb #0dff0aff
+# %% ../../nbs/shrink/21_recipe.ipynb #2d1e4a4a
 def _check_together(r):
     "`ValueError` where two choices of a recipe exclude each other"
     target, steps, phases = r.gradient.target, r.update.steps, getattr(r.schedule, 'phases', ())
     if steps!='joint' and r.gradient.combine is not combine_sum:
-        raise ValueError(f'gradient: {r.gradient} has nothing to combine where every network steps for itself; use combine_sum')
+        raise ValueError(f'gradient: {r.gradient} has nothing to combine where every network steps for itself; use '
+                         'combine_sum')
     if steps=='small first' and target=='next':
-        raise ValueError("gradient: target='next' needs the larger network first; choose steps='large first' or 'joint'")
+        raise ValueError("gradient: target='next' needs the larger network first; choose steps='large first' or "
+                         "'joint'")
     if target=='next' and not all(p.full for p in phases):
-        raise ValueError("gradient: target='next' needs the largest network in every step; here are phases with full=False")
+        raise ValueError("gradient: target='next' needs the largest network in every step; here are phases with "
+                         "full=False")
     if target!='teacher' and any(p.teach for p in phases):
-        raise ValueError(f"schedule: a phase with teach=True trains a teacher, and subnets learn from target={target!r}; "
+        raise ValueError(f"schedule: a phase with teach=True trains a teacher, and subnets learn from "
+                         f"target={target!r}; "
                          "leave it out, or use Gradient('teacher')")
 
-# %% ../../nbs/shrink/21_recipe.ipynb #bcd1cedd
+# %% ../../nbs/shrink/21_recipe.ipynb #43dc7faf
 @patch
 def __setattr__(self:Recipe, name, value):
     "`FrozenInstanceError`, in words"
-    raise FrozenInstanceError(f'{name}: a Recipe does not change. dataclasses.replace makes another one, and a fit takes '
+    raise FrozenInstanceError(f'{name}: a Recipe does not change. dataclasses.replace makes another one, and a fit '
+                              'takes '
                               'cbs=OnionTraining(recipe)')
 
 # %% ../../nbs/shrink/21_recipe.ipynb #62af9cdf

@@ -17,11 +17,12 @@ from ..subnets.subnet import Space
 from .gradients import combine_sum, distill_loss, owned
 from .recipe import Recipe, StepPlan, chosen_space, levels_of, nothing_to_choose
 
-# %% ../../nbs/shrink/22_step.ipynb #a38b99db
+# %% ../../nbs/shrink/22_step.ipynb #4936b64b
 @contextmanager
 def dropout_off(model, off=True):
     "Dropout layers and stochastic depth in evaluation, where `off`"
-    def drops(m): return isinstance(m, nn.modules.dropout._DropoutNd) or type(m).__name__ in ('StochasticDepth','DropPath')
+    drop, names = nn.modules.dropout._DropoutNd, ('StochasticDepth','DropPath')
+    def drops(m): return isinstance(m, drop) or type(m).__name__ in names
     ms = [m for m in model.modules() if m.training and drops(m)] if off else []
     for m in ms: m.training = False
     try: yield
@@ -141,9 +142,9 @@ def put_combined(sn, nets, kept, top, eps, combine):
         p.grad = combine(gs, torch.stack([o[n] for o in own]), ws)
     kept.clear()
 
-# %% ../../nbs/shrink/22_step.ipynb #bdae7f0e
-def onion_grads(sn, nets, xb, loss_of, top=None, eps=1., combine=combine_sum, kept=None, first=None, between=None, **how):
-    "All gradients of a batch: in `.grad`, or in `kept` where a rule wants each. `first`: loss of the first network, which was run already"
+# %% ../../nbs/shrink/22_step.ipynb #262f0f14
+def onion_grads(sn, nets, xb, loss_of, top, eps, combine, kept=None, first=None, between=None, **how):
+    "All gradients of a batch: in `.grad`, or in `kept`. `first`: the loss of a first network that ran already"
     begun = [] if first is None else [(nets[0], first)]
     kept = {} if kept is None else kept
     def passes():

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OnionTraining']
 
-# %% ../../nbs/shrink/24_training.ipynb #086cb9d1
+# %% ../../nbs/shrink/24_training.ipynb #810b69f3
 import numpy as np, torch
 from dataclasses import dataclass, field
 from fastai.callback.core import Callback
@@ -30,7 +30,7 @@ from elastic_nets.shrink.step import (
     Losses, Timetable, dropout_off, look, onion_grads, put_combined, scalar, statistics
 )
 from elastic_nets.shrink.watching import (
-    Alarms, KeepBest, Passes, SubnetMetrics, Trial, calibrated, mean_over_ranks
+    Alarms, KeepBest, Passes, SubnetMetrics, Trial, all_params, calibrated, mean_over_ranks
 )
 
 # %% ../../nbs/shrink/24_training.ipynb #c66c05d3
@@ -58,16 +58,16 @@ class _Fit:
     quiet:object=None # Dropout off, for the time of the first network's forward
     kept:dict=field(default_factory=dict) # Gradients of each network, where a rule wants them
 
-# %% ../../nbs/shrink/24_training.ipynb #a91d1f6a
+# %% ../../nbs/shrink/24_training.ipynb #14cb7042
 class OnionTraining(Callback):
     "Trains `learn.supernet`: the full network as ever, and beside it the subnets that `recipe` wants"
     order,run_valid,_learn = 8,False,None
     def __init__(self,
         recipe:Recipe, # E.g. `delayed_shrinking()`
-        seed:int=0, # Which subnets are drawn depends on it and on the step (with `Construct.odds` on more), on nothing else
+        seed:int=0, # Which subnets are drawn depends on it and on the step (with `Construct.odds` on more)
         distill=None, # (pred, teacher) -> scalar; default: what fits the learner's loss (`distill_loss`)
-        teacher:nn.Module=None, # For target='teacher': a trained model; None: the full network of a phase with teach=True
-        watch=('min','mid'), # Subnets in validation: 'min', the smallest; 'mid', what is nearest to half the width and depth
+        teacher:nn.Module=None, # For target='teacher': a trained model; None: that of a phase with teach=True
+        watch=('min','mid'), # Subnets in validation: 'min', the smallest; 'mid', nearest to half the width and depth
         estimate:bool=True, # Before training, print what the fit will take: seconds and memory, from a measured step
     ):
         _check_arguments(recipe, distill, watch)
@@ -82,19 +82,21 @@ class OnionTraining(Callback):
         if learn is None and self._learn is not None: self._leave()
         vars(self)['_learn'] = learn
 
-# %% ../../nbs/shrink/24_training.ipynb #1baeb12d
+# %% ../../nbs/shrink/24_training.ipynb #83beb999
 def _check_arguments(recipe, distill, watch):
     "`TypeError` or `ValueError` where `OnionTraining` was given what it cannot use"
-    if not isinstance(recipe, Recipe): raise TypeError(f'recipe: a Recipe is expected, such as delayed_shrinking(), got {recipe!r}')
+    if not isinstance(recipe, Recipe): raise TypeError(f'recipe: a Recipe is expected, such as delayed_shrinking(), '
+                                                       f'got {recipe!r}')
     if bad := {*L(watch)}-{'min','mid'}:
         raise ValueError(f"watch: some of 'min' and 'mid', got {', '.join(map(repr, sorted(bad)))}")
     if distill is not None and not callable(distill):
         raise TypeError(f'distill: a function (pred, teacher) -> scalar is expected, got {distill!r}')
     if distill is not None and recipe.gradient.target=='hard':
-        raise ValueError('distill: this recipe has no use for one, its subnets learn from hard labels; leave it out, or use '
+        raise ValueError('distill: this recipe has no use for one, its subnets learn from hard labels; leave it out, '
+                         'or use '
                          "Gradient('distill')")
 
-# %% ../../nbs/shrink/24_training.ipynb #7e28835e
+# %% ../../nbs/shrink/24_training.ipynb #cb6db5af
 def _check_space(sn, recipe):
     "`ValueError` where the supernet's space has not what the recipe draws from"
     c = recipe.construct
@@ -103,53 +105,61 @@ def _check_space(sn, recipe):
                          'learn.supernet.space = space.space')
     space = chosen_space(c, sn.space)
     if c.k>1 and nothing_to_choose(space):
-        raise ValueError(f'space: it has one subnet, the full network, where {c.dims} may be chosen; give to_supernet more widths, '
+        raise ValueError(f'space: it has one subnet, the full network, where {c.dims} may be chosen; give to_supernet '
+                         'more widths, '
                          'depths or kernels')
     levels = levels_of(c, space, sn.macs) if c.levels else None
     for phase in getattr(recipe.schedule, 'phases', [Phase(1)]):
         c.sample_nets(space.restrict(**dict(phase.subspace)), Random(0), 1, levels=levels)
     if levels and len(levels)<min(c.k, c.levels):
-        warn(f'levels: the space has {len(levels)} networks whose choices stand at the same share, a step trains these and not '
+        warn(f'levels: the space has {len(levels)} networks whose choices stand at the same share, a step trains '
+             'these and not '
              f'k={c.k}; give to_supernet more widths or depths')
 
-# %% ../../nbs/shrink/24_training.ipynb #6064fb85
+# %% ../../nbs/shrink/24_training.ipynb #7aa89d77
 def _check_norms(sn, bn):
     "`ValueError` where batch norms cannot be what the recipe wants"
     if bn!='shared' and not any(isinstance(m, nn.modules.batchnorm._NormBase) for m in sn.model.modules()):
         raise ValueError(f"bn: {bn!r} is not possible, the model has no batch norm; use 'shared'")
     have = {'private' if affine else 'statistics' for affine in sn.private.values()}
     if have-{bn}:
-        raise ValueError(f'bn: an earlier fit left this supernet with batch norms of kind {have.pop()!r}, the recipe wants {bn!r}; '
+        raise ValueError(f'bn: an earlier fit left this supernet with batch norms of kind {have.pop()!r}, the recipe '
+                         f'wants {bn!r}; '
                          'go on with the former, or make the plain model elastic, '
                          'learn.supernet.extract(learn.supernet.space.max)')
 
-# %% ../../nbs/shrink/24_training.ipynb #a90fee63
+# %% ../../nbs/shrink/24_training.ipynb #de001932
 def _check_callbacks(cbs, steps):
     "`ValueError` where another callback makes this fit impossible"
     names = [type(cb).__name__ for cb in cbs]
     if bad := [n for n in names if n in ('GrowWidth','GrowDepth')]:
-        raise ValueError('growth and shrinking cannot share a fit: finish growing first, then train the onion; take out '
+        raise ValueError('growth and shrinking cannot share a fit: finish growing first, then train the onion; take '
+                         'out '
                          f'{bad[0]} or OnionTraining')
     if names.count('OnionTraining')>1:
         raise ValueError('OnionTraining: there are two of them in this fit; take one out (learn.remove_cb)')
     bad = [type(cb).__name__ for cb in cbs if isinstance(cb, (MixedPrecision, GradientAccumulation, GradientClip))]
     if steps!='joint' and bad:
-        raise ValueError(f'update: with a step for each network ({steps!r}) there are several optimizer steps per batch, which '
+        raise ValueError(f'update: with a step for each network ({steps!r}) there are several optimizer steps per '
+                         'batch, which '
                          f"{bad[0]} does not know; use steps='joint', or take it out")
 
-# %% ../../nbs/shrink/24_training.ipynb #00707848
+# %% ../../nbs/shrink/24_training.ipynb #42927a19
 def _check_teacher(recipe, teacher, model, teaches):
     "`ValueError` or `TypeError` where a teacher is missing, or is none"
     target = recipe.gradient.target
     if target=='teacher' and teacher is None and not teaches:
-        raise ValueError('teacher: this recipe learns from a trained teacher and has none; give one, OnionTraining(..., '
+        raise ValueError('teacher: this recipe learns from a trained teacher and has none; give one, '
+                         'OnionTraining(..., '
                          'teacher=copy.deepcopy(model)), or a phase with teach=True that is long enough for a step')
     if teacher is None: return
     if target!='teacher':
-        raise ValueError(f'teacher: this recipe has no use for one, its subnets learn from target={target!r}; leave it out, or use '
+        raise ValueError(f'teacher: this recipe has no use for one, its subnets learn from target={target!r}; leave '
+                         'it out, or use '
                          "Gradient('teacher')")
     if not isinstance(teacher, nn.Module):
-        raise TypeError(f'teacher: a model is expected (an nn.Module, such as `other_learner.model`), got {type(teacher).__name__}')
+        raise TypeError(f'teacher: a model is expected (an nn.Module, such as `other_learner.model`), got '
+                        f'{type(teacher).__name__}')
     if {*map(id, teacher.parameters())} & {*map(id, model.parameters())}:
         raise ValueError('teacher: this is the model that is trained; give a copy of it: '
                          'learn.supernet.extract(learn.supernet.space.max)')
@@ -160,14 +170,14 @@ def _too_short(schedule, n):
     ends = schedule.ends(n) if hasattr(schedule, 'ends') else []
     return [i for i,(a,b) in enumerate(zip([0,*ends], ends)) if a==b]
 
-# %% ../../nbs/shrink/24_training.ipynb #37d56f2e
+# %% ../../nbs/shrink/24_training.ipynb #c0c27236
 def _rate_of(cbs):
-    "From the schedulers among `cbs`: learning rate at a share of the steps, the highest of each group; None where there is no schedule"
+    "Learning rate at a share of the steps, and the highest of each group; None where no scheduler is among `cbs`"
     rate = first([cb.scheds.get('lr') for cb in cbs if isinstance(cb, ParamScheduler)], callable)
     if rate is None: return None, None
     return rate, np.max([np.atleast_1d(rate(i/200)).astype(float) for i in range(201)], 0)
 
-# %% ../../nbs/shrink/24_training.ipynb #c26639ca
+# %% ../../nbs/shrink/24_training.ipynb #3adb8010
 @patch
 def before_fit(self:OnionTraining):
     "Check what is needed, and decide what each step trains"
@@ -185,7 +195,8 @@ def before_fit(self:OnionTraining):
     now.todo = Timetable(recipe, sn, n, share, self.seed)
     phases, short = getattr(now.todo.schedule, 'phases', ()), _too_short(now.todo.schedule, n)
     if short and not now.before_lr_find:
-        warn(f'schedule: in a fit of {n} steps there is none for the phases {short}: {phases[short[0]]}; train longer, or give '
+        warn(f'schedule: in a fit of {n} steps there is none for the phases {short}: {phases[short[0]]}; train '
+             'longer, or give '
              'these a longer `length`')
     _check_teacher(recipe, self.teacher, sn.model, any(p.teach for i,p in enumerate(phases) if i not in short))
     now.distill = self.distill or (None if recipe.gradient.target=='hard' else distill_loss(self.loss_func))
@@ -232,9 +243,9 @@ def after_fit(self:OnionTraining):
     "Leave the learner as it was"
     self._leave()
 
-# %% ../../nbs/shrink/24_training.ipynb #e900a4ba
+# %% ../../nbs/shrink/24_training.ipynb #f944d493
 def _register_held(opt, sn, wd_bn_bias):
-    "Each parameter beside the model goes into the group of the layer's own and is frozen with it; batch norm's without weight decay"
+    "Each parameter beside the model goes into the group of the layer's own, and is frozen with it"
     groups = get_groups(opt)
     group_of = {id(p):g for g in groups for p in g}
     for p,layers in held_beside(sn):
@@ -242,16 +253,16 @@ def _register_held(opt, sn, wd_bn_bias):
         if id(p) in group_of: continue
         group_of.get(id(layers), groups[-1]).append(p)
         state = opt.state.setdefault(p, {}) # a plain dict, once it was loaded
-        if p.ndim==1 and not wd_bn_bias: state['do_wd'] = False
+        if p.ndim==1 and not wd_bn_bias: state['do_wd'] = False # batch norm's, as fastai does
     set_groups(opt, groups)
 
-# %% ../../nbs/shrink/24_training.ipynb #f4df37a1
+# %% ../../nbs/shrink/24_training.ipynb #3226493a
 def _release_held(opt, sn):
     "Take them out of the optimizer's groups; their state stays for the next fit"
-    held = {id(p) for p in sn.held_params()}
+    held = {id(p) for p,_ in held_beside(sn)}
     set_groups(opt, [[p for p in ps if id(p) not in held] for ps in get_groups(opt)])
 
-# %% ../../nbs/shrink/24_training.ipynb #452f8e29
+# %% ../../nbs/shrink/24_training.ipynb #e4ee72d1
 @patch
 def before_train(self:OnionTraining):
     "Recalibrated statistics are out of date from here on; the first epoch begins with a clean slate"
@@ -260,21 +271,21 @@ def before_train(self:OnionTraining):
     sn.forget_stats()
     if self.plan is not None: return # not the first epoch
     _register_held(self.opt, sn, self.wd_bn_bias)
-    for p in [*sn.model.parameters(), *sn.held_params()]: p.grad = None # of a step that was interrupted
+    for p in all_params(sn): p.grad = None # of a step that was interrupted
     if self.now.peak is None: self.now.peak = [h['lr'] for h in self.opt.hypers]
 
-# %% ../../nbs/shrink/24_training.ipynb #731a964f
+# %% ../../nbs/shrink/24_training.ipynb #0d3849a6
 @patch
 def before_batch(self:OnionTraining):
     "The step's first network is on when the batch goes through the model"
     if self.now.new_step: self._begin()
     sn, top_drops = self.supernet, self.recipe.gradient.dropout or self.nets[0]==self.top
     if sn.subnet!=self.nets[0]: sn.set_active(self.nets[0])
-    if self.now.ranks>1: self.learn.model.require_backward_grad_sync = False # all gradients go together, in `before_step`
+    if self.now.ranks>1: self.learn.model.require_backward_grad_sync = False # all together, in `before_step`
     self.now.quiet = dropout_off(self.model, not top_drops)
     self.now.quiet.__enter__()
 
-# %% ../../nbs/shrink/24_training.ipynb #0b42bf55
+# %% ../../nbs/shrink/24_training.ipynb #29a52adb
 @patch
 def _begin(self:OnionTraining):
     "An optimizer step begins: its plan and its networks"
@@ -284,30 +295,34 @@ def _begin(self:OnionTraining):
     plan = self.plan = now.todo.at(step)
     if last is None: now.may_sort = not self.supernet.trained
     if last is None or plan.phase!=last.phase: self._new_phase(last)
-    if self.recipe.gradient.target=='teacher' and now.teacher is None and not plan.teach and not now.todo.full_alone(plan):
-        raise ValueError('teacher: this fit begins after the phase that trains the teacher; give OnionTraining a copy of it, '
+    untaught = self.recipe.gradient.target=='teacher' and now.teacher is None
+    if untaught and not plan.teach and not now.todo.full_alone(plan):
+        raise ValueError('teacher: this fit begins after the phase that trains the teacher; give OnionTraining a copy '
+                         'of it, '
                          'teacher=...')
     self.nets, self.top = now.todo.draw(step, now.odds)
     self.eps, now.new_step = plan.eps, False
 
-# %% ../../nbs/shrink/24_training.ipynb #d679f593
+# %% ../../nbs/shrink/24_training.ipynb #c6258328
 def _check_resumed(now, sn, last):
     "`ValueError` where a fit goes on, after a step with the plan `last`, without what the supernet held"
     if now.todo.full_alone(last): return # no subnets yet
     lacks = 'kernel matrices' if now.new_matrices else None
     if now.todo.recipe.construct.bn!='shared' and not sn.private: lacks = 'private batch norms'
     if lacks:
-        raise ValueError(f'start_epoch: this fit goes on with subnets that had {lacks}, and the supernet has none; load what '
+        raise ValueError(f'start_epoch: this fit goes on with subnets that had {lacks}, and the supernet has none; '
+                         'load what '
                          '`learn.supernet.state_dict()` gave, with load_state_dict, before fit')
 
-# %% ../../nbs/shrink/24_training.ipynb #5391f986
+# %% ../../nbs/shrink/24_training.ipynb #e6093462
 @patch
 def _new_phase(self:OnionTraining, last:StepPlan):
     "What happens between the phase of the plan `last` and that of `self.plan`"
     sn, c, now, plan, todo = self.supernet, self.recipe.construct, self.now, self.plan, self.now.todo
     if last is not None and last.teach and now.teacher is None:
         now.teacher = sn.extract(sn.space.max).eval().requires_grad_(False)
-    if plan.lr is None and last is not None and last.lr is not None and now.rate is None: self.opt.set_hypers(lr=now.peak)
+    had_rate = last is not None and last.lr is not None
+    if had_rate and plan.lr is None and now.rate is None: self.opt.set_hypers(lr=now.peak)
     if todo.full_alone(plan): return
     if now.may_sort and not sn.private and _sorts_now(c.sort, todo, last, plan):
         states = first(cb.all_states() for cb in now.parts if hasattr(type(cb), 'all_states'))
@@ -355,23 +370,24 @@ def after_loss(self:OnionTraining):
         self.learn.loss_grad = self.eps*now.passes.share()*now.first_loss
     scalar('loss_func', self.learn.loss_grad)
 
-# %% ../../nbs/shrink/24_training.ipynb #e1fc3aa9
+# %% ../../nbs/shrink/24_training.ipynb #61512918
 @patch
 def _teacher_says(self:OnionTraining):
-    "What the teacher says of this batch: the trained one, or the largest network, which is trained later or not at all in this step"
+    "What the trained teacher says of this batch, or the largest network, where it is not the first"
     now = self.now
     if self.recipe.gradient.target!='teacher':
         return look(self.supernet, self.top or now.todo.space_of(self.plan).max, self.xb, now.passes.forward)
     with torch.no_grad(), now.passes.precise() as exact: return exact(now.teacher(*self.xb))
 
-# %% ../../nbs/shrink/24_training.ipynb #c0976ecf
+# %% ../../nbs/shrink/24_training.ipynb #826d863c
 @patch
 def after_backward(self:OnionTraining):
     "Add the other networks' gradients, each from a forward and a backward of its own"
     now, g = self.now, self.recipe.gradient
     if self.plan.lr is not None and not now.before_lr_find: self.opt.set_hypers(lr=[p*self.plan.lr for p in now.peak])
-    onion_grads(self.supernet, self.nets, self.xb, now.losses, self.top, self.eps, g.combine, now.kept, now.first_loss.detach(),
-                self._between, dropout=g.dropout, forward=now.passes.forward, backward=now.passes.backward)
+    onion_grads(self.supernet, self.nets, self.xb, now.losses, self.top, self.eps, g.combine, now.kept,
+                now.first_loss.detach(), self._between, dropout=g.dropout, forward=now.passes.forward,
+                backward=now.passes.backward)
 
 # %% ../../nbs/shrink/24_training.ipynb #66fb5fa8
 @patch
@@ -383,18 +399,17 @@ def _between(self:OnionTraining, i, net, loss):
     self.opt.step()
     self.opt.zero_grad()
 
-# %% ../../nbs/shrink/24_training.ipynb #5b8b78ec
+# %% ../../nbs/shrink/24_training.ipynb #af9ca225
 @patch
 def tell(self:OnionTraining, event, *args):
-    "An event of our own, for every callback that has a method of its name: `after_net(net, loss)`, `seen_losses(pairs)`"
+    "An event of our own, `after_net(net, loss)` or `seen_losses(pairs)`, for callbacks that have the method"
     for cb in self.learn.cbs.sorted('order'):
         if heard := getattr(type(cb), event, None): heard(cb, *args)
 
-# %% ../../nbs/shrink/24_training.ipynb #152413ca
+# %% ../../nbs/shrink/24_training.ipynb #213dec96
 def _all_grads(sn, kept={}):
     "All gradients that the next step of the optimizer is made of"
-    params = [*sn.model.parameters(), *sn.held_params()]
-    return [p.grad for p in params if p.grad is not None] + [g for gs in kept.values() for g in gs.values()]
+    return [p.grad for p in all_params(sn) if p.grad is not None] + [g for gs in kept.values() for g in gs.values()]
 
 # %% ../../nbs/shrink/24_training.ipynb #eb3d81ff
 @patch
@@ -405,13 +420,13 @@ def before_step(self:OnionTraining):
     put_combined(sn, self.nets, now.kept, self.top, self.eps, self.recipe.gradient.combine)
     _clip_held(self.learn, sn)
 
-# %% ../../nbs/shrink/24_training.ipynb #ccc25939
+# %% ../../nbs/shrink/24_training.ipynb #85a4f884
 def _clip_held(learn, sn):
-    "Clip all gradients together where something lives beside the model: `GradientClip`, which comes after, knows the model's only"
-    clip, held = first(learn.cbs, risinstance(GradientClip)), sn.held_params()
-    if not clip or not held: return
+    "Clip all gradients together where something lives beside the model, of which `GradientClip` knows nothing"
+    clip = first(learn.cbs, risinstance(GradientClip))
+    if not clip or not held_beside(sn): return
     scale = learn.scaler.get_scale() if first(learn.cbs, risinstance(MixedPrecision)) else 1
-    nn.utils.clip_grad_norm_([*sn.model.parameters(), *held], clip.max_norm*scale, clip.norm_type)
+    nn.utils.clip_grad_norm_(all_params(sn), clip.max_norm*scale, clip.norm_type)
 
 # %% ../../nbs/shrink/24_training.ipynb #a90549a5
 @patch

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GradientProbe', 'plot_gradients']
 
-# %% ../../nbs/shrink/23_watching.ipynb #0a30546b
+# %% ../../nbs/shrink/23_watching.ipynb #08341264
 import time, torch
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -23,6 +23,7 @@ from random import Random
 from torch.nn import functional as F
 from warnings import warn
 from ..subnets.batches import at_size, calibrate_bn, inputs_of, quiet
+from ..subnets.norms import held_beside
 from .step import as_it_was, detached, run_network, scalar
 
 # %% ../../nbs/shrink/23_watching.ipynb #abe720d0
@@ -56,6 +57,11 @@ class Passes:
         mp = first(self.learn.cbs, risinstance(MixedPrecision))
         (self.learn.scaler.scale(loss) if mp else loss).backward()
 
+# %% ../../nbs/shrink/23_watching.ipynb #4495d4a4
+def all_params(sn):
+    "Every parameter that is trained: of the model, and what the supernet holds beside it"
+    return [*sn.model.parameters(), *[p for p,_ in held_beside(sn)]]
+
 # %% ../../nbs/shrink/23_watching.ipynb #5b7e0b4a
 @torch.no_grad()
 def mean_over_ranks(ts, ranks):
@@ -77,7 +83,7 @@ def saved_bytes(model):
         return t
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): yield res
 
-# %% ../../nbs/shrink/23_watching.ipynb #511c3bcb
+# %% ../../nbs/shrink/23_watching.ipynb #bd8c9ced
 class Trial(OnionPart):
     "A batch through the full network and a subnet, undone: do the losses fit, and what will the fit take?"
     def __init__(self, say=True): self.say = say # Print the estimate?
@@ -95,7 +101,7 @@ class Trial(OnionPart):
         with quiet(self.dls.train):
             self._take_batch()
             with as_it_was(sn): self._measure(plans, k, some)
-        for p in [*sn.model.parameters(), *sn.held_params()]: p.grad = None
+        for p in all_params(sn): p.grad = None
 
     def _take_batch(self):
         b = self.learn._set_device(next(iter(self.dls.train)))
@@ -116,10 +122,10 @@ def _measure(self:Trial, plans, k, some):
     full, sub = map(min, zip(*both))
     o.now.log(estimate(o.now.todo, plans, k, full, sub, sum(held.values())))
 
-# %% ../../nbs/shrink/23_watching.ipynb #872c58a2
+# %% ../../nbs/shrink/23_watching.ipynb #6086cb9f
 @patch
 def _pass(self:Trial, net, soft=None):
-    "Seconds of a forward and a backward of `net` on the batch at hand, and what it says; `ValueError` where its loss is no scalar"
+    "Seconds of a forward and a backward of `net` on the batch at hand, and what it says"
     now, t = self.onion_training.now, time.perf_counter()
     with self.supernet.active(net):
         with now.passes.precise() as exact:
@@ -130,25 +136,28 @@ def _pass(self:Trial, net, soft=None):
     if torch.cuda.is_available(): torch.cuda.synchronize()
     return time.perf_counter()-t, detached(pred)
 
-# %% ../../nbs/shrink/23_watching.ipynb #b0fc502b
+# %% ../../nbs/shrink/23_watching.ipynb #520f018b
 def estimate(todo, plans, k, full, sub, held):
-    "What a fit takes, in words: from seconds of the passes of the full network and of a subnet, and bytes that one backward needs"
+    "What a fit takes, in words: from seconds of the passes of two networks, and bytes that a backward needs"
     def cost(plan): return sub*todo.k_of(plan)+(full-sub)*todo.trains_full(plan)
     scale, recipe, sn = todo.n/len(plans), todo.recipe, todo.sn
     total, some = scale*sum(map(cost, plans)), scale*sum(not todo.full_alone(plan) for plan in plans)
-    weights = sum(p.nbytes for p in [*sn.model.parameters(), *sn.held_params()])
+    weights = sum(p.nbytes for p in all_params(sn))
     copies = 1 if recipe.sums() or recipe.update.steps!='joint' else k
     whole = f'{total/60:.1f} min' if total>=60 else f'{total:.0f} s'
-    return (f'{todo.n} steps, {some:.0f} of them with subnets; passes of the full network take {full:.3g} s, of a subnet about {sub:.3g} s: '
-            f"{whole} in all, without validation; {(held+weights*(1+copies))/1e6:.3g} MB of weights, gradients and activations, "
+    return (f'{todo.n} steps, {some:.0f} of them with subnets; passes of the full network take {full:.3g} s, '
+            f'of a subnet about {sub:.3g} s: '
+            f"{whole} in all, without validation; {(held+weights*(1+copies))/1e6:.3g} MB of weights, gradients and "
+            "activations, "
             "beside the optimizer's state")
 
-# %% ../../nbs/shrink/23_watching.ipynb #a1d2cedd
+# %% ../../nbs/shrink/23_watching.ipynb #a2d3196d
 def _check_taught(plans, o):
     "`ValueError` where subnets have to learn from a teacher that is not there yet"
     if o.recipe.gradient.target!='teacher' or o.now.teacher is not None: return
     if all(o.now.todo.full_alone(plan) for plan in takewhile(lambda plan: not plan.teach, plans)): return
-    raise ValueError('schedule: subnets learn from a teacher before the phase that trains it (teach=True); put that phase first, '
+    raise ValueError('schedule: subnets learn from a teacher before the phase that trains it (teach=True); put that '
+                     'phase first, '
                      'or give a teacher, OnionTraining(..., teacher=copy.deepcopy(model))')
 
 # %% ../../nbs/shrink/23_watching.ipynb #3df8f0df
@@ -163,7 +172,7 @@ def _ask(o, xb, pred):
         raise ValueError(f'teacher: what it says of a batch does not suit the model that is trained: {e}') from e
     return soft
 
-# %% ../../nbs/shrink/23_watching.ipynb #b1f1c969
+# %% ../../nbs/shrink/23_watching.ipynb #59830a60
 class Alarms(OnionPart):
     "Stops where a loss is not finite; warns of a smallest subnet that guesses, and of a weight without effect"
     order = 7.9
@@ -180,7 +189,8 @@ class Alarms(OnionPart):
         for net,loss in losses:
             if torch.isfinite(loss).all(): continue
             which = 'the full network' if net==self.supernet.space.max else f'{net}'
-            warn(f'epoch {self.epoch}: the loss of {which} is {loss.item()}; training stops here. Usual reasons: a learning rate too '
+            warn(f'epoch {self.epoch}: the loss of {which} is {loss.item()}; training stops here. Usual reasons: a '
+                 'learning rate too '
                  'high for the sum of the gradients (try half of it, or the mean: `replace(recipe, '
                  'gradient=replace(recipe.gradient, combine=combine_avg))`), no warm-up')
             raise CancelFitException
@@ -193,7 +203,7 @@ class Alarms(OnionPart):
         o = self.onion_training
         if o.recipe.update.steps!='joint' and 0<o.eps<1: self._check_weight(o.eps)
 
-# %% ../../nbs/shrink/23_watching.ipynb #09c0cd5f
+# %% ../../nbs/shrink/23_watching.ipynb #17170b62
 @patch
 def _check_weight(self:Alarms, eps):
     "Warn where a weight has no effect: an optimizer that divides gradients by their size steps for each network"
@@ -201,15 +211,17 @@ def _check_weight(self:Alarms, eps):
     if self.void or not any('sq' in k for state in states for k in state): return
     self.void = True
     name = getattr(getattr(self.learn.opt_func, 'func', self.learn.opt_func), '__name__', 'the optimizer')
-    warn(f"schedule: subnets have a weight of {eps:.2g}, and {name} divides every network's gradient by its size, so that their "
+    warn(f"schedule: subnets have a weight of {eps:.2g}, and {name} divides every network's gradient by its size, so "
+         "that their "
          "steps are as long as without; use SGD, or steps='joint'")
 
-# %% ../../nbs/shrink/23_watching.ipynb #d8031bac
+# %% ../../nbs/shrink/23_watching.ipynb #0e59fcb9
 @patch
 def after_validate(self:Alarms):
     "Warn where the smallest subnet guesses, an epoch after shrinking started"
     o, c = self.onion_training, getattr(self.dls, 'c', None)
-    got = next((m for m in self.learn.metrics if isinstance(m, SubnetMetric) and m.name in ('acc_min','error_rate_min')), None)
+    mine = [m for m in self.learn.metrics if isinstance(m, SubnetMetric)]
+    got = first(mine, lambda m: m.name in ('acc_min','error_rate_min'))
     step = self.epoch*len(self.dls.train)
     if self.guesses or not step or not c or o.plan is None or o.plan.eps<.1 or o.now.before_lr_find: return
     if got is None or got.net is None or got.value is None: return
@@ -218,7 +230,7 @@ def after_validate(self:Alarms):
     self.guesses = True
     advice = 'a longer warm-up, a smaller learning rate'
     if not o.recipe.construct.smallest:
-        advice = ('the smallest in every step, `replace(recipe, construct=replace(recipe.construct, smallest=True))`, ' + advice)
+        advice = f'the smallest in every step, `replace(recipe.construct, smallest=True)`, {advice}'
     warn(f'epoch {self.epoch}: the smallest subnet is at chance ({acc:.3f} with {c} classes): {todo.space.min}. '
          f'It may be too small for this data; or try {advice}')
 
@@ -282,22 +294,24 @@ def middle(todo):
     half, macs = todo.space.uniform(.5, .5), todo.sn.macs
     return min(todo.levels or [half], key=lambda net: (abs(macs(net)-macs(half)), -macs(net)))
 
-# %% ../../nbs/shrink/23_watching.ipynb #7f3bf9d9
+# %% ../../nbs/shrink/23_watching.ipynb #2c33baa7
 class KeepBest(OnionPart):
-    "Keeps the supernet's state where SaveModelCallback has just saved the model, and restores it where that will be loaded"
+    "Keeps the supernet's state where SaveModelCallback saves the model, and restores it where that is loaded"
     order = 7 # before OnionTraining leaves, and before SaveModelCallback loads
     def before_epoch(self): self.keep()
 
     def after_fit(self):
         save = self.keep()
-        if save and not save.at_end and getattr(save, 'supernet_state', None): self.supernet.load_state_dict(save.supernet_state)
+        state = getattr(save, 'supernet_state', None)
+        if save and not save.at_end and state: self.supernet.load_state_dict(state)
 
     def keep(self):
         "Was the model saved after the last epoch? Gives the callback that saves, where it matters"
         save, sn = first(self.learn.cbs, risinstance(SaveModelCallback)), self.supernet
         matters = sn.private or sn.matrices
         if save is None or save.every_epoch or not matters or self.onion_training.plan is None: return
-        if getattr(save, 'new_best', False): save.supernet_state, save.new_best = sn.state_dict(), False # it says so anew every epoch
+        if getattr(save, 'new_best', False):
+            save.supernet_state, save.new_best = sn.state_dict(), False # it says so anew every epoch
         return save
 
 # %% ../../nbs/shrink/23_watching.ipynb #acc5222c
@@ -308,7 +322,7 @@ def _compare(full, used, eps):
     norms = dict(full=full.norm().item(), shrink=shrink.norm().item(), used=used.norm().item())
     return dict(norms, cos_shrink=cos(shrink), cos_used=cos(used))
 
-# %% ../../nbs/shrink/23_watching.ipynb #5460d7b9
+# %% ../../nbs/shrink/23_watching.ipynb #c86c427b
 class GradientProbe(Callback):
     "Norms and cosines of the full network's, the shrinking and the used gradient, layer by layer (DepS, figs. 3 and 4)"
     order,run_valid = 7,False # after the full network's backward, before the subnets'
@@ -317,13 +331,14 @@ class GradientProbe(Callback):
     ):
         if type(every) is not int or every<1: raise ValueError(f'every: a whole number of steps from 1, got {every!r}')
         self.every = every
-        self.rows, self.full = [], {} # rows: step, eps, layer, norms full, shrink and used, cosines with full cos_shrink and cos_used
+        self.rows, self.full = [], {} # a row: step, eps, layer, and what `_compare` gives
 
     def before_fit(self):
         onion = getattr(self.learn, 'onion_training', None)
         if onion is None: raise ValueError('GradientProbe looks at what OnionTraining does: put both into cbs')
         if not onion.recipe.sums():
-            raise ValueError('GradientProbe can tell the gradients apart only where they are summed, in one step for all; '
+            raise ValueError('GradientProbe can tell the gradients apart only where they are summed, in one step for '
+                             'all; '
                              'this recipe does something else')
         self.rows, self.full, self.n = [], {}, 0
 
@@ -357,13 +372,13 @@ def before_step(self:GradientProbe):
             self.rows.append(dict(step=self.n, eps=eps, layer=n, **_compare(self.full[n]/scale, used/scale, eps)))
     self.full, self.n = {}, self.n+1
 
-# %% ../../nbs/shrink/23_watching.ipynb #e23f3188
+# %% ../../nbs/shrink/23_watching.ipynb #26ed3daf
 def plot_gradients(
     probe:GradientProbe, # After a fit
     step:int=None, # Which step's layers are drawn; None: the first it kept
     weights=lambda n: n.endswith('weight'), # Which parameters, by name
 ): # The three axes
-    "Per layer the norms and cosines of a step, and the norms over all steps relative to the full network's (DepS, figs. 3 and 4)"
+    "Per layer the norms and cosines of a step, and the norms over all steps (DepS, figs. 3 and 4)"
     rows = [r for r in probe.rows if weights(r['layer'])]
     if not rows: raise ValueError('probe: it has kept nothing; was there a step with subnets in the fit?')
     step = rows[0]['step'] if step is None else step

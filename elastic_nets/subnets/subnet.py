@@ -73,7 +73,7 @@ def round_width(
     if channels<.9*w*n and (channels>0 or w*n>=.5): channels += divisor
     return min(channels, n)
 
-# %% ../../nbs/subnets/10_subnet.ipynb #d2942fc1
+# %% ../../nbs/subnets/10_subnet.ipynb #54d1d9e8
 @dataclass(frozen=True)
 class Space:
     "All the subnets of a supernet"
@@ -81,8 +81,8 @@ class Space:
     depth:Choices=field(default_factory=Choices) # Stage of blocks -> numbers of blocks, ascending
     kernel:Choices=field(default_factory=Choices) # Convolution -> kernel sizes, ascending
     resolution:tuple=() # Sides of the input in pixels, ascending; empty: as it comes
-    inside:Choices=field(default_factory=Choices, repr=False) # (dim, name) -> (stage, position) of its block, if that may go
-    given:Choices=field(default_factory=Choices, repr=False) # (dim, name) -> (the one it depends on, {value of that: values})
+    inside:Choices=field(default_factory=Choices, repr=False) # (dim, name) -> (stage, position) of its block
+    given:Choices=field(default_factory=Choices, repr=False) # (dim, name) -> (its lead, {value of that: values})
 
     def __post_init__(self):
         new = {dim: Choices({n:tuple(vs) for n,vs in getattr(self, dim).items()}) for dim in _DIMS}
