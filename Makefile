@@ -2,9 +2,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OLDEST ?= .venv-oldest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test readme coverage speed growing shrinking onion clean
+.PHONY: demo test export readme lint docs-check coverage dist test-oldest hooks speed growing shrinking onion pages clean
 
 demo: $(READY) # the main job; `make demo ARGS="--data cifar10"` passes arguments on
 	$(BIN)/elastic-nets demo $(ARGS)
@@ -12,19 +13,49 @@ demo: $(READY) # the main job; `make demo ARGS="--data cifar10"` passes argument
 test: $(READY) # two processes of one thread each; `make test ARGS="-k readme"` picks tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --maxschedchunk 1 $(ARGS)
 
+# ---- while you work (see CONTRIBUTING.md)
+
+export: $(READY) # modules and README.md from the notebooks, which are cleaned
+	$(BIN)/nbdev-export
+	$(BIN)/nbdev-clean
+	$(BIN)/python scripts/readme.py
+
 readme: $(READY) # README.md from nbs/index.ipynb
 	$(BIN)/python scripts/readme.py
+
+lint: $(READY) # ruff, and the rules of this house: seconds
+	$(BIN)/ruff check
+	$(BIN)/python -m pytest -q tests/test_house.py
+
+docs-check: $(READY) # nbdev can make documentation of every notebook
+	$(BIN)/python -m pytest -q tests/test_project.py -k documentation
 
 coverage: $(READY) # docs/coverage.md, by the tests that hold it
 	COVERAGE=write $(BIN)/python -m pytest -q tests/test_properties.py
 
+dist: $(READY) # wheel and source distribution, each installed in an environment of its own, where the demo runs
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python scripts/try_dist.py
+
+test-oldest: # with the oldest versions that pyproject.toml allows; PYTHON=python3.10 is the oldest of those
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install -qq pytest accelerate "timm<1.0.20" setuptools $$($(PYTHON) scripts/floors.py)
+	$(OLDEST)/bin/pip install -qq --no-deps --no-build-isolation -e .
+	$(OLDEST)/bin/python -m pytest -q $$($(PYTHON) scripts/floors.py tests) $(ARGS)
+
+hooks: $(READY) # git and Jupyter keep notebooks clean, and merge them cell by cell; _modidx.py is made anew, not merged
+	$(BIN)/nbdev-install-hooks
+	git config --local merge.regenerated.driver true
+
+# ---- what the pages in docs/ were measured with
+
 speed: $(READY) # docs/speed.md, on an idle machine
-	$(BIN)/python benchmarks/supernet_speed.py
+	for b in supernet_speed speed_report; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 growing: $(READY) # docs/growing.md: hours on two cores, a row on disk per finished run; steps on an idle machine
 	for t in 1 2; do $(BIN)/python benchmarks/grow_steps.py --threads $$t || exit 1; done
-	for b in grow_width grow_depth grow_segment grow_correlation; do $(BIN)/python benchmarks/$$b.py || exit 1; done
-	$(BIN)/python benchmarks/grow_report.py
+	for b in grow grow_report; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 shrinking: $(READY) # docs/shrinking.md: a day on two cores, a row on disk per finished run; shrink_cost on an idle machine
 	for b in shrink_cost shrink shrink_report; do $(BIN)/python benchmarks/$$b.py || exit 1; done
@@ -32,10 +63,13 @@ shrinking: $(READY) # docs/shrinking.md: a day on two cores, a row on disk per f
 onion: $(READY) # docs/onion.md: as long; the second pass runs what depends on the first
 	for b in onion onion onion onion_report; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
-clean:
-	rm -rf $(VENV) build dist *.egg-info
+pages: $(READY) # the same pages anew, from the rows that are there
+	for b in speed grow shrink onion; do $(BIN)/python benchmarks/$${b}_report.py || exit 1; done
 
-$(READY): pyproject.toml settings.ini setup.py
+clean:
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info
+
+$(READY): pyproject.toml
 	@echo "Installing into $(VENV): some minutes and 6 GB, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -qq -e ".[dev]"

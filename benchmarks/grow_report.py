@@ -1,225 +1,304 @@
-"""docs/growing.md from the rows of results/grow_*.jsonl
+"""docs/growing.md and its pictures from the rows of results/grow_*.jsonl and the template pages/growing.md
 
 python benchmarks/grow_report.py
 """
-import statistics as st
-from common import root, results, rows
-from elastic_nets.grow.stages import _choose
-from grow_width import HALF
+from elastic_nets.grow.stages import choose_stages
+from common import by_seed, results, rows
+from grow import FIVE, JOBS, PLAN
+from report import Page, change, figure, interval, made, mean, median, paired, ratios, spread, table, times, verdict
 
-def mean(xs): return st.mean(xs) if xs else float('nan')
-def pm(xs, digits=2): return f'{mean(xs):.{digits}f} ± {st.stdev(xs):.{digits}f}' if len(xs)>1 else f'{mean(xs):.{digits}f} (one run)' if xs else ''
+page = Page('growing')
 
-T95 = {2:12.71, 3:4.30, 4:3.18, 5:2.78, 6:2.57, 7:2.45, 8:2.36}
-def paired(a, b, key='test'):
-    "Mean difference of runs with the same seed, with its 95 % interval"
-    d = [a[s][key]-b[s][key] for s in a if s in b]
-    if not d: return ''
-    return f'{mean(d):+.2f} ± {T95.get(len(d),2)*st.stdev(d)/len(d)**.5:.2f} ({len(d)})' if len(d)>1 else f'{d[0]:+.2f} (1)'
+WIDTH, DEPTH, SEGMENT, CORRELATION = (rows(JOBS[part].path) for part in ('width','depth','segment','correlation'))
+STEPS = rows(results/'grow_steps.jsonl')
 
-def by_seed(rs, keep): return {r['config']['seed']: r for r in rs if keep(r)}
+def test(r): return r['test']
+def seconds(r): return r['cpu_seconds']
 
-def steps_of(net, fmt, gpu=False):
-    "Size -> milliseconds, as measured in turn; empty where that was not done"
-    return {s:ms for r in rows(results/'grow_steps.jsonl') if r['config']['net']==net and r['config']['format']==fmt and r['config']['gpu']==gpu and (gpu or r['config']['threads']==1) for s,ms,_ in r['sizes']}
+# Steps
 
-def ceiling(times, c, key):
-    "Seconds of one pass of configuration `c` over those of full steps, by measured steps"
-    if not times: return None
-    plan = c['plan'] or [[1.,0.]]
-    ends = [*[s for _,s in plan[1:]], 1.]
-    return sum((e-s)*times[z] for (z,s),e in zip(plan, ends))/times[1.]
+def step_times(net, fmt, gpu=False):
+    "Size -> milliseconds, as measured in turn; on a processor with one thread, as the runs"
+    def same(c): return (c['net'],c['format'],c['gpu'])==(net,fmt,gpu) and (gpu or c['threads']==1)
+    return {size:ms for r in STEPS if same(r['config']) for size,ms,_ in r['sizes']}
 
-def table(head, body): return '\n'.join(['| '+' | '.join(head)+' |', '|---'+'|---:'*(len(head)-1)+'|', *['| '+' | '.join(map(str, r))+' |' for r in body]])
+def pass_time(times_of, plan):
+    "A pass over the data with this plan, in passes of the full size, by measured steps"
+    plan = plan or [[1.,0.]]
+    ends = [*[start for _,start in plan[1:]], 1.]
+    return sum((end-start)*times_of[size] for (size,start),end in zip(plan, ends))/times_of[1.]
 
-def compare(rs, base, names, times=None, epochs_from=None):
-    "A row per name: test accuracy, difference to the first, time"
-    dense, res = by_seed(rs, lambda r: r['name']==names[0]), []
-    for n in names:
-        runs = by_seed(rs, lambda r: r['name']==n)
-        if not runs: continue
-        c = next(iter(runs.values()))['config']
-        ratio = [dense[s]['cpu_seconds']/r['cpu_seconds'] for s,r in runs.items() if s in dense]
-        full = ceiling(times, c, n) if times else None
-        most = f"{1/(full*c['epochs']/base['epochs']):.2f}x" if full else ''
-        over = [100*r['overhead']/r['seconds'] for r in runs.values() if r.get('overhead')]
-        res.append([n, c['epochs'], pm([r['test'] for r in runs.values()]), '' if n==names[0] else paired(runs, dense),
-                    '' if n==names[0] else f'{st.median(ratio):.2f}x' if ratio else '', '' if n==names[0] else most, f'{mean(over):.2f} %' if over else ''])
-    return table(['', 'epochs', 'test', 'difference to dense (seeds)', 'faster, measured', 'ceiling', 'overhead'], res)
+RESNET8 = step_times('ResNet-8, base 16', 'bf16 channels_last')
+VIT = step_times('ViT of 8 blocks, 96 wide, patches of 8', 'fp32')
+DEEPLAB = step_times('DeepLabV3+ on ResNet-18, its backbone', 'bf16')
 
-def made(*names):
-    "Where the rows of some files were made"
-    rs = [r for n in names for r in rows(results/f'grow_{n}.jsonl')]
-    return f"Made on {' and '.join(sorted({r['machine'] for r in rs}))}; commits {', '.join(sorted({r['commit'] for r in rs}))}; {min(r['date'] for r in rs)} to {max(r['date'] for r in rs)}." if rs else 'Not run yet.'
+@page.place
+def steps():
+    sizes = sorted({size for r in STEPS for size,*_ in r['sizes']})
+    def line(r):
+        c, ms = r['config'], {size:ms for size,ms,_ in r['sizes']}
+        parts = [f'{ms[s]/ms[1.]:.2f}' if s in ms else '' for s in sizes]
+        return [c['net'], c['format'], 'GPU' if c['gpu'] else c['threads'], *parts, f'{ms[1.]:.0f}']
+    return table(['','format','threads',*[f'{s:g}' for s in sizes],'ms at 1'], map(line, STEPS))
 
-WIDTH = ['dense','plan','dense, seconds of the plan','plan, equal seconds','uniform']
-def width():
-    rs, res = rows(results/'grow_width.jsonl'), []
-    lr = {r['config']['lr']:r['valid'] for r in rs if r['name']=='lr'}
-    if lr: res += [f"The learning rate was chosen once, for a dense ResNet-8, on validation: {', '.join(f'{k:g}: {v}' for k,v in sorted(lr.items()))}.", '']
-    for key in dict.fromkeys((r['config']['net'], r['config']['width'], r['config']['bs']) for r in rs if r['name'] in WIDTH):
-        part, (net,w,bs) = [r for r in rs if r['name'] in WIDTH and (r['config']['net'], r['config']['width'], r['config']['bs'])==key], key
-        gpu = bs>128 # the settings for a GPU
-        times = steps_of(f'ResNet-{net}, batch {bs}' if gpu else f'ResNet-{net}, base {w}', 'bf16 channels_last', gpu)
-        res += [f"### ResNet-{net}, base width {w}{', on a GPU' if gpu else ''}", '', compare(part, part[0]['config'], WIDTH, times), '']
-    return '\n'.join(res)
-
-def plans():
+def planned(base_width):
     "What `plan_stages` makes of the measured steps"
-    res = []
-    for w in (32,16):
-        r = next((r for r in rows(results/'grow_steps.jsonl') if (r['config']['net'],r['config']['format'])==(f'ResNet-20, base {w}','bf16 channels_last') and r['config']['threads']==1), None)
-        if r is None: continue
-        try: p = str(_choose(tuple((s,ms/1000,m) for s,ms,m in r['sizes'] if s>=.5), speedup=1.6, by='width')); p = f'```\n{p}\n```'
-        except ValueError as e: p = f'an error: *{e}*.'
-        res += [f'At base width {w}, `plan_stages(learn, speedup=1.6)` makes of these steps:', '', p, '']
-    return '\n'.join(res)
+    def same(c): return (c['net'],c['format'],c['threads'])==(f'ResNet-20, base {base_width}','bf16 channels_last',1)
+    sizes = next(r['sizes'] for r in STEPS if same(r['config']))
+    return choose_stages(tuple((size, ms/1000, macs) for size,ms,macs in sizes if size>=.5), speedup=1.6, by='width')
 
-def plan_text(): (size,_),(_,until) = HALF; return f'{size:g} of the width for {until:.0%} of the fit'
+@page.place
+def plan_32(): return planned(32)
 
-def overheads(): return [(100*r['overhead']/r['seconds'], what) for f,what in (('width','width, ResNets'), ('depth','depth, ViT'), ('segment','DeepLabV3+')) for r in rows(results/f'grow_{f}.jsonl') if r['config']['plan']]
+@page.place
+def plan_16(): return planned(16)
 
-def targets():
-    "What was aimed at, and whether it was reached"
-    rs, res = [r for r in rows(results/'grow_width.jsonl') if r['config']['net']==20], []
-    get = lambda w,n: by_seed(rs, lambda r: r['config']['width']==w and r['name']==n)
-    for w,name,least,what in ((32,'plan',0,'base width 32, equal epochs: no loss'), (32,'plan, equal seconds',3,'base width 32, equal seconds: 3 points above dense'), (16,'plan, equal seconds',0,'base width 16, equal seconds: at least dense')):
-        a, b = get(w,name), get(w,'dense')
-        d = [a[s]['test']-b[s]['test'] for s in a if s in b]
-        if d: res.append([what, f'at least {least:+d}', paired(a, b), 'reached' if mean(d)>=least else 'not reached'])
-        if d and name=='plan':
-            x = st.median(b[s]['cpu_seconds']/a[s]['cpu_seconds'] for s in a if s in b)
-            res.append(['base width 32, equal epochs: time', 'at least 1.60x', f'{x:.2f}x', 'reached' if x>=1.6 else 'not reached'])
-    for what in dict.fromkeys(w for _,w in overheads()):
-        most = max(o for o,w in overheads() if w==what)
-        res.append([f'callback overhead, largest: {what}', 'below 2 %', f'{most:.2f} %', 'reached' if most<2 else 'not reached'])
-    return table(['aim','wanted','found (runs)',''], res) if res else 'Not run yet.'
+@page.place
+def plan():
+    (size,_),(_,until) = PLAN
+    return f'{size:g} of the width for {until:.0%} of the fit'
 
-def label(c):
+# Runs against dense ones
+
+def named(rs, name): return by_seed(rs, lambda r: r['name']==name)
+def config_of(runs): return next(iter(runs.values()))['config']
+
+def beside_dense(rs, names, times_of):
+    "Name, runs, their ratios of time to dense runs, and that by measured steps; dense has the first name"
+    dense = named(rs, names[0])
+    for name in names[1:]:
+        runs = named(rs, name)
+        if not runs: continue
+        expected = None
+        if times_of:
+            c = config_of(runs)
+            expected = config_of(dense)['epochs']/(pass_time(times_of, c['plan'])*c['epochs'])
+        yield name, runs, ratios(dense, runs, seconds), expected
+
+def compare(rs, names, times_of=None):
+    "A row per name, of which the first is dense: accuracy, difference, time, and the share of the callback"
+    dense = named(rs, names[0])
+    def line(name, runs, *cells):
+        return [name, config_of(runs)['epochs'], spread([test(r) for r in runs.values()], ' (one run)'), *cells]
+    body = [line(names[0], dense, '', '', '', '')]
+    for name,runs,measured,expected in beside_dense(rs, names, times_of):
+        body.append(line(name, runs, interval(paired(runs, dense, test), count=True), times(measured),
+                         f'{expected:.2f}x' if expected else '', overhead_of(runs)))
+    return table(['','epochs','test','difference to dense (seeds)','faster, measured','by measured steps','overhead'],
+                 body)
+
+def share_of_callback(r): return 100*r['overhead']/r['seconds']
+
+def overhead_of(runs):
+    some = [share_of_callback(r) for r in runs.values() if r['overhead']]
+    return f'{mean(some):.2f} %' if some else ''
+
+def resnet20(base_width, name):
+    return named([r for r in WIDTH if (r['config']['net'],r['config']['width'])==(20,base_width)], name)
+
+EQUAL_COST = ['dense','plan','dense, seconds of the plan','plan, equal seconds','uniform']
+
+def size_of(r): return tuple(r['config'][k] for k in ('net','width','bs'))
+
+def of_size():
+    "(network, base width, batch) of the runs at equal cost -> its times of steps"
+    def times_of(net, width, bs):
+        gpu = bs>128 # the settings for a GPU
+        like = f'ResNet-{net}, batch {bs}' if gpu else f'ResNet-{net}, base {width}'
+        return step_times(like, 'bf16 channels_last', gpu)
+    return {size:times_of(*size) for size in map(size_of, WIDTH_AT_COST)}
+
+WIDTH_AT_COST = [r for r in WIDTH if r['name'] in EQUAL_COST]
+
+@page.place
+def widths():
+    "A table per network"
+    text = []
+    for (net,width,bs),times_of in of_size().items():
+        body = compare([r for r in WIDTH_AT_COST if size_of(r)==(net,width,bs)], EQUAL_COST, times_of)
+        text += [f"**ResNet-{net}, base width {width}{', on a GPU' if bs>128 else ''}**", '', body, '']
+    return '\n'.join(text)
+
+@page.place
+def rate_search():
+    found = {r['config']['lr']:r['valid'] for r in WIDTH if r['name']=='lr'}
+    return ', '.join(f'{lr:g}: {valid:.2f}' for lr,valid in sorted(found.items()))
+
+def choice_of(c):
+    "What a run of the small ResNet tries"
     if c['plan'] is None: return 'dense'
     (start,_),(_,until) = c['plan']
-    return c['init']+('' if c['carry'] else ', state forgotten')+(', rates adapted' if c.get('adapt') else '')+('' if (start,until)==(.5,.6) else f', {start:g} of the width for {until:.0%}')
+    name = c['init']
+    if not c['carry']: name += ', state forgotten'
+    if c.get('adapt'): name += ', rates adapted'
+    if c['plan']!=PLAN: name += f', {start:g} of the width for {until:.0%}'
+    return name
 
-def inits():
-    rs = [dict(r, name=label(r['config'])) for r in rows(results/'grow_width.jsonl') if r['config']['net']==8 and r['name']!='lr']
-    names = sorted({r['name'] for r in rs}, key=lambda n: (n!='dense', n!='orthogonal', 'for' in n))
-    return compare(rs, rs[0]['config'], names, steps_of('ResNet-8, base 16', 'bf16 channels_last')) if rs else 'Not run yet.'
+CHOICES = [dict(r, name=choice_of(r['config'])) for r in WIDTH if r['config']['net']==8 and r['name']!='lr']
 
+def names_of(rs): return [*dict.fromkeys(r['name'] for r in rs)]
+def names_of_choices(): return sorted(names_of(CHOICES), key=lambda n: (n!='dense', n!='orthogonal', 'for' in n))
+
+@page.place
+def inits(): return compare(CHOICES, names_of_choices(), RESNET8)
+
+@page.place
 def depth_setting():
-    rs = rows(results/'grow_depth.jsonl')
-    if not rs: return ''
-    c = rs[0]['config']
-    return f"{c['depth']} blocks of width {c['dim']}, {c['patch']} pixels a patch, float32, AdamW, {c['epochs']} epochs; half the blocks for half of the fit, if nothing else is said."
+    c = DEPTH[0]['config']
+    return f"{c['depth']} blocks of width {c['dim']}, {c['patch']} pixels a patch, float32, AdamW, {c['epochs']} epochs"
 
-def depth():
-    rs = rows(results/'grow_depth.jsonl')
-    names = list(dict.fromkeys(r['name'] for r in rs))
-    return compare(rs, rs[0]['config'], names, steps_of('ViT of 8 blocks, 96 wide, patches of 8', 'fp32')) if rs else 'Not run yet.'
+@page.place
+def depth(): return compare(DEPTH, names_of(DEPTH), VIT)
 
-def segment():
-    rs = rows(results/'grow_segment.jsonl')
-    return compare(rs, rs[0]['config'], list(dict.fromkeys(r['name'] for r in rs)), steps_of('DeepLabV3+ on ResNet-18, its backbone', 'bf16')) if rs else 'Not run yet.'
+@page.place
+def segment(): return compare(SEGMENT, names_of(SEGMENT), DEEPLAB)
 
-def steps():
-    rs = rows(results/'grow_steps.jsonl')
-    sizes = sorted({s for r in rs for s,*_ in r['sizes']})
-    return table(['', 'format', 'threads', *[f'{s:g}' for s in sizes], 'ms at 1'], [[r['config']['net'], r['config']['format'], 'GPU' if r['config']['gpu'] else r['config']['threads'],
-        *[f"{dict((a,b) for a,b,_ in r['sizes'])[s]/r['sizes'][-1][1]:.2f}" if s in [a for a,*_ in r['sizes']] else '' for s in sizes], f"{r['sizes'][-1][1]:.0f}"] for r in rs]) if rs else 'Not run yet.'
+# What was aimed at
 
-def picture():
-    "Figure 6 again"
-    rs = rows(results/'grow_correlation.jsonl')
-    if not rs: return 'Not run yet.'
-    import matplotlib; matplotlib.use('agg')
-    import matplotlib.pyplot as plt, numpy as np
-    cs, old = rs[0]['correlations'], 8
-    fig,axs = plt.subplots(1, len(cs), figsize=(7.5,2.6), dpi=80, layout='constrained')
-    for ax,(n,c) in zip(axs, cs.items()): im = ax.imshow(np.abs(c), vmin=0, vmax=1, cmap='Blues'); ax.set(title=n, xticks=[0,old,len(c)-1], yticks=[0,old,len(c)-1])
-    fig.colorbar(im, ax=axs, label='|correlation|')
-    fig.savefig(root/'docs/growing_correlation.png', metadata=dict(Software=None))
-    most = {n: mean([max(abs(v) for v in r[:old]) for r in c[old:]]) for n,c in cs.items()}
-    return '![correlations](growing_correlation.png)\n\n'+table(['','largest |correlation| of a new map with an old one, mean'], [[n,f'{v:.2f}'] for n,v in most.items()])
+@page.place
+def aims():
+    dense_32, plan_32 = resnet20(32, 'dense'), resnet20(32, 'plan')
+    body = []
+    def points(aim, least, runs, dense):
+        found = paired(runs, dense, test)
+        wanted = f'at least {least:+d} points' if least else 'no loss'
+        body.append([aim, wanted, interval(found, count=True), verdict(found, least)])
+    points('base width 32, equal epochs: accuracy', 0, plan_32, dense_32)
+    faster = ratios(dense_32, plan_32, seconds)
+    body.append(['base width 32, equal epochs: time', '1.60x faster', times(faster),
+                 'reached, by construction' if median(faster)>=1.6 else 'not reached'])
+    points('base width 32, equal seconds', 3, resnet20(32, 'plan, equal seconds'), dense_32)
+    points('base width 16, equal seconds', 0, resnet20(16, 'plan, equal seconds'), resnet20(16, 'dense'))
+    for what,rs in (('width, ResNets',WIDTH), ('depth, ViT',DEPTH), ('DeepLabV3+',SEGMENT)):
+        most = max(share_of_callback(r) for r in rs if r['config']['plan'])
+        body.append([f'overhead of the callback, largest: {what}', 'below 2 %', f'{most:.2f} %',
+                     'reached' if most<2 else 'not reached'])
+    return table(['aim','wanted','found (runs)',''], body)
 
+# How new channels and blocks begin, each beside the default
+
+@page.place
+def inits_beside():
+    "The other ways for new channels minus orthogonal ones, those with several seeds, best first"
+    names = {r['name'] for r in CHOICES if r['config']['plan']==PLAN}-{'orthogonal'}
+    found = {name:paired(named(CHOICES, name), named(CHOICES, 'orthogonal'), test) for name in names}
+    found = {name:d for name,d in found.items() if len(d)>1}
+    return ', '.join(f'{name} {interval(found[name])}' for name in sorted(found, key=lambda n: (-mean(found[n]), n)))
+
+@page.place
+def orthogonal_rank():
+    "Of `orthogonal` among the inits with several seeds"
+    runs = {name:named(CHOICES, name) for name in {r['name'] for r in CHOICES if r['config']['plan']==PLAN}}
+    means = {name:mean([test(r) for r in of_name.values()]) for name,of_name in runs.items() if len(of_name)>1}
+    return f"{sum(m>=means['orthogonal'] for m in means.values())} of {len(means)}"
+
+def largest_correlation(matrix): return mean([max(abs(v) for v in of_new[:OLD]) for of_new in matrix[OLD:]])
+
+@page.place
+def correlation_of_both():
+    orthogonal, random = (largest_correlation(FOUND[init]) for init in ('orthogonal','random'))
+    return f'{orthogonal:.2f} for orthogonal, {random:.2f} for random'
+
+def depth_beside(name): return interval(paired(named(DEPTH, 'EMA, inserted'), named(DEPTH, name), test))
+
+@page.place
+def ema_beside_model(): return depth_beside('model, inserted')
+
+@page.place
+def ema_beside_stacked(): return depth_beside('model, stacked (StackBERT)')
+
+@page.place
+def five_stages():
+    "Times faster of the paper's five stages on its two networks, by the steps measured here"
+    nets = ('ResNet-32, base 16','ResNet-56, base 16')
+    steps = [r for r in STEPS if r['config']['net'] in nets and not r['config']['gpu']]
+    found = [1/pass_time({size:ms for size,ms,_ in r['sizes']}, FIVE) for r in steps]
+    return f'{min(found):.2f}x to {max(found):.2f}x'
+
+@page.place
+def above_steps():
+    "In how many rows the measured gain lies above what steps let expect"
+    def at_cost(size): return [r for r in WIDTH_AT_COST if size_of(r)==size]
+    resnets = [(at_cost(size), EQUAL_COST, times_of) for size,times_of in of_size().items()]
+    others = [(CHOICES, names_of_choices(), RESNET8), (DEPTH, names_of(DEPTH), VIT),
+              (SEGMENT, names_of(SEGMENT), DEEPLAB)]
+    above = [median(measured)>expected for args in (*resnets, *others) for *_,measured,expected in beside_dense(*args)]
+    return f'{sum(above)} of {len(above)}'
+
+# The findings in words
+
+def change_at(base_width, name): return change(paired(resnet20(base_width, name), resnet20(base_width, 'dense'), test))
+def faster_at(base_width): return times(ratios(resnet20(base_width, 'dense'), resnet20(base_width, 'plan'), seconds))
+
+@page.place
+def epochs_32(): return f'{faster_at(32)} faster and {change_at(32, "plan")}'
+
+@page.place
+def epochs_16(): return f'{faster_at(16)} faster and {change_at(16, "plan")}'
+
+@page.place
+def seconds_32(): return change_at(32, 'plan, equal seconds')
+
+@page.place
+def seconds_16(): return change_at(16, 'plan, equal seconds')
+
+def against_dense(rs, name):
+    "The median of times faster, and the change of accuracy"
+    runs, dense = named(rs, name), named(rs, 'dense')
+    return f'{times(ratios(dense, runs, seconds))} faster and {change(paired(runs, dense, test))}'
+
+@page.place
+def depth_found(): return against_dense(DEPTH, 'EMA, inserted')
+
+@page.place
+def segment_found(): return against_dense(SEGMENT, 'backbone grown, 2 stages')
+
+# Pictures and figure 6
+
+FOUND, OLD = CORRELATION[0]['correlations'], 8 # channels before growth
+
+@page.picture
+def correlation():
+    import numpy as np
+    fig,axs = figure(1, len(FOUND), figsize=(7.5,2.6))
+    for ax,(init,matrix) in zip(axs, FOUND.items()):
+        image = ax.imshow(np.abs(matrix), vmin=0, vmax=1, cmap='Blues')
+        ticks = [0, OLD, len(matrix)-1]
+        ax.set(title=init, xticks=ticks, yticks=ticks)
+    fig.colorbar(image, ax=axs, label='|correlation|')
+    return fig
+
+@page.place
+def correlations():
+    return table(['new channels','largest correlation of a new map with an old one, its size, mean'],
+                 [[init, f'{largest_correlation(matrix):.2f}'] for init,matrix in FOUND.items()])
+
+def plain(c):
+    "Dense, or grown once with nothing else changed"
+    if c['plan'] is None: return True
+    default = c.get('init', 'orthogonal')=='orthogonal' and c.get('carry', True) and not c.get('grow')
+    return default and len(c['plan'])==2
+
+@page.picture
 def tradeoff():
     "Start against speed-up and accuracy, as tables 4 and 5 of the paper"
-    import matplotlib; matplotlib.use('agg')
-    import matplotlib.pyplot as plt
-    fig,axs = plt.subplots(1, 2, figsize=(7.5,2.8), dpi=80, layout='constrained')
-    ours = lambda c: c['plan'] is None or c.get('init', 'orthogonal')=='orthogonal' and c.get('carry', True) and not c.get('grow') and len(c['plan'])==2
-    for ax,f,title,keep,times in ((axs[0],'width','width, ResNet-8',lambda r: r['config']['net']==8 and r['name']!='lr',steps_of('ResNet-8, base 16', 'bf16 channels_last')),
-            (axs[1],'depth','depth, ViT',lambda r: True,steps_of('ViT of 8 blocks, 96 wide, patches of 8', 'fp32'))):
-        rs = [r for r in rows(results/f'grow_{f}.jsonl') if keep(r) and ours(r['config'])]
+    fig,axs = figure(1, 2, figsize=(7.5,2.8))
+    for ax,title,rs,times_of in ((axs[0],'width, ResNet-8',CHOICES,RESNET8), (axs[1],'depth, ViT',DEPTH,VIT)):
+        rs = [r for r in rs if plain(r['config'])]
         dense = by_seed(rs, lambda r: r['config']['plan'] is None)
-        for key in sorted({str(r['config']['plan']) for r in rs}):
-            runs = by_seed(rs, lambda r: str(r['config']['plan'])==key and r['config']['seed'] in dense)
+        plans = {str(r['config']['plan']):r['config']['plan'] for r in rs}
+        for _,plan in sorted(plans.items()):
+            runs = by_seed(rs, lambda r: r['config']['plan']==plan and r['config']['seed'] in dense)
             if not runs: continue
-            c = next(iter(runs.values()))['config']
-            x, y, p = 1/(ceiling(times, c, '') or 1.), mean([r['test'] for r in runs.values()]), c['plan']
-            ax.plot(x, y, 'ks' if p is None else 'o'); ax.annotate('dense' if p is None else f'{p[0][0]:g} for {p[1][1]:.0%}', (x,y), fontsize=8, xytext=(4,3), textcoords='offset points')
-        ax.margins(x=.25, y=.15); ax.set(title=title, xlabel='times faster, by measured steps', ylabel='test accuracy, %')
-    fig.savefig(root/'docs/growing_tradeoff.png', metadata=dict(Software=None))
-    return '![start size against speed-up and accuracy](growing_tradeoff.png)'
+            at = 1/pass_time(times_of, plan), mean([test(r) for r in runs.values()])
+            ax.plot(*at, 'o' if plan else 'ks')
+            label = f'{plan[0][0]:g} for {plan[1][1]:.0%}' if plan else 'dense'
+            ax.annotate(label, at, fontsize=8, xytext=(4,3), textcoords='offset points')
+        ax.margins(x=.25, y=.15)
+        ax.set(title=title, xlabel='times faster, by measured steps', ylabel='test accuracy, %')
+    return fig
 
-PAGE = '''# What growing saved, and what it cost
+@page.place
+def made_where(): return made(steps=STEPS, width=WIDTH, depth=DEPTH, segmentation=SEGMENT, correlation=CORRELATION)
 
-Generated by `python benchmarks/grow_report.py` from `benchmarks/results/grow_*.jsonl`, a row per finished run; no result is typed. All times are of training alone, without validation. *Faster, measured* is the median over seeds of the
-processor seconds of the dense fit over those of the grown one, both with one thread. *Ceiling* is what the steps below allow, measured in turn on an idle machine with one thread as well. *Difference* is the mean over runs of the same seed, with
-its 95 % interval (t distribution); where the interval holds 0 there is no difference to speak of. *Overhead* is what the callback itself took: tracing, cutting, growing.
-
-## Seconds of a step
-
-Time of a training step at each size, as a part of the step at full size. bf16 is autocast.
-
-{steps}
-
-{steps_made}
-
-{plans}
-## Width: CIFAR-10, 10,000 training pictures
-
-bf16, channels_last, batch 128, SGD with momentum .9 and weight decay 5e-4, one cycle. *plan* is {plan}, about what `plan_stages` plans for 1.6x at base width 32; *uniform* the paper's rule with three stages (.5, .75, 1). *Equal seconds* has as many more epochs as fit into
-the dense run's time, by the first seed's processor seconds; *seconds of the plan* as many fewer. ResNet-32 and 56 have rows here where a GPU was at hand.
-
-{width}
-{width_made}
-
-### What was aimed at
-
-{targets}
-
-### How new channels begin, and where to start
-
-ResNet-8 of base width 16, 10 epochs, {plan}, if nothing else is said.
-
-{inits}
-
-One seed where it says so: measured times of single runs are those of the machine's hour, the picture takes the steps'.
-
-{tradeoff}
-
-### Correlation of feature maps just after growth
-
-The third convolution of a ResNet-20 of base width 16, grown from 8 to 12 channels after five epochs at half width; one test picture (figure 6 of the paper).
-
-{picture}
-
-## Depth: a small ViT on CIFAR-10, 10,000 training pictures
-
-{depth_setting}
-
-{depth}
-
-{depth_made}
-
-## A part of a network: DeepLabV3+ on generated shapes
-
-Mean IoU in percent; ResNet-18 as backbone, which grows alone; bf16. The callback's overhead is tracing and the new weights of a backbone of 11 million parameters: seconds, whatever the length of the fit.
-
-{segment}
-
-{segment_made}
-'''
-
-if __name__=='__main__':
-    text = PAGE.format(steps=steps(), plans=plans(), plan=plan_text(), tradeoff=tradeoff(), steps_made=made('steps'), width=width(), targets=targets(), width_made=made('width'), inits=inits(), picture=picture(), depth_setting=depth_setting(), depth=depth(), depth_made=made('depth'), segment=segment(), segment_made=made('segment'))
-    (root/'docs/growing.md').write_text('\n'.join(l.rstrip() for l in text.split('\n')))
+if __name__=='__main__': page.write()

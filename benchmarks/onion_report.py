@@ -1,143 +1,246 @@
-"""docs/onion.md from the rows of results/onion.jsonl
+"""docs/onion.md from the rows of results/onion.jsonl and the template pages/onion.md
 
 python benchmarks/onion_report.py
 """
-import statistics as st
-from common import root, rows
-from grow_report import T95, mean, table
-from onion import BASE, FOUR, LONG, LRS, NETS, PARENT, PUBLISHED, RECIPES, SCREEN, SEARCH, SHARE, best_lr, by_rate, gpu, handful, on_vgg, path, ratio, two_rates
+from common import by_seed, rows
+from onion import (
+    BASE, FOUR, LONG, LRS, NETS, PARENT, PUBLISHED, RECIPES, SCREEN, SEARCH, SHARE,
+    base_rates, best_lr, by_rate, gpu, on_vgg, path, ratio, winners
+)
+from report import Page, half_width, interval, made, mean, paired, table, verdict
 
+page = Page('onion')
+
+RUNS = rows(path)
 WIDTHS = [str(w) for w in FOUR]
-NOT, SECONDS, LIMIT = 'Not run yet.', 'seconds, as a share of those of the four widths alone, whose steps should make it 1', 1.03
+BEST = next(iter(winners()), 'us_net') # of the screen
+LIMIT = 1.03 # times the seconds of the four widths alone
 
-def value(r, part='test'): return r[part]['mean_pareto']
-def of(rs, name, net, recipe, width=None):
-    "Seed -> row, at the learning rate that was chosen"
-    lr = best_lr(recipe, width, net)
-    return {r['config']['seed']:r for r in rs if r['name']==name and tuple(r['config'].get(k) for k in ('net','recipe','width','lr'))==(net,recipe,width,lr)}
-def alone(rs, net, name='alone'): return {w:of(rs, name, net, 'alone', float(w)) for w in WIDTHS}
+# Runs, as seed -> row, at the learning rate that was chosen
 
-def half(d): return T95.get(len(d),2)*st.stdev(d)/len(d)**.5 if len(d)>1 else float('inf')
-def at_base_rate(best):
-    "What the best of the screen gave at the rate of the other rows"
-    got = by_rate('screen', best, SCREEN[0])
-    return f'What the selection ended with is shown at its better rate, {best_lr(best):g}; at {two_rates()[0]:g}, the rate of the others, its first seed gave {got[two_rates()[0]]:.2f}. ' if best!='us_net' and best_lr(best) not in (None, two_rates()[0]) else ''
-def more_seeds(rs):
-    "Which networks got more than the first three seeds"
-    got = {n:len(of(rs, 'confirm', n, 'us_net')) for n in NETS}
-    some = [n for n in NETS if got[n]>3]
-    return f" The first three were run for every network; their intervals were too wide for an answer, so {' and '.join(some)} got more. That this was decided after a look makes intervals a little narrower than they should be." if some else ''
-def differ(a, b, part):
-    "Mean difference of runs with the same seed, with its 95 % interval; 'no difference' where that holds 0"
-    d = [value(a[s],part)-value(b[s],part) for s in a if s in b]
-    if len(d)<2: return f'{d[0]:+.2f} (one run)' if d else ''
-    return f'{mean(d):+.2f} ± {half(d):.2f}'+('' if abs(mean(d))>half(d) else ', no difference')
+def runs_of(name, net, recipe, width=None):
+    wanted = net, recipe, width, best_lr(recipe, width, net)
+    def same(c): return tuple(c.get(k) for k in ('net','recipe','width','lr'))==wanted
+    return by_seed(RUNS, lambda r: r['name']==name and same(r['config']))
 
-def rates(rs):
-    "What every search gave, with each of its seeds"
-    body, found = [], dict.fromkeys((r['config']['recipe'], r['config'].get('width')) for r in rs if r['name']=='lr')
-    best = (handful() or ['us_net'])[0]
-    for name,seeds,r,w in [*[('screen', SCREEN, r, None) for r in dict.fromkeys(['us_net', best])], *[('lr', SEARCH, r, w) for r,w in found]]:
-        one, two = (by_rate(name, r, s, w) for s in seeds)
-        body.append([r if w is None else f'width {w:g} alone', *[f'{one[l]:.2f}'+(f', {two[l]:.2f}' if l in two else '') if l in one else '' for l in LRS], f'{best_lr(r,w):g}' if best_lr(r,w) else ''])
-    for r,w in dict.fromkeys((r['config']['recipe'], r['config'].get('width')) for r in rs if r['name'] in ('confirm','alone') and r['config']['net']=='vgg'):
-        one, lr = on_vgg(r, w), best_lr(r, w, 'vgg')
-        body.append([f"vgg: {r if w is None else f'width {w:g} alone'}", *[f'{one[l]:.2f}' if l in one else '' for l in LRS], f'{lr:g}' if lr else ''])
-    return table(['',*map(str,LRS),'chosen'], body) if found else NOT
+def runs_alone(net, name='alone'): return {w:runs_of(name, net, 'alone', float(w)) for w in WIDTHS}
 
-def screen(rs):
-    base, body = of(rs,'screen','resnet','us_net'), []
-    for n in [*RECIPES, *dict.fromkeys(r['config']['recipe'] for r in rs if ' + ' in r['config']['recipe'])]:
-        if not (runs := of(rs,'screen','resnet',n)): continue
+def on_test(r): return r['test']['mean_pareto']
+def on_valid(r): return r['valid']['mean_pareto']
+def at_width(w): return lambda r: r['test']['widths'][w]
+def seconds(r): return r['seconds']
+
+def mean_of(runs, value, digits=2): return f'{mean([value(r) for r in runs.values()]):.{digits}f}' if runs else ''
+
+def difference(runs, base, value):
+    "With a word where the interval holds 0"
+    found = paired(runs, base, value)
+    says = f', not shown (n = {len(found)})' if found and verdict(found)=='not shown' else ''
+    return interval(found)+says
+
+# What was aimed at
+
+def share_of_seconds(runs, alone):
+    "Per seed: the seconds of a run over those of the four widths alone"
+    return [r['seconds']/sum(of_width[s]['seconds'] for of_width in alone.values())
+            for s,r in runs.items() if all(s in of_width for of_width in alone.values())]
+
+SECONDS = 'seconds, as a share of those of the four widths alone, whose steps should make it 1'
+
+def aims_of(net, name='confirm', alone='alone'):
+    "Aim -> paired differences, for one network; runs have that `name`, those of single widths `alone`"
+    runs, each = runs_of(name, net, BEST), runs_alone(net, alone)
+    found = {}
+    for other in PUBLISHED:
+        if other!=BEST: found[f'mean Pareto above {other}'] = paired(runs, runs_of(name, net, other), on_test)
+    for w,of_width in each.items(): found[f'width {w} at least as alone'] = paired(runs, of_width, at_width(w))
+    found[SECONDS] = share_of_seconds(runs, each)
+    return {aim:d for aim,d in found.items() if d}
+
+def verdict_of(aim, found): return verdict(found, LIMIT, below=True) if aim==SECONDS else verdict(found)
+
+def cell(aim, found):
+    if len(found)<2: return interval(found) # says itself that it is one run
+    says = verdict_of(aim, found)
+    if says=='not shown': says += f' (n = {len(found)})'
+    return f"{interval(found, sign='' if aim==SECONDS else '+')}, {says}"
+
+def aims_table(name='confirm', alone='alone'):
+    "A row per aim, a column per network, and the number of seeds"
+    found = {net:aims_of(net, name, alone) for net in NETS}
+    found = {net:aims for net,aims in found.items() if aims}
+    names = dict.fromkeys(aim for aims in found.values() for aim in aims)
+    body = [[aim, *[cell(aim, aims[aim]) if aim in aims else '' for aims in found.values()]] for aim in names]
+    return table(['aim',*found], [*body, ['fresh seeds', *[len(runs_of(name, net, BEST)) for net in found]]])
+
+@page.place
+def aims(): return aims_table()
+
+@page.place
+def best(): return BEST
+
+@page.place
+def limit(): return f'{LIMIT:g}'
+
+def short(aim): return aim.replace('mean Pareto above ', '').replace(' at least as alone', ' alone')
+
+def where(net, says):
+    "Aims of a network of which the differences say that"
+    return [short(aim) for aim,found in aims_of(net).items() if aim!=SECONDS and verdict_of(aim, found)==says]
+
+@page.place
+def shown():
+    "A line per network: than what the best of the screen is better, and than what it is not"
+    words = {'reached':'better than', 'not reached':'worse than', 'not shown':'not shown to differ from'}
+    lines = []
+    for net in NETS:
+        groups = {word:where(net, says) for says,word in words.items()}
+        said = [f"{word} {', '.join(aims)}" for word,aims in groups.items() if aims]
+        lines.append(f"- **{net}**: {'; '.join(said)}.")
+    return '\n'.join(lines)
+
+# The screen
+
+def combined(): return dict.fromkeys(r['config']['recipe'] for r in RUNS if ' + ' in r['config']['recipe'])
+
+@page.place
+def screen():
+    base, body = runs_of('screen', 'resnet', 'us_net'), []
+    for recipe in [*RECIPES, *combined()]:
+        runs = runs_of('screen', 'resnet', recipe)
+        if not runs: continue
         c = next(iter(runs.values()))['config']
-        body.append([n, f"{ratio('resnet',n):.2f}", c['steps'], f"{c['lr']:g}", f"{mean([value(r,'valid') for r in runs.values()]):.2f}", '' if n=='us_net' else differ(runs, base, 'valid'),
-                     f"{differ(runs, of(rs,'screen','resnet',PARENT[n]), 'valid')} (*{PARENT[n].split(': ')[1]}*)" if n in PARENT else '', len(runs), f"{mean([r['seconds'] for r in runs.values()]):.0f}"])
-    return table(['','cost of a step','steps','rate','mean Pareto, validation','difference to US-Net','difference to its parent','runs','seconds'], body) if body else NOT
+        body.append([recipe, f"{ratio('resnet', recipe):.2f}", c['steps'], f"{c['lr']:g}", mean_of(runs, on_valid),
+                     '' if recipe=='us_net' else difference(runs, base, on_valid), to_parent(recipe, runs),
+                     len(runs), mean_of(runs, seconds, 0)])
+    return table(['','cost of a step','steps','rate','mean Pareto, validation','difference to US-Net',
+                  'difference to its parent','runs','seconds'], body)
 
-def confirm(rs, net, name='confirm', single='alone'):
+def to_parent(recipe, runs):
+    if recipe not in PARENT: return ''
+    found = difference(runs, runs_of('screen', 'resnet', PARENT[recipe]), on_valid)
+    return f"{found} (*{PARENT[recipe].split(': ')[1]}*)"
+
+@page.place
+def rate_of_best():
+    "At which rate the best of the screen is shown, if not at that of the others"
+    got, rate = by_rate('screen', BEST, SCREEN[0]), base_rates()[0]
+    if best_lr(BEST) in (None, rate): return ''
+    return (f'What the selection ended with is shown at its better rate, {best_lr(BEST):g}; '
+            f'at {rate:g}, the rate of the others, its first seed gave {got[rate]:.2f}.')
+
+# Fresh seeds
+
+def confirm(net, name='confirm', alone='alone'):
     "What the recipes, in rows of that `name`, and each width by itself gave on test"
-    base, body, each = of(rs,name,net,'us_net'), [], alone(rs, net, single)
-    acc = lambda runs,w: f"{mean([r['test']['widths'][w] for r in runs.values()]):.2f}" if runs else ''
-    if any(each.values()): body.append(['each width alone', *[acc(each[w],w) for w in WIDTHS], '', '', max(map(len, each.values())), f"{sum(mean([r['seconds'] for r in a.values()]) for a in each.values() if a):.0f}"])
-    for n in dict.fromkeys(r['config']['recipe'] for r in rs if r['name']==name and r['config']['net']==net and r['config']['recipe']!='alone'):
-        if runs := of(rs,name,net,n): body.append([n, *[acc(runs,w) for w in WIDTHS], f"{mean([value(r) for r in runs.values()]):.2f}", '' if n=='us_net' else differ(runs, base, 'test'), len(runs), f"{mean([r['seconds'] for r in runs.values()]):.0f}"])
-    return table(['','.25','.5','.75','1','mean Pareto','difference to US-Net','runs','seconds'], body) if body else NOT
+    def tested(r): return r['name']==name and r['config']['net']==net and r['config']['recipe']!='alone'
+    base, each = runs_of(name, net, 'us_net'), runs_alone(net, alone)
+    total = sum(mean([r['seconds'] for r in runs.values()]) for runs in each.values())
+    body = [['each width alone', *[mean_of(runs, at_width(w)) for w,runs in each.items()], '', '',
+             max(map(len, each.values())), f'{total:.0f}']]
+    for recipe in dict.fromkeys(r['config']['recipe'] for r in RUNS if tested(r)):
+        runs = runs_of(name, net, recipe)
+        if not runs: continue
+        body.append([recipe, *[mean_of(runs, at_width(w)) for w in WIDTHS], mean_of(runs, on_test),
+                     '' if recipe=='us_net' else difference(runs, base, on_test), len(runs), mean_of(runs, seconds, 0)])
+    return table(['','.25','.5','.75','1','mean Pareto','difference to US-Net','runs','seconds'], body)
 
-def interval(d):
-    "Mean and 95 % interval of paired differences, and what they say of an aim of at least 0"
-    if len(d)<2: return f'{d[0]:+.2f} (one run)',
-    return f'{mean(d):+.2f} ± {half(d):.2f}', 'reached' if mean(d)>max(half(d),0) else 'not reached' if mean(d)<-half(d) else 'no difference'
+@page.place
+def confirmed(): return '\n\n'.join(f'### {net}\n\n{confirm(net)}' for net in NETS)
 
-def aims(rs, name='confirm', single='alone'):
-    "Aim -> network -> what the paired differences are, and what they say"
-    best, body = (handful() or ['us_net'])[0], {}
-    def cell(net, aim, d, verdict=interval):
-        if d: body.setdefault(aim, {})[net] = verdict(d)
-    def seconds(d): return interval(d)[0].lstrip('+'), *(['not reached' if mean(d)-half(d)>LIMIT else 'reached' if mean(d)+half(d)<=LIMIT else 'no difference'] if len(d)>1 else [])
-    for net in NETS:
-        runs, each = of(rs,name,net,best), alone(rs, net, single)
-        for other in PUBLISHED:
-            o = of(rs,name,net,other) if other!=best else {}
-            cell(net, f'mean Pareto above {other}', [value(runs[s])-value(o[s]) for s in runs if s in o])
-        for w,a in each.items(): cell(net, f'width {w} at least as alone', [runs[s]['test']['widths'][w]-a[s]['test']['widths'][w] for s in runs if s in a])
-        cell(net, SECONDS, [runs[s]['seconds']/sum(a[s]['seconds'] for a in each.values()) for s in runs if all(s in a for a in each.values())], seconds)
-    return body
+@page.place
+def longer_runs():
+    "What holds for longer runs, where there are some"
+    if not any(r['name']=='long' for r in RUNS): return 'Whether any of this holds for longer runs was not tried.'
+    setting = f'{LONG} times the steps for all, the same learning rates, on the network that trains fastest.'
+    return '\n\n'.join(['', '### Longer runs', setting, aims_table('long', 'long'), confirm('vgg', 'long', 'long')])
 
-def targets(body, seeds):
-    "A row per aim, a column per network, and the number of `seeds` of a network"
-    nets = [n for n in NETS if any(n in c for c in body.values())]
-    return table(['aim',*nets], [*[[aim, *[', '.join(c.get(n,[])) for n in nets]] for aim,c in body.items()], ['fresh seeds', *[seeds(n) for n in nets]]]) if body else NOT
+@page.place
+def more_seeds():
+    "Which networks got more than the first three seeds"
+    some = [net for net in NETS if len(runs_of('confirm', net, 'us_net'))>3]
+    if not some: return ''
+    text = (f"The first three were run for every network. Then {' and '.join(some)} got more, after a look at "
+            'intervals, which makes them a little narrower there than they should be.')
+    wider = [net for net in NETS if net not in some and widest(net)>max(map(widest, some))]
+    if wider: text += f" {' and '.join(wider)} got none, though intervals are wider there."
+    return text
 
-def missed(body):
-    "In words: where the best of the screen was not shown to be better"
-    out = []
-    for net in NETS:
-        for verdict,says in (('not reached','is worse than'), ('no difference','was not shown to differ from')):
-            some = [a.replace('mean Pareto above ', '').replace(' at least as alone', ' alone') for a,c in body.items() if a!=SECONDS and c.get(net, ('',))[-1]==verdict]
-            if some: out.append(f'On {net} it {says} {", ".join(some)}.')
-    return ' '.join(out)
+def widest(net): return max(half_width(found) for aim,found in aims_of(net).items() if aim!=SECONDS)
 
-PAGE = """# The design space of training many networks at once
+# Learning rates
 
-Generated by `python benchmarks/onion_report.py` from `benchmarks/results/onion.jsonl`, a row per finished run. *Onionization* names four places of design; its body is not public, so the values are our own list (`nbs/tutorials/four_choices.ipynb`).
+def rate_line(label, one, two, chosen):
+    "What the first and the second seed of a search gave at each rate"
+    def found(lr): return ', '.join(f'{got[lr]:.2f}' for got in (one, two) if lr in got)
+    open_end = not_between(one, chosen)
+    return [label, *map(found, LRS), (f'{chosen:g}'+(f', {open_end}' if open_end else '')) if chosen else '']
 
-From universally slimmable networks (US-Net: sandwich of four, in-place distillation, from the start), one field at a time. {n:,} training pictures of CIFAR-10, batch {bs}, {steps} steps of the base{shares}; everything else gets the steps that cost the same processor seconds, by the ratio of its steps to the base's, measured beforehand (in turn, median of three); *seconds* are what its steps then took. The forward in bf16 for all, those with several optimizer steps per batch too{but}.
-Widths .25 to 1 in steps of 1/8, the same share for every layer; recipes that draw each layer's width are scored on these as well. *Mean Pareto*: mean over budgets of MACs between width .25 and 1 of the best accuracy within the budget, which validation chooses; the largest network has no weight in it, and four fifths of the budgets lie above width .5: see the four widths beside it. *Depth skins* trains the three networks that three depths give, and is scored on subnets of those depths too, so that its number is not quite comparable. All numbers are per cent, differences points.
-Learning rates: {rates_n} for the base; its best for every value of the screen (a few had the second too, and count with the better). What the selection ends with has a search of its own, and so have published recipes and single widths, with half of the steps and another seed: from the base's two best rates outwards, until the best lies between worse ones; the two best of it have a second seed, and the better in the mean is taken. (These rules were settled while results came in: the wider search after fresh seeds had been seen at narrower ones, the second seed after the winner's best rate of the first, .08, had done worse with it than .03.) These searches are on ResNet-20. VGG has one of its own, by the validation of the first seed that reports; MobileNet takes the lower rate of the two others', and has half of the steps: a recipe that this does not suit loses by it, so that this column says less than the other two. Seeds {screen_seeds} choose, on validation. With the first, every value is run; then comes a forward selection: the best value of all (among those that suit all three networks, two of which have no blocks to drop) is kept, and field by field the two best of another field are tried with it (+) and the better one is kept where it gains. The base, the best value and what the selection ends with have the second seed too; the better of the latter two is *the best of the screen*. Seeds {fresh} report, on test.{more} Differences are paired by seed, with 95 % intervals. A value that needs a second change to mean anything is compared with a *parent* that has that change alone.
-The four widths alone have the steps that make them cost together what the base costs. BigNAS, progressive and delayed shrinking are run on widths only, because two of the networks have no blocks to drop; CompOFA, which ties widths to depths, is left out (see [shrinking](shrinking.md)). Batches are small and runs short, so that a recipe which learns fast is favoured over one that learns long.
+def not_between(got, chosen):
+    "Why a chosen rate does not lie between two others that were run; '' where it does"
+    i = LRS.index(chosen) if chosen else 0
+    if not chosen: return ''
+    if i in (0, len(LRS)-1): return 'at the edge'
+    missing = [lr for lr in (LRS[i-1], LRS[i+1]) if lr not in got]
+    return f"{' and '.join(map(str, missing))} not run" if missing else ''
 
-## What was aimed at
+def label(recipe, width): return recipe if width is None else f'width {width:g} alone'
 
-The best of the screen: **{best}**, which is `onion()`. *Reached* and *not reached* where the 95 % interval lies on one side of the aim, which is 0 points, or {limit} times the seconds; otherwise *no difference*. {open}
+def searched(name): return dict.fromkeys((r['config']['recipe'], r['config'].get('width')) for r in RUNS if name(r))
 
-{targets}
+def searches():
+    "Label, what each seed of a search gave, and the rate that was chosen"
+    searches = [('screen', SCREEN, r, None) for r in dict.fromkeys(['us_net', BEST])]
+    searches += [('lr', SEARCH, r, w) for r,w in searched(lambda r: r['name']=='lr')]
+    for name,seeds,recipe,width in searches:
+        one, two = (by_rate(name, recipe, s, width) for s in seeds)
+        yield label(recipe, width), one, two, best_lr(recipe, width)
+    for recipe,width in searched(lambda r: r['name'] in ('confirm','alone') and r['config']['net']=='vgg'):
+        yield f'vgg: {label(recipe, width)}', on_vgg(recipe, width), {}, best_lr(recipe, width, 'vgg')
 
-## Screen, ResNet-20
+@page.place
+def learning_rates(): return table(['',*map(str, LRS),'chosen'], [rate_line(*search) for search in searches()])
 
-{base_rate}US-Net's mean is over its seeds; a difference is to its run with the same seed.
+@page.place
+def open_searches():
+    "Which chosen rates do not lie between two others that were run"
+    some = [f'{label} ({chosen:g}: {why})' for label,one,_,chosen in searches() if (why := not_between(one, chosen))]
+    return f"Not every best rate lies between worse ones: {'; '.join(some)}." if some else ''
 
-{screen}
+@page.place
+def n_comparisons(): return sum(aim!=SECONDS for net in NETS for aim in aims_of(net))
 
-## Confirmed with fresh seeds
+@page.place
+def mobilenet_us_net(): return mean_of(runs_of('confirm', 'mobilenet', 'us_net'), at_width('0.25'))
 
-{confirmed}
+# Settings
 
-## Does it hold for longer runs?
+@page.place
+def n_train(): return f"{BASE['n_train']:,}"
 
-{times} times the steps for all, the same learning rates, on the network that trains fastest.
+@page.place
+def batch(): return BASE['bs']
 
-{long}
+@page.place
+def base_steps():
+    fewer = ''.join(f' ({share:g} of that for {net})' for net,share in SHARE.items() if share!=1)
+    return f"{BASE['steps']} steps of the base{fewer}"
 
-## Learning rates
+@page.place
+def number_format():
+    "Of the forward"
+    return 'bf16 for all' if gpu else 'bf16 for all but MobileNet, which is faster in fp32'
 
-{rates}
+@page.place
+def rates(): return ', '.join(map(str, LRS))
 
-{made}
-"""
+@page.place
+def screen_seeds(): return ', '.join(map(str, SCREEN))
 
-if __name__=='__main__':
-    rs = rows(path)
-    best = (handful() or ['us_net'])[0]
-    made = f"Made on {' and '.join(sorted({r['machine'] for r in rs}))}; commits {', '.join(sorted({r['commit'] for r in rs}))}; {min(r['date'] for r in rs)} to {max(r['date'] for r in rs)}." if rs else ''
-    (root/'docs/onion.md').write_text(PAGE.format(rates_n=len(LRS), n=BASE['n_train'], bs=BASE['bs'], steps=BASE['steps'], shares=''.join(f' ({s:g} of that for {n})' for n,s in SHARE.items() if s!=1), but='' if gpu else '; MobileNet in fp32, where that is faster', screen_seeds=', '.join(map(str,SCREEN)), fresh=', '.join(map(str, sorted({r['config']['seed'] for r in rs if r['name']=='confirm'}))), best=best, limit=LIMIT, open=missed(aims(rs)), more=more_seeds(rs), base_rate=at_base_rate(best), targets=targets(aims(rs), lambda net: len(of(rs, 'confirm', net, best))), times=LONG, long='\n\n'.join([targets(aims(rs,'long','long'), lambda net: len(of(rs, 'long', net, best))), confirm(rs,'vgg','long','long')]) if any(r['name']=='long' for r in rs) else NOT, rates=rates(rs), screen=screen(rs),
-        confirmed='\n\n'.join(f'### {net}\n\n{confirm(rs, net)}' for net in NETS), made=made))
+@page.place
+def fresh_seeds(): return ', '.join(map(str, sorted({r['config']['seed'] for r in RUNS if r['name']=='confirm'})))
+
+@page.place
+def made_where(): return made(onion=RUNS)
+
+if __name__=='__main__': page.write()

@@ -1,8 +1,10 @@
-"""Recipes for a network and the networks inside it, on CIFAR-10: every run is a row of results/shrink.jsonl, and a restart skips it
+"""Recipes for a network and the networks inside it, on CIFAR-10
+
+Every run is a row of results/shrink.jsonl, and a restart skips it.
 
 python benchmarks/shrink.py [--only lr bignas start ...] [--seeds 0 1 2] [--list]
 """
-import copy, random, sys, time
+import copy, sys, time
 from dataclasses import replace
 from functools import partial
 import numpy as np, torch
@@ -14,44 +16,51 @@ from fastai.metrics import accuracy
 from fastai.optimizer import SGD
 from fastai.torch_core import no_random
 from torch import nn
-from elastic_nets import recipes
+from elastic_nets.shrink import methods
+from elastic_nets.shrink.methods import zero_last_bn
+from elastic_nets.shrink.training import OnionTraining
+from elastic_nets.subnets.supernet import Supernet
+from elastic_nets.use.evaluate import evaluate_subnets, mean_pareto_accuracy, sample_buckets, score_supernet
 from elastic_nets.zoo.data import MemoryData, SplitLoaders, cifar_dls
 from elastic_nets.zoo.models import resnet_cifar
-from elastic_nets.shrink.training import OnionTraining
-from elastic_nets.shrink.methods import zero_last_bn
-from elastic_nets.use.evaluate import evaluate_subnets, mean_pareto_accuracy, sample_buckets, score_supernet
 from elastic_nets.zoo.spaces import ofa_mobilenetv3
-from elastic_nets.subnets.supernet import Supernet
-from common import CPUMixed, Lean, main, results, rows
+from common import CPUMixed, Job, Lean, main, results, rows, set_seed
 
 path, gpu = results/'shrink.jsonl', torch.cuda.is_available()
-EPOCHS = dict(full=4, smallest=4, delayed_shrinking=4, bignas=6, progressive_shrinking=9, compofa=5) # 270 : 400 : 605 : 330
-SHORT = dict(full=2, smallest=2, delayed_shrinking=2, bignas=3, progressive_shrinking=4, compofa=2) # where learning rates are searched
-LRS, WATCH = (.03,.08,.2), 2000 # learning rates; validation pictures for the full network around the start of shrinking
-BASE = dict(net='resnet', n_train=20_000, bs=64, mom=.9, wd=5e-4, options={}, per=2) # per: candidates in a bucket, twice
+
+COMPARED = ('full','smallest','delayed_shrinking','bignas','progressive_shrinking','compofa')
+ALONE = ('full','smallest') # a network by itself
+# epochs in the papers' ratios, 270 : 400 : 605 : 330, and where learning rates are searched
+EPOCHS = dict(full=4, smallest=4, delayed_shrinking=4, bignas=6, progressive_shrinking=9, compofa=5)
+SHORT = dict(full=2, smallest=2, delayed_shrinking=2, bignas=3, progressive_shrinking=4, compofa=2)
+LRS = (.03,.08,.2)
+WATCH = 2000 # validation pictures for the full network around the start of shrinking
+# per: candidates in a bucket, twice
+BASE = dict(net='resnet', n_train=20_000, bs=64, mom=.9, wd=5e-4, options={}, per=2)
 MOBILE = dict(BASE, net='mobilenet', n_train=45_000, bs=256, wd=3e-5, kernels=[7])
 DEPS = dict(warmup=150/270, ramp=5/270) # as the paper's runs
-COMPARED = ('full','smallest','delayed_shrinking','bignas','progressive_shrinking','compofa')
 OPTIONS = dict(delayed_shrinking=DEPS)
-WIDTHS, DEPTHS = (.5,.75,1.), dict(layer1=(1,2,3), layer2=(0,1,2), layer3=(0,1,2)) # one to three blocks in every stage
+WIDTHS = (.5,.75,1.)
+DEPTHS = dict(layer1=(1,2,3), layer2=(0,1,2), layer3=(0,1,2)) # one to three blocks in every stage
+
+# Networks and their spaces
 
 def tied(space):
-    "The part of `space` where the widths of a stage follow its depth, as in CompOFA; the stem goes with the first stage"
+    "The part of `space` where widths of a stage follow its depth, as in CompOFA; the stem goes with the first stage"
     given = dict(space.given)
-    for n,ws in space.width.items():
-        run = next((r for r in space.depth if n.startswith(f'{r}.')), next(iter(space.depth)))
-        if ('width',n) not in given: given['width',n] = ('depth',run), {d:(w,) for d,w in zip(space.depth[run], ws)}
+    for name,widths in space.width.items():
+        if ('width',name) in given: continue
+        stage = next((s for s in space.depth if name.startswith(f'{s}.')), next(iter(space.depth)))
+        given['width',name] = ('depth',stage), {d:(w,) for d,w in zip(space.depth[stage], widths)}
     return replace(space, given=given)
 
 def network(c):
     "The largest network of configuration `c`, and the space that its recipe trains"
-    name = c['recipe']
-    if c['net']=='mobilenet':
-        model,space = ofa_mobilenetv3(10, img=32, kernels=tuple(c['kernels']))
+    if c['net']=='mobilenet': model,space = ofa_mobilenetv3(10, img=32, kernels=tuple(c['kernels']))
     else:
         model = resnet_cifar(20)
         space = Supernet(copy.deepcopy(model), torch.randn(2,3,32,32), WIDTHS, DEPTHS).space
-    return model, tied(space) if name=='compofa' else space
+    return model, tied(space) if c['recipe']=='compofa' else space
 
 def fresh(model):
     "Weights of an extracted network, drawn anew for its size"
@@ -60,19 +69,28 @@ def fresh(model):
         elif isinstance(m, nn.Linear): m.reset_parameters()
     return model
 
+def fewer(dl, n):
+    "Every so many-th picture, so that there are about `n`"
+    data, every = dl.dataset, len(dl.dataset)//n
+    return dl.new(MemoryData(data.x[::every], data.y[::every], data.vocab))
+
 def learner(c):
     "A learner for configuration `c`; its seed says weights, data and order"
-    random.seed(c['seed']); np.random.seed(c['seed']); torch.manual_seed(c['seed'])
+    set_seed(c['seed'])
     dls = cifar_dls(bs=c['bs'], n_train=c['n_train'], seed=c['seed'], device='cuda' if gpu else 'cpu')
-    if few := c.get('few'): dls = SplitLoaders(dls.train, *[dl.new(MemoryData(dl.dataset.x[::len(dl.dataset)//n], dl.dataset.y[::len(dl.dataset)//n], dl.dataset.vocab)) for dl,n in zip((dls.valid, dls.test), few)])
+    if 'few' in c: dls = SplitLoaders(dls.train, *[fewer(dl, n) for dl,n in zip((dls.valid, dls.test), c['few'])])
     model,space = network(c)
     if c['recipe']=='smallest':
         sn = Supernet(model, torch.randn(2,3,32,32), space=space)
         model = fresh(sn.extract(sn.space.min))
-    learn = Learner(dls, model, metrics=accuracy, opt_func=partial(SGD, mom=c['mom']), wd=c['wd'], moms=(c['mom'],)*3, cbs=[*([CPUMixed()] if gpu or c['net']=='resnet' else []), ChannelsLast(), Lean()]) # depthwise layers are slow in bfloat16 on a processor
-    if c['recipe'] not in ('full','smallest'): learn.to_supernet(space=space)
+    mixed = [CPUMixed()] if gpu or c['net']=='resnet' else [] # depthwise layers are slow in bfloat16 on a processor
+    learn = Learner(dls, model, metrics=accuracy, opt_func=partial(SGD, mom=c['mom']), wd=c['wd'],
+                    moms=(c['mom'],)*3, cbs=[*mixed, ChannelsLast(), Lean()])
+    if c['recipe'] not in ALONE: learn.to_supernet(space=space)
     if c['recipe']=='bignas': zero_last_bn(learn.supernet)
     return learn
+
+# Training
 
 def bf16(): return torch.autocast('cuda' if gpu else 'cpu', dtype=torch.bfloat16)
 
@@ -83,10 +101,17 @@ class Nets(Callback):
     def after_batch(self):
         cb = self.onion_training
         self.nets.append(cb.nets)
-        self.asked += cb.recipe.gradient.target=='teacher' and not cb.moment.teach
+        self.asked += cb.recipe.gradient.target=='teacher' and not cb.plan.teach
+
+    def passes(self, sn):
+        "Networks that went forward and backward, and the same weighed by MACs; a teacher's forward alone is a third"
+        macs = {s:sn.macs(s) for s in {s for nets in self.nets for s in nets}}
+        weighed = sum(macs[s] for nets in self.nets for s in nets)/sn.macs(sn.space.max)
+        return dict(passes=sum(map(len, self.nets)), full_passes=round(weighed+self.asked/3))
 
 class Watch(Callback):
-    "Accuracy of the full network on some validation pictures, every twelfth of an epoch from half an epoch before step `at` to a whole one after it"
+    """Accuracy of the full network on some validation pictures,
+    every twelfth of an epoch from half an epoch before step `at` to a whole one after it"""
     order,run_valid = 95,False
     def __init__(self, share): self.share,self.found,self.seconds,self.cpu = share,[],0.,0.
 
@@ -98,55 +123,80 @@ class Watch(Callback):
             self.batches = [b for b,_ in zip(self.dls.valid.new(bs=500), range(WATCH//500))] if self.steps else []
 
     def after_batch(self):
-        i = self.epoch*len(self.dls.train)+self.iter+1 # steps taken
-        if i not in self.steps: return
-        t,cpu = time.perf_counter(),time.process_time()
+        taken = self.epoch*len(self.dls.train)+self.iter+1 # steps
+        if taken not in self.steps: return
+        wall,processor = time.perf_counter(), time.process_time()
         sn = getattr(self.learn, 'supernet', None)
         assert sn is None or sn.subnet==sn.space.max
+        self.found.append([taken-self.at, round(100*self.accuracy(), 2)])
+        self.seconds += time.perf_counter()-wall
+        self.cpu += time.process_time()-processor
+
+    def accuracy(self):
         self.model.eval()
-        with torch.no_grad(), bf16(): hits = [(self.model(x).argmax(1)==y).float().mean().item() for x,y in self.batches]
+        with torch.no_grad(), bf16():
+            hits = [(self.model(x).argmax(1)==y).float().mean().item() for x,y in self.batches]
         self.model.train()
-        self.found.append([i-self.at, round(100*float(np.mean(hits)), 2)])
-        self.seconds += time.perf_counter()-t; self.cpu += time.process_time()-cpu
+        return float(np.mean(hits))
+
+def watch_of(c):
+    "Where the full network is watched: where shrinking starts, in runs that are not a search"
+    starts = dict(delayed_shrinking=c['options'].get('warmup', 0), full=DEPS['warmup'])
+    watched = (gpu or c['net']=='resnet') and not c['search']
+    return Watch(starts.get(c['recipe'], 0) if watched else 0)
+
+def train(c):
+    "One run: what it took, and what its networks are worth"
+    learn, watch, nets = learner(c), watch_of(c), Nets()
+    onion = c['recipe'] not in ALONE
+    cbs = []
+    if onion:
+        recipe = getattr(methods, c['recipe'])(**c['options'])
+        cbs = [OnionTraining(recipe, seed=c['seed'], watch=(), estimate=False), nets]
+    wall,processor = time.perf_counter(), time.process_time()
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(c['epochs'], c['lr'], pct_start=.1, cbs=[*cbs, watch])
+    if gpu: torch.cuda.synchronize()
+    wall = time.perf_counter()-wall-watch.seconds
+    processor = time.process_time()-processor-watch.cpu
+    learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, (Lean, CPUMixed))])
+    n = c['epochs']*len(learn.dls.train)
+    passes = nets.passes(learn.supernet) if onion else {}
+    return dict(score(learn, c), seconds=round(wall,1), cpu_seconds=round(processor,1),
+                watch_seconds=round(watch.seconds,1), **(dict(gpu=True) if gpu else {}),
+                steps=len(nets.nets) if onion else n, of_steps=n, **passes, around=watch.found)
+
+# What networks are worth
 
 def candidates(learn, c):
     "What there is to choose from: the same for all recipes, of which CompOFA has a part"
     sn, per = learn.supernet, c['per']
     return sum(sample_buckets(sn, per, space=tied(sn.space))+sample_buckets(sn, per), [])
 
+def percent(v): return None if v!=v else round(100*float(v), 2)
+
 def score(learn, c):
     "Percent of right answers: chosen on validation, reported on test; in a search on validation alone"
-    pc = lambda v: None if v!=v else round(100*float(v), 2)
-    if getattr(learn, 'supernet', None) is None:
-        with bf16(), learn.no_bar(): v,t = learn.validate(dl=learn.dls.valid)[1], None if c['search'] else learn.validate(dl=learn.dls.test)[1]
-        return dict(valid=pc(v)) if c['search'] else dict(valid=pc(v), test=pc(t))
-    sn = learn.supernet
-    if c['search']:
-        with bf16(), learn.no_bar(): table = evaluate_subnets(learn, [sn.space.min, sn.space.max, *candidates(learn, c)])
-        return dict(valid=pc(mean_pareto_accuracy(table, sn.macs(sn.space.min), sn.macs(sn.space.max))))
-    with bf16(), learn.no_bar(): s = score_supernet(learn, learn.dls.test, candidates(learn, c))
-    listed = lambda t: [[None if r.macs!=r.macs else int(r.macs), pc(r.valid), pc(r.test)] for r in t.itertuples()]
-    smallest,*buckets,largest = listed(s.chosen)
-    return dict(test=pc(s.mean), smallest=smallest, buckets=buckets, largest=largest, front=listed(s.front))
+    with bf16(), learn.no_bar():
+        if getattr(learn, 'supernet', None) is None: return score_alone(learn, c)
+        return score_search(learn, c) if c['search'] else score_family(learn, c)
 
-def train(c):
-    "One run: what it took, and what its networks are worth"
-    learn = learner(c)
-    onion = c['recipe'] not in ('full','smallest')
-    watch = Watch(dict(delayed_shrinking=c['options'].get('warmup', 0), full=DEPS['warmup']).get(c['recipe'], 0) if (gpu or c['net']=='resnet') and not c['search'] else 0)
-    nets = Nets()
-    cbs = [OnionTraining(getattr(recipes, c['recipe'])(**c['options']), seed=c['seed'], watch=(), estimate=False), nets] if onion else []
-    t,cpu = time.perf_counter(), time.process_time()
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(c['epochs'], c['lr'], pct_start=.1, cbs=[*cbs, watch])
-    if gpu: torch.cuda.synchronize()
-    t,cpu = time.perf_counter()-t-watch.seconds, time.process_time()-cpu-watch.cpu
-    learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, (Lean, CPUMixed))])
-    n, res = c['epochs']*len(learn.dls.train), {}
-    if onion:
-        sn, macs = learn.supernet, {}
-        for s in {s for step in nets.nets for s in step}: macs[s] = sn.macs(s)
-        res = dict(passes=sum(map(len, nets.nets)), full_passes=round(sum(macs[s] for step in nets.nets for s in step)/sn.macs(sn.space.max)+nets.asked/3)) # a forward alone is a third
-    return dict(score(learn, c), seconds=round(t,1), cpu_seconds=round(cpu,1), watch_seconds=round(watch.seconds,1), **(dict(gpu=True) if gpu else {}), steps=len(nets.nets) if onion else n, of_steps=n, **res, around=watch.found)
+def score_alone(learn, c):
+    valid = percent(learn.validate(dl=learn.dls.valid)[1])
+    return dict(valid=valid) if c['search'] else dict(valid=valid, test=percent(learn.validate(dl=learn.dls.test)[1]))
+
+def score_search(learn, c):
+    sn = learn.supernet
+    found = evaluate_subnets(learn, [sn.space.min, sn.space.max, *candidates(learn, c)])
+    return dict(valid=percent(mean_pareto_accuracy(found, sn.macs(sn.space.min), sn.macs(sn.space.max))))
+
+def score_family(learn, c):
+    s = score_supernet(learn, learn.dls.test, candidates(learn, c))
+    def macs(r): return None if r.macs!=r.macs else int(r.macs)
+    def listed(found): return [[macs(r), percent(r.valid), percent(r.test)] for r in found.itertuples()]
+    smallest,*buckets,largest = listed(s.chosen)
+    return dict(test=percent(s.mean), smallest=smallest, buckets=buckets, largest=largest, front=listed(s.front))
+
+# Configurations
 
 def alike(c): return c['net'], c['recipe'] # a learning rate is searched once for these
 
@@ -155,42 +205,51 @@ def best_lr(c):
     found = {r['config']['lr']:r['valid'] for r in rows(path) if r['name']=='lr' and alike(r['config'])==alike(c)}
     return max(found, key=found.get) if {*LRS}<={*found} else None
 
-def new(recipe, base=BASE, **kw): return dict(base, **{**dict(recipe=recipe, search=False, epochs=EPOCHS[recipe], options=OPTIONS.get(recipe, {})), **kw})
+def new(recipe, base=BASE, **kw):
+    "A configuration of a recipe"
+    defaults = dict(recipe=recipe, search=False, epochs=EPOCHS[recipe], options=OPTIONS.get(recipe, {}))
+    return dict(base, **{**defaults, **kw})
 
-def search(names, base):
-    for lr in LRS: # every recipe has one before any has two
-        for n in names: yield 'lr', new(n, dict(base, per=1, n_train=min(base['n_train'], 20_000)), search=True, epochs=SHORT[n], lr=lr, seed=100)
+def search(base):
+    "Learning rates; every recipe has one before any has two"
+    base = dict(base, per=1, n_train=min(base['n_train'], 20_000))
+    for lr in LRS:
+        for n in COMPARED: yield 'lr', new(n, base, search=True, epochs=SHORT[n], lr=lr, seed=100)
 
-def runs(name, cs):
-    "Configurations with their learning rates; those without one wait"
-    for c in cs:
-        if (lr := best_lr(c)) is None: print(f"{name}: no learning rate for {c['net']}, {c['recipe']} yet; run --only lr", file=sys.stderr)
-        else: yield name, dict(c, lr=lr)
+def with_lr(name, c):
+    "A configuration with its learning rate; one without waits"
+    lr = best_lr(c)
+    if lr is not None: yield name, dict(c, lr=lr)
+    else: print(f"{name}: no learning rate for {c['net']}, {c['recipe']} yet; run --only lr", file=sys.stderr)
 
-def ablations(s):
+def ablations(seed):
     "Figure 7 of DepS: its name and what is run"
-    deps = partial(new, 'delayed_shrinking', seed=s)
+    deps = partial(new, 'delayed_shrinking', seed=seed)
     yield 'no epsilon', deps(options=dict(DEPS, ramp=0., eps0=1.))
-    for w in (.25,.5,.75): yield 'start', deps(options=dict(DEPS, warmup=w))
+    for warmup in (.25,.5,.75): yield 'start', deps(options=dict(DEPS, warmup=warmup))
     yield 'in place', deps(options=dict(warmup=0., ramp=0.), epochs=3) # equal seconds
-    yield 'longer ramp', deps(options=dict(DEPS, ramp=.2)) # 250 steps; 5 of 270 epochs are 3,000 on ImageNet and 23 here
+    yield 'longer ramp', deps(options=dict(DEPS, ramp=.2)) # 250 steps; 5 of 270 epochs: 3,000 on ImageNet, 23 here
+
+def mobile_seed():
+    "One shortened seed of the papers' own space, at the learning rates of the ResNet"
+    for n in COMPARED:
+        few = dict(MOBILE, n_train=1_250, bs=32, few=[500,1000], per=1) # few: pictures to choose and to report by
+        c = new(n, few, seed=0, epochs=SHORT[n])
+        for name,found in with_lr('mobilenet', dict(c, net='resnet')): yield name, dict(c, lr=found['lr'])
 
 def configs(seeds):
-    "Name -> configurations, in the order in which they are run"
+    "Name and configuration of each run, in order"
     if gpu:
-        yield from search(COMPARED, MOBILE)
-        for s in seeds:
-            for n in COMPARED: yield from runs(n, [new(n, MOBILE, seed=s)])
-        for s in seeds:
-            for n in COMPARED: yield from runs(n, [new(n, dict(MOBILE, kernels=[3,5,7]), seed=s)])
+        yield from search(MOBILE)
+        for base in (MOBILE, dict(MOBILE, kernels=[3,5,7])):
+            for s in seeds:
+                for n in COMPARED: yield from with_lr(n, new(n, base, seed=s))
         return
-    yield from search(COMPARED, BASE)
+    yield from search(BASE)
     for s in seeds:
-        for n in COMPARED: yield from runs(n, [new(n, seed=s)])
+        for n in COMPARED: yield from with_lr(n, new(n, seed=s))
     for s in seeds:
-        for n,c in ablations(s): yield from runs(n, [c])
-    for n in COMPARED: # one shortened seed of the papers' own space, at the learning rates of the ResNet
-        c = new(n, dict(MOBILE, n_train=1_250, bs=32, few=[500,1000], per=1), seed=0, epochs=SHORT[n]) # few: pictures to choose and to report by
-        for _,r in runs('mobilenet', [dict(c, net='resnet')]): yield 'mobilenet', dict(c, lr=r['lr'])
+        for name,c in ablations(s): yield from with_lr(name, c)
+    yield from mobile_seed()
 
-if __name__=='__main__': main(__doc__, path, configs, train)
+if __name__=='__main__': main(__doc__, shrink=Job(path, configs, train))

@@ -1,263 +1,342 @@
-"""docs/shrinking.md and its pictures from the rows of results/shrink*.jsonl
+"""docs/shrinking.md and its pictures from the rows of results/shrink*.jsonl and the template pages/shrinking.md
 
 python benchmarks/shrink_report.py
 """
-import re, statistics as st
-from common import results, root, rows
-from grow_report import T95, mean, table
+from common import by_seed, rows
+import shrink, shrink_cost
+from report import Page, change, figure, interval, made, mean, median, paired, ratios, spread, table, times, verdict
 
-NAMES = dict(delayed_shrinking='delayed shrinking', bignas='BigNAS', progressive_shrinking='once for all', compofa='CompOFA', full='the full network alone', smallest='the smallest alone')
+page = Page('shrinking')
+
+RUNS, COST = rows(shrink.path), rows(shrink_cost.path)
 BASELINES = ('bignas','progressive_shrinking','compofa')
-COST, RUNS = rows(results/'shrink_cost.jsonl'), rows(results/'shrink.jsonl')
-NOT = 'Not run yet.'
+NAMES = dict(delayed_shrinking='delayed shrinking', bignas='BigNAS', progressive_shrinking='once for all',
+             compofa='CompOFA', full='the full network alone', smallest='the smallest alone')
+ALL = ('delayed_shrinking', *BASELINES, 'full', 'smallest')
 
-def made(rs): return f"Made on {' and '.join(sorted({r['machine'] for r in rs}))}; commits {', '.join(sorted({r['commit'] for r in rs}))}; {min(r['date'] for r in rs)} to {max(r['date'] for r in rs)}." if rs else ''
+# Runs, as seed -> row, and what they are worth
 
-def runs(name, net='resnet', kernels=None, options=None, epochs=None, group=None):
-    "Seed -> row; `group`: the rows' name, where it is not the recipe's"
-    ok = lambda c: c['net']==net and c.get('kernels')==kernels and (options is None or all(c['options'].get(k)==v for k,v in options.items())) and epochs in (None, c['epochs'])
-    return {r['config']['seed']:r for r in RUNS if (r['name'] if group is None else r['name']==group and r['config']['recipe'])==name and ok(r['config'])}
+def runs_of(name, **options):
+    "Runs of that name in the ResNet space; `options` are those of the recipe"
+    def same(c): return c['net']=='resnet' and all(c['options'].get(k)==v for k,v in options.items())
+    return by_seed(RUNS, lambda r: r['name']==name and same(r['config']))
 
-def pm(xs): return f'{mean(xs):.2f} ± {st.stdev(xs):.2f}' if len(xs)>1 else f'{mean(xs):.2f}' if xs else ''
-def of(rs, f): return {s:dict(v=f(r)) for s,r in rs.items() if f(r) is not None}
-def values(rs, f): return [x['v'] for x in of(rs, f).values()]
-def vs(a, b, f, g=None):
-    "Differences of runs with the same seed"
-    x, y = of(a,f), of(b,g or f)
-    return [x[s]['v']-y[s]['v'] for s in x if s in y]
-def pm_of(rs, f): return pm(values(rs, f))
-def interval(d): return f'{mean(d):+.2f} ± {T95.get(len(d),2)*st.stdev(d)/len(d)**.5:.2f}' if len(d)>1 else f'{d[0]:+.2f}' if d else ''
-def spent(r): return r['seconds' if 'gpu' in r else 'cpu_seconds']
-def ratio(a, b): return [spent(a[s])/spent(b[s]) for s in a if s in b]
+def on_gpu(recipe, kernels):
+    "Runs in MobileNetV3's space"
+    def same(c): return c['net']=='mobilenet' and c['kernels']==kernels
+    return by_seed(RUNS, lambda r: r['name']==recipe and same(r['config']))
 
-def verdict(d, yes='reached', no='not reached', bound=0.):
-    "What paired differences say of 'at least `bound`': nothing where their 95 % interval holds it"
-    half = T95.get(len(d),2)*st.stdev(d)/len(d)**.5 if len(d)>1 else float('inf')
-    return yes if mean(d)-half>bound else no if mean(d)+half<bound else 'no difference' if len(d)>1 else 'one run'
+def short_mobile(recipe): return by_seed(RUNS, lambda r: r['name']=='mobilenet' and r['config']['recipe']==recipe)
 
 def test(r): return r['test']
 def smallest(r): return r['smallest'][2]
+def largest(r): return r['largest'][2]
+def bucket(i): return lambda r: r['buckets'][i][2]
+def spent(r): return r['seconds' if 'gpu' in r else 'cpu_seconds']
+
+def spread_of(runs, value): return spread([v for r in runs.values() if (v := value(r)) is not None])
+def config_of(runs): return next(iter(runs.values()))['config']
+
+MINE = runs_of('delayed_shrinking')
+HALF, QUARTER, LATE = (runs_of('start', warmup=w) for w in (.5,.25,.75))
+PLAIN, LONGER, IN_PLACE = runs_of('no epsilon'), runs_of('longer ramp'), runs_of('in place')
+FULL = runs_of('full') # the full network alone
 
 # What steps cost
 
-def y(net='ResNet-20 space', fmt='bf16 channels_last', gpu=False, bs=64, threads=1):
-    "Kind of step -> times a step of the full network, as in the runs below"
-    rs = [r for r in COST if r['name']=='steps' and tuple(r['config'][k] for k in ('net','format','gpu','bs','threads'))==(net, fmt, gpu, bs, threads)]
-    return {k:v for k,(_,v) in rs[-1]['kinds'].items()} if rs else None
+def delayed_cost(ratio, warmup=shrink.DEPS['warmup']):
+    "A step of delayed shrinking in steps of the full network, mean of the run"
+    return warmup+(1-warmup)*ratio['full and 3']
 
-def deps(t, warm=150/270): return warm + (1-warm)*t['full and 3']
-def ofa(t): return (180+150*t['teacher and 2 depths']+150*t['teacher and 4'])/480 # the phases of a space without kernels
+def once_for_all_cost(ratio): # the phases of a space without kernels
+    return (180+150*ratio['teacher and 2 depths']+150*ratio['teacher and 4'])/480
 
+def ratios_of_steps(r): return {kind:ratio for kind,(_,ratio) in r['kinds'].items()}
+
+def measured_steps():
+    "Kind of step -> times a step of the full network, as in the runs on the ResNet space"
+    like = dict(net='ResNet-20 space', format='bf16 channels_last', gpu=False, bs=64, threads=1)
+    return ratios_of_steps([r for r in COST if r['name']=='steps' and like.items()<=r['config'].items()][-1])
+
+def format_of(c):
+    if c['gpu']: return f"{c['format']} (GPU)"
+    return f"{c['format']} ({c['threads']} thread{'s' if c['threads']>1 else ''})"
+
+@page.place
 def steps():
-    rs = [r for r in COST if r['name']=='steps']
-    if not rs: return NOT
-    kinds, body = list(rs[0]['kinds']), []
-    for r in rs:
-        c, t = r['config'], {k:v for k,(_,v) in r['kinds'].items()}
-        body.append([f"{c['net']}, batch {c['bs']}", c['format']+(' (GPU)' if c['gpu'] else f" ({c['threads']} thread{'s'*(c['threads']>1)})"), f"{r['kinds']['full'][0]:.0f}", *[f'{t[k]:.2f}' for k in kinds[1:]], f'{deps(t):.2f}', f"{400*t['sandwich']/270/deps(t):.2f}x", f'{605*ofa(t)/270/deps(t):.2f}x'])
-    return table(['','format','ms of the full network',*kinds[1:],'delayed shrinking, its mean','allowed: BigNAS','allowed: once for all'], body)+'\n\n'+made(rs)
+    kinds = [k for k in shrink_cost.KINDS if k!='full']
+    def line(r):
+        c, ratio = r['config'], ratios_of_steps(r)
+        delayed = delayed_cost(ratio)
+        return [f"{c['net']}, batch {c['bs']}", format_of(c), f"{r['kinds']['full'][0]:.0f}",
+                *[f'{ratio[k]:.2f}' for k in kinds], f'{delayed:.2f}',
+                f"{400*ratio['sandwich']/270/delayed:.2f}x", f'{605*once_for_all_cost(ratio)/270/delayed:.2f}x']
+    return table(['','format','ms of the full network',*kinds,'delayed shrinking, its mean','allowed: BigNAS',
+                  'allowed: once for all'], [line(r) for r in COST if r['name']=='steps'])
 
-def flat(rs): return 100*(max(r['mb'] for r in rs)/min(r['mb'] for r in rs)-1)
+def memory_groups(rule=None):
+    "(network, format, batch, on a GPU, rule) -> number of networks -> row"
+    groups = {}
+    for r in COST:
+        c = r['config']
+        if r['name']!='memory' or rule not in (None, c['rule']): continue
+        groups.setdefault(tuple(c[k] for k in ('net','format','bs','gpu','rule')), {})[c['k']] = r
+    return groups
 
+def growth(group):
+    "Per cent by which the largest peak is above the smallest"
+    peaks = [r['mb'] for r in group.values()]
+    return 100*(max(peaks)/min(peaks)-1)
+
+@page.place
 def memory():
-    rs, body = [r for r in COST if r['name']=='memory'], []
-    for key in dict.fromkeys((r['config']['net'], r['config']['format'], r['config']['bs'], r['config']['gpu'], r['config']['rule']) for r in rs):
-        part = {r['config']['k']:r for r in rs if tuple(r['config'][k] for k in ('net','format','bs','gpu','rule'))==key}
-        body.append([f'{key[0]}, batch {key[2]}', key[1]+(' (GPU)' if key[3] else ''), key[4], *[f"{part[k]['mb']:.0f}" if k in part else '' for k in (2,4,8)], f'{flat(list(part.values())):.1f} %'])
-    return table(['','format','rule','2','4','8','most over least'], body)+'\n\n'+made(rs) if rs else NOT
+    body = []
+    for (net,fmt,bs,gpu,rule),group in memory_groups().items():
+        peaks = [f"{group[k]['mb']:.0f}" if k in group else '' for k in shrink_cost.NETWORKS]
+        body.append([f'{net}, batch {bs}', fmt+(' (GPU)' if gpu else ''), rule, *peaks, f'{growth(group):.1f} %'])
+    return table(['','format','rule',*map(str, shrink_cost.NETWORKS),'most over least'], body)
 
 # What networks are worth
 
-def family(kw, names, base='delayed_shrinking'):
-    "A row per recipe: six buckets, ends, mean, cost"
-    mine, body = runs(base, **kw), []
-    for n in names:
-        rs = runs(n, **kw)
-        if not rs: continue
-        c, alone = next(iter(rs.values()))['config'], n in ('full','smallest')
-        cells = (['']*7+[pm_of(rs,test)] if n=='full' else [pm_of(rs,test)]+['']*7) if alone else [pm_of(rs,smallest), *[pm_of(rs, lambda r: r['buckets'][i][2]) for i in range(6)], pm_of(rs, lambda r: r['largest'][2])]
-        cost = ratio(rs, mine)
-        body.append([NAMES[n], len(rs), c['epochs'], f"{c['lr']:g}", *cells, '' if alone else pm_of(rs,test), '' if alone or n==base else f'{interval(vs(mine, rs, test))} ({len(vs(mine, rs, test))})' if vs(mine, rs, test) else '',
-                     f"{mean([spent(r) for r in rs.values()]):.0f}", f'{st.median(cost):.2f}x' if cost else '', *[f"{mean([r[k] for r in rs.values()]):,.0f}" if all(k in r for r in rs.values()) else f"{mean([r['steps'] for r in rs.values()]):,.0f}" if n=='full' else '' for k in ('passes','full_passes')]])
-    return table(['','seeds','epochs','lr','smallest',*[f'bucket {i}' for i in range(1,7)],'largest','mean Pareto','delayed shrinking minus this (seeds)',f"{'' if 'gpu' in next(iter(mine.values()), {}) else 'processor '}seconds",'cost','passes','in full passes'], body) if body else NOT
+def accuracies(recipe, runs):
+    "Cells for the smallest network, six buckets, the largest, and the mean"
+    if recipe=='full': return ['']*7+[spread_of(runs, test), '']
+    if recipe=='smallest': return [spread_of(runs, test)]+['']*8
+    buckets = [spread_of(runs, bucket(i)) for i in range(6)]
+    return [spread_of(runs, smallest), *buckets, spread_of(runs, largest), spread_of(runs, test)]
 
-def cifar(): return family({}, ['delayed_shrinking',*BASELINES,'full','smallest'])
-def mobile():
-    "The papers' own space: on a GPU, and a shortened seed on a processor"
-    cpu = [r for r in RUNS if r['name']=='mobilenet']
-    res = []
-    for ks in ([7],[3,5,7]):
-        if any(runs(n, 'mobilenet', ks) for n in NAMES): res += [f"Kernels {', '.join(map(str,ks))}; 45,000 training pictures, on a GPU:", '', family(dict(net='mobilenet', kernels=ks), ['delayed_shrinking',*BASELINES,'full','smallest']), '', made([r for n in NAMES for r in runs(n,'mobilenet',ks).values()]), '']
-    if cpu:
-        res += ['One shortened seed on a processor: 1,250 training pictures in batches of 32, half of the epochs, kernel 7, fp32, learning rates of the ResNet space; 500 pictures to choose by, 1,000 to report. Accuracies are those of networks far from trained; it shows that the recipes run there, and what they cost.', '', family(dict(net='mobilenet', kernels=[7], group='mobilenet'), ['delayed_shrinking',*BASELINES,'full','smallest']), '', made(cpu)]
-    return '\n'.join(res) if res else NOT
+def passes(recipe, runs):
+    "Cells for the passes of a run and the same in full passes"
+    if recipe=='full': return [f"{mean([r['steps'] for r in runs.values()]):,.0f}"]*2
+    if recipe=='smallest': return ['','']
+    return [f'{mean([r[k] for r in runs.values()]):,.0f}' for k in ('passes','full_passes')]
 
-def rates():
+def family(runs_for):
+    "A row per recipe; `runs_for` gives its runs"
+    mine, body = runs_for('delayed_shrinking'), []
+    for recipe in ALL:
+        runs = runs_for(recipe)
+        if not runs: continue
+        c, itself = config_of(runs), recipe in ('delayed_shrinking', *shrink.ALONE)
+        difference = '' if itself else interval(paired(mine, runs, test), count=True)
+        seconds = mean([spent(r) for r in runs.values()])
+        body.append([NAMES[recipe], len(runs), c['epochs'], f"{c['lr']:g}", *accuracies(recipe, runs), difference,
+                     f'{seconds:.0f}', times(ratios(runs, mine, spent)), *passes(recipe, runs)])
+    seconds = 'seconds' if any('gpu' in r for r in mine.values()) else 'processor seconds'
+    return table(['','seeds','epochs','lr','smallest',*[f'bucket {i}' for i in range(1,7)],'largest','mean Pareto',
+                  'delayed shrinking minus this (seeds)',seconds,'cost','passes','in full passes'], body)
+
+@page.place
+def cifar(): return family(runs_of)
+
+@page.place
+def mobile(): return family(short_mobile)
+
+@page.place
+def mobile_on_gpu():
+    "The papers' own space in full, where a GPU was at hand"
+    text = []
+    for kernels in ([7],[3,5,7]):
+        if not on_gpu('delayed_shrinking', kernels): continue
+        found = family(lambda recipe: on_gpu(recipe, kernels))
+        text += [f"Kernels {', '.join(map(str, kernels))}; 45,000 training pictures, on a GPU:", '', found, '']
+    return '\n'.join(text)
+
+@page.place
+def learning_rates():
+    def key(r): return r['config']['net'], r['config']['recipe']
     rs, body = [r for r in RUNS if r['name']=='lr'], []
     lrs = sorted({r['config']['lr'] for r in rs})
-    for net,n in dict.fromkeys((r['config']['net'], r['config']['recipe']) for r in rs):
-        v = {r['config']['lr']:r['valid'] for r in rs if (r['config']['net'], r['config']['recipe'])==(net,n)}
-        best = max(v, key=v.get)
-        body.append([f'{NAMES[n]}, {net}', *[f'{v[l]:.2f}' if l in v else '' for l in lrs], f'{best:g}'+(', at the edge' if best in (lrs[0],lrs[-1]) else '') if len(v)==3 else ''])
-    return table(['',*[f'{l:g}' for l in lrs],'chosen'], body) if body else NOT
+    for net,recipe in dict.fromkeys(map(key, rs)):
+        valid = {r['config']['lr']:r['valid'] for r in rs if key(r)==(net,recipe)}
+        best = max(valid, key=valid.get)
+        edge = ', at the edge' if best in (lrs[0], lrs[-1]) else ''
+        found = [f'{valid[lr]:.2f}' if lr in valid else '' for lr in lrs]
+        body.append([f'{NAMES[recipe]}, {net}', *found, f'{best:g}{edge}'])
+    return table(['',*[f'{lr:g}' for lr in lrs],'chosen'], body)
 
-# Figure 7
+# Figure 7 of the paper
 
-ABLATIONS = {'as in the table above':('delayed_shrinking',{}), 'start at 25 %':('start',dict(options=dict(warmup=.25))), 'start at 50 %':('start',dict(options=dict(warmup=.5))), 'start at 75 %':('start',dict(options=dict(warmup=.75))),
-             'without epsilon':('no epsilon',{}), 'epsilon for a fifth of the run':('longer ramp',{}), 'in place from the start, 3 epochs':('in place',{})}
+ABLATIONS = {
+    'as in the table above': MINE, 'start at 25 %': QUARTER, 'start at 50 %': HALF, 'start at 75 %': LATE,
+    'without epsilon': PLAIN, 'epsilon for a fifth of the run': LONGER, 'in place from the start, 3 epochs': IN_PLACE,
+}
 
+@page.place
 def ablations():
-    mine, body = runs('delayed_shrinking'), []
-    for label,(name,kw) in ABLATIONS.items():
-        if not (rs := runs(name, **kw)): continue
-        d, cost = vs(rs, mine, test), ratio(rs, mine)
-        body.append([label, len(rs), next(iter(rs.values()))['config']['epochs'], pm_of(rs,smallest), pm_of(rs, lambda r: r['largest'][2]), pm_of(rs,test), f'{interval(d)} ({len(d)})' if d and name!='delayed_shrinking' else '', f'{st.median(cost):.2f}x' if cost else ''])
-    return table(['','seeds','epochs','smallest','largest','mean Pareto','difference (seeds)','cost'], body)+'\n\n'+made([r for n,kw in ABLATIONS.values() for r in runs(n,**kw).values()]) if body else NOT
+    def line(label, runs):
+        difference = '' if runs is MINE else interval(paired(runs, MINE, test), count=True)
+        return [label, len(runs), config_of(runs)['epochs'], spread_of(runs, smallest), spread_of(runs, largest),
+                spread_of(runs, test), difference, times(ratios(runs, MINE, spent))]
+    return table(['','seeds','epochs','smallest','largest','mean Pareto','difference (seeds)','cost'],
+                 [line(label, runs) for label,runs in ABLATIONS.items() if runs])
 
-def at(r, lo, hi):
-    "Mean accuracy of the full network from `lo` (not included) to `hi` epochs after shrinking started"
-    n = r['of_steps']/r['config']['epochs']
-    v = [a for i,a in r['around'] if lo<i/n<=hi+1e-6]
-    return mean(v) if v else None
+def watched(r, after, until):
+    "Mean accuracy of the full network from `after` (not included) to `until` epochs after shrinking started"
+    epoch = r['of_steps']/r['config']['epochs']
+    found = [a for i,a in r['around'] if after<i/epoch<=until+1e-6]
+    return mean(found) if found else None
 
-def drop(r): return None if at(r,-1,0) is None else at(r,0,.5)-at(r,-1,0)
+def drop(r): return watched(r,0,.5)-watched(r,-1,0) if r['around'] else None
+def deepest(r): return min(a for i,a in r['around'] if i>0)-watched(r,-1,0)
 
-WATCHED = {'with epsilon':'delayed_shrinking', 'without':'no epsilon', 'with epsilon for a fifth of the run':'longer ramp', 'the full network alone':'full'}
-def around():
-    body = []
-    for label,n in WATCHED.items():
-        rs = {s:r for s,r in runs(n).items() if r['around']}
-        if rs: body.append([label, len(rs), *[pm_of(rs, lambda r: at(r,*q)) for q in ((-1,0),(0,.25),(.25,.5),(.5,1))], pm_of(rs,drop), pm_of(rs, lambda r: min(a for i,a in r['around'] if i>0)-at(r,-1,0))])
-    return table(['','seeds','the half epoch before','first quarter','second quarter','second half','half an epoch after minus before','lowest after minus before'], body)+'\n\n![full network](shrinking_full.png)' if body else NOT
+WATCHED = {'with epsilon':MINE, 'without':PLAIN, 'with epsilon for a fifth of the run':LONGER,
+           'the full network alone':FULL}
+
+@page.place
+def full_network():
+    parts = ((-1,0), (0,.25), (.25,.5), (.5,1))
+    def line(label, runs):
+        of_parts = [spread_of(runs, lambda r: watched(r, *part)) for part in parts]
+        beside = '' if runs is FULL else interval(paired(runs, FULL, drop))
+        return [label, len(runs), *of_parts, spread_of(runs, drop), beside, spread_of(runs, deepest)]
+    return table(['','seeds','the half epoch before','first quarter','second quarter','second half',
+                  'half an epoch after minus before','the same minus that of the network alone',
+                  'lowest after minus before'],
+                 [line(label, runs) for label,runs in WATCHED.items()])
+
+@page.place
+def claims():
+    "What the paper says of its parts, and what there is of it here"
+    todo = [('7a: start at 50 % above 25 %, mean Pareto', 'best', paired(HALF, QUARTER, test)),
+            ('7a: start at 50 % above 75 %, mean Pareto', 'best', paired(HALF, LATE, test)),
+            ('7b: with epsilon above without, mean Pareto', 'above in all of the range', paired(MINE, PLAIN, test)),
+            ('7b: without epsilon, the full network falls behind the same network alone', '2 points',
+             paired(FULL, PLAIN, drop)),
+            ('7b: with epsilon it falls behind less', 'no drop', paired(MINE, PLAIN, drop)),
+            ('7b: with epsilon for a fifth of the run it falls behind less', 'no drop', paired(LONGER, PLAIN, drop)),
+            ('7c: distilled from a warmed-up network above in place from the start (see below)', '2 to 3.5 points',
+             paired(MINE, IN_PLACE, test))]
+    def says(found): return verdict(found, yes='reproduces', no='does not')
+    return table(['claim','paper','here, points','runs',''],
+                 [[claim, paper, interval(found), len(found), says(found)] for claim,paper,found in todo])
 
 # What was aimed at
 
-def targets():
-    mine, body = runs('delayed_shrinking'), []
-    def row(aim, wanted, d, found, said): body.append([aim, wanted, found, len(d), said])
-    for n in BASELINES:
-        if d := vs(mine, runs(n), test): row(f'mean Pareto accuracy, delayed shrinking minus {NAMES[n]}', 'at least 0', d, interval(d), verdict(d))
-    t = y()
-    for n,paper,bound in (('bignas','2.5x', lambda t: t['sandwich']/deps(t)), ('progressive_shrinking','1.8x', lambda t: ofa(t)/deps(t))):
-        d = ratio(rs := runs(n), mine)
-        if not d or not t: continue
-        allowed = bound(t)*next(iter(rs.values()))['config']['epochs']/next(iter(mine.values()))['config']['epochs']
-        row(f'cost of {NAMES[n]} over that of delayed shrinking (paper: {paper})', f'{allowed:.2f}x, what the steps allow', d, f'{st.median(d):.2f}x ({min(d):.2f} to {max(d):.2f})', 'reached' if st.median(d)>=.97*allowed else 'not reached')
-    if d := vs(mine, runs('smallest'), smallest, test): row('smallest subnet minus the same network trained alone', 'at least 0', d, interval(d), verdict(d))
-    for how,rs in (('', mine), (', with epsilon for a fifth of the run', runs('longer ramp'))):
-        if d := values(rs, drop): row(f'full network where shrinking starts: half an epoch after minus before{how}', 'at least 0', d, interval(d), verdict(d))
-    memory_of = lambda r: (r['config']['net'], r['config']['format'], r['config']['gpu'], r['config']['bs'])
-    for key in dict.fromkeys(memory_of(r) for r in COST if r['name']=='memory'):
-        part = [r for r in COST if r['name']=='memory' and r['config']['rule']=='sum' and memory_of(r)==key]
-        if len(part)==3: row(f"peak memory of 2, 4, 8 networks, {key[0]}, {key[1]}{', GPU' if key[2] else ''}", 'within 5 %', part, f'{flat(part):.1f} %', 'reached' if flat(part)<=5 else 'not reached')
-    return table(['aim','wanted','found','runs',''], body) if body else NOT
+@page.place
+def aims():
+    body = []
+    def points(aim, found): body.append([aim, 'at least 0', interval(found), len(found), verdict(found)])
+    for recipe in BASELINES:
+        points(f'mean Pareto accuracy, delayed shrinking minus {NAMES[recipe]}', paired(MINE, runs_of(recipe), test))
+    body += [aim_of_cost('bignas', '2.5x', lambda steps: steps['sandwich']),
+             aim_of_cost('progressive_shrinking', '1.8x', once_for_all_cost)]
+    points('smallest subnet minus the same network trained alone', paired(MINE, runs_of('smallest'), smallest, test))
+    start = 'full network where shrinking starts: what it gains in half an epoch minus what the network alone gains'
+    points(start, paired(MINE, FULL, drop))
+    points(f'{start}, with epsilon for a fifth of the run', paired(LONGER, FULL, drop))
+    for (net,fmt,_,gpu,_),group in memory_groups('sum').items():
+        where = f"{net}, {fmt}{', GPU' if gpu else ''}"
+        body.append([f'peak memory of 2, 4, 8 networks, {where}', 'within 5 %', f'{growth(group):.1f} %', len(group),
+                     'reached' if growth(group)<=5 else 'not reached'])
+    return table(['aim','wanted','found','runs',''], body)
 
-def claims():
-    "What the paper says of its parts, and what there is of it here"
-    mine, plain, half = runs('delayed_shrinking'), runs('no epsilon'), runs('start', options=dict(warmup=.5))
-    todo = [('7a: start at 50 % above 25 %, mean Pareto', 'best', vs(half, runs('start', options=dict(warmup=.25)), test)),
-            ('7a: start at 50 % above 75 %, mean Pareto', 'best', vs(half, runs('start', options=dict(warmup=.75)), test)),
-            ('7b: with epsilon above without, mean Pareto', 'above in all of the range', vs(mine, plain, test)),
-            ('7b: the full network falls where shrinking starts without epsilon', '2 points', [-x for x in values(plain, drop)]),
-            ('7b: it falls less with epsilon', 'no drop', vs(mine, plain, drop)),
-            ('7b: it falls less with epsilon for a fifth of the run', 'no drop', vs(runs('longer ramp'), plain, drop)),
-            ('7c: distilled from a warmed-up network above in place from the start, mean Pareto', '2 to 3.5 points', vs(mine, runs('in place'), test))]
-    body = [[claim, paper, interval(d), len(d), verdict(d, 'reproduces', 'does not')] for claim,paper,d in todo if d]
-    return table(['claim','paper','here, points','runs',''], body) if body else NOT
+def aim_of_cost(recipe, paper, cost_of_step):
+    "The cost of a recipe over that of delayed shrinking, beside what the times of steps allow"
+    runs, steps = runs_of(recipe), measured_steps()
+    found = ratios(runs, MINE, spent)
+    allowed = cost_of_step(steps)/delayed_cost(steps)*config_of(runs)['epochs']/config_of(MINE)['epochs']
+    says = 'reached' if median(found)>=.97*allowed else 'not reached'
+    return [f'cost of {NAMES[recipe]} over that of delayed shrinking (paper: {paper})',
+            f'{allowed:.2f}x, what the steps allow', f'{times(found)} ({min(found):.2f} to {max(found):.2f})',
+            len(found), says]
+
+# The findings in words
+
+@page.place
+def pareto_found():
+    def one(recipe): return f'{interval(paired(MINE, runs_of(recipe), test))} against {NAMES[recipe]}'
+    return ', '.join(map(one, BASELINES))
+
+@page.place
+def cost_found():
+    def one(recipe): return f'{NAMES[recipe]} {times(ratios(runs_of(recipe), MINE, spent))}'
+    return ', '.join(map(one, BASELINES))
+
+@page.place
+def smallest_found(): return change(paired(MINE, runs_of('smallest'), smallest, test))
+
+@page.place
+def smallest_beside():
+    "The smallest network beside those of the baselines that train it from the start"
+    def one(recipe): return f'{interval(paired(MINE, runs_of(recipe), smallest))} against that of {NAMES[recipe]}'
+    pairs = [d for recipe in ('bignas','progressive_shrinking') for d in paired(MINE, runs_of(recipe), smallest)]
+    both = ', '.join(map(one, ('bignas','progressive_shrinking')))
+    return f'{both}, and {sum(d<0 for d in pairs)} of {len(pairs)} pairs are negative'
+
+@page.place
+def largest_found(): return change(paired(MINE, FULL, largest, test))
+
+@page.place
+def drop_found():
+    "Of the full network beside the one alone: without epsilon, with the paper's ramp, with a longer one"
+    without, with_it, longer = (interval(paired(runs, FULL, drop)) for runs in (PLAIN, MINE, LONGER))
+    return (f"{without} points without epsilon, {with_it} with the paper's ramp, "
+            f'{longer} with a ramp of a fifth of the run')
+
+@page.place
+def alone_gains(): return spread_of(FULL, drop)
+
+@page.place
+def ramp_trade():
+    "What the longer ramp does to both ends"
+    at_smallest, at_largest = (interval(paired(LONGER, MINE, value)) for value in (smallest, largest))
+    return f'{at_smallest} for the smallest network, {at_largest} for the largest'
+
+@page.place
+def bignas_mean(): return spread_of(runs_of('bignas'), test)
+
+@page.place
+def in_place_mean(): return spread_of(IN_PLACE, test)
+
+@page.place
+def memory_found(): return f"{max(map(growth, memory_groups('sum').values())):.1f} %"
+
+@page.place
+def start_found():
+    return f'{interval(paired(HALF, QUARTER, test))} against 25 %, {interval(paired(HALF, LATE, test))} against 75 %'
 
 # Pictures
 
-def pictures():
-    import matplotlib; matplotlib.use('agg')
-    import matplotlib.pyplot as plt, numpy as np
-    todo = {n:runs(n) for n in ('delayed_shrinking',*BASELINES) if runs(n)}
-    if todo:
-        fig,ax = plt.subplots(figsize=(6,3), dpi=80, layout='constrained')
-        ends = [r[k][0] for rs in todo.values() for r in rs.values() for k in ('smallest','largest')]
-        xs = np.linspace(min(ends), max(ends), 200)
-        for n,rs in todo.items():
-            ys = np.array([[max((m,t) for m,_,t in r['front'] if m<=x)[1] for x in xs] for r in rs.values()])
-            line, = ax.plot(xs/1e6, ys.mean(0), label=f'{NAMES[n]} ({len(rs)})')
-            if len(ys)>1: ax.fill_between(xs/1e6, ys.min(0), ys.max(0), color=line.get_color(), alpha=.15, lw=0)
-        for n,end in (('full',max(ends)), ('smallest',min(ends))):
-            if rs := runs(n): ax.plot(end/1e6, mean([r['test'] for r in rs.values()]), 'k*' if n=='full' else 'k^', ms=7, label=NAMES[n])
-        ax.set(xlabel='million MACs', ylabel='test accuracy, %'); ax.legend(frameon=False, fontsize=8)
-        fig.savefig(root/'docs/shrinking_pareto.png', metadata=dict(Software=None))
-    watched = {l:{s:r for s,r in runs(n).items() if r['around']} for l,n in WATCHED.items()}
-    if any(watched.values()):
-        fig,ax = plt.subplots(figsize=(6,2.6), dpi=80, layout='constrained')
-        for l,rs in watched.items():
-            if not rs: continue
-            r = next(iter(rs.values()))
-            x = np.array([i for i,_ in r['around']])/(r['of_steps']/r['config']['epochs'])
-            ax.plot(x, np.mean([[a for _,a in r['around']] for r in rs.values()], 0), label=f'{l} ({len(rs)})')
-        ax.axvline(0, color='k', lw=.5, ls=':'); ax.set(xlabel='epochs since shrinking started', ylabel='full network, validation, %'); ax.legend(frameon=False, fontsize=8)
-        fig.savefig(root/'docs/shrinking_full.png', metadata=dict(Software=None))
-    return '![accuracy over MACs](shrinking_pareto.png)' if todo else ''
+@page.picture
+def pareto():
+    import numpy as np
+    fig,ax = figure(figsize=(6,3))
+    families = {recipe:runs_of(recipe) for recipe in ('delayed_shrinking', *BASELINES)}
+    ends = [r[end][0] for runs in families.values() for r in runs.values() for end in ('smallest','largest')]
+    budgets = np.linspace(min(ends), max(ends), 200)
+    def best(r, budget): return max((macs,test) for macs,_,test in r['front'] if macs<=budget)[1]
+    for recipe,runs in families.items():
+        found = np.array([[best(r, budget) for budget in budgets] for r in runs.values()])
+        line, = ax.plot(budgets/1e6, found.mean(0), label=f'{NAMES[recipe]} ({len(runs)})')
+        color = line.get_color()
+        if len(found)>1: ax.fill_between(budgets/1e6, found.min(0), found.max(0), color=color, alpha=.15, lw=0)
+    for recipe,macs,mark in (('full',max(ends),'k*'), ('smallest',min(ends),'k^')):
+        ax.plot(macs/1e6, mean([test(r) for r in runs_of(recipe).values()]), mark, ms=7, label=NAMES[recipe])
+    ax.set(xlabel='million MACs', ylabel='test accuracy, %')
+    ax.legend(frameon=False, fontsize=8)
+    return fig
 
-PAGE = '''# What a family of networks costs, and what it is worth
+@page.picture
+def full():
+    import numpy as np
+    fig,ax = figure(figsize=(6,2.6))
+    for label,runs in WATCHED.items():
+        r = next(iter(runs.values()))
+        epochs = np.array([i for i,_ in r['around']])/(r['of_steps']/r['config']['epochs'])
+        ax.plot(epochs, np.mean([[a for _,a in r['around']] for r in runs.values()], 0), label=f'{label} ({len(runs)})')
+    ax.axvline(0, color='k', lw=.5, ls=':')
+    ax.set(xlabel='epochs since shrinking started', ylabel='full network, validation, %')
+    ax.legend(frameon=False, fontsize=8)
+    return fig
 
-Generated by `python benchmarks/shrink_report.py` from `benchmarks/results/shrink*.jsonl`, a row per finished run; nothing here is typed. Spreads (±) in the columns of accuracies are standard deviations over seeds; differences are means over runs of the same seed with their 95 % interval
-(t distribution): where the interval holds 0 there is no difference to speak of.
+@page.place
+def made_where():
+    of_recipes = [r for recipe in NAMES for r in runs_of(recipe).values()]
+    parts = [r for label,runs in ABLATIONS.items() if runs is not MINE for r in runs.values()]
+    steps, memory = ([r for r in COST if r['name']==name] for name in ('steps','memory'))
+    mobile = [r for r in RUNS if r['config']['net']=='mobilenet' and r['name']!='lr']
+    return made(seconds_of_a_step=steps, peak_memory=memory, learning_rates=[r for r in RUNS if r['name']=='lr'],
+                recipes=of_recipes, figure_7=parts, MobileNetV3=mobile)
 
-## What was aimed at
-
-From *Delayed epsilon-shrinking* (DepS). On CIFAR-10, in the ResNet space below.
-
-{targets}
-
-## Seconds of a step
-
-Forward, backward and optimizer's step with all callbacks, in turn in the same rounds on an idle machine; medians, as multiples of a step of the full network (the supernet with nothing switched off). *sandwich*: BigNAS, the largest, the smallest and two random ones; *full and 3*: delayed shrinking after
-its ramp; its mean is over the whole run, 150 of 270 epochs for the full network alone. *Teacher and 2 depths*, *teacher and 4*: the phases of once-for-all. *Allowed* is what the papers' numbers of epochs (270 for delayed shrinking, 400, 605) make of this: 400 y / (150 + 120 y) where both kinds of steps cost y.
-
-{steps}
-
-## Peak memory
-
-Megabytes above what there is before the first step - activations, gradients, momentum - with 2, 4 and 8 networks in a step, each in a process of its own, after steps that use all these subnets. On a processor: the largest resident size, with an allocator that hands back large blocks at once. *sum* adds gradients up in
-place; *avg* keeps one per network, which is hardly to be seen here, where gradients have about 1 MB; that *sum* keeps none is shown by a test.
-
-{memory}
-
-## CIFAR-10: widths and depths of a ResNet-20
-
-20,000 training pictures, 5,000 for choosing; three widths (.5, .75, 1) for every group of channels and one to three blocks in each stage. bf16, channels_last, batch 64, SGD with momentum .9 and weight decay 5e-4, a tenth of the run for warming up the learning rate, then a cosine; cross-entropy without label smoothing.
-Epochs are the papers' 270 : 400 : 605 : 330, shortened alike. Once-for-all's 605 contain a phase for kernels, of which there are none here: its time goes to the other phases. CompOFA's networks are the 27 where the widths of a stage follow its depth; up to two of them in each part of the range of MACs are candidates of every recipe, and for all but CompOFA up to two random networks more. Of each of six equal
-parts of the range of MACs the network that is best on validation is reported on test, with recalibrated batch norms. *Mean Pareto*: mean over all budgets of MACs of the test accuracy of what validation chooses within the budget. US-Nets and slimmable networks have one width for all layers and no choice of depth: [the onion](onion.md) compares them. Cost: processor seconds of training alone, with one thread, over those of delayed shrinking (median over seeds); *passes*:
-networks that went forward and backward, a teacher's forward being a third in *full passes*, which are weighed by MACs.
-
-{cifar}
-
-{picture}
-
-{cifar_made}
-
-### Learning rates
-
-The same search for everyone: three rates, half of the epochs, one seed that is used for nothing else; mean Pareto accuracy on validation, for a network alone its accuracy. The phases of once-for-all and CompOFA have the published ratios to the rate given here, which is the teacher's.
-
-{rates}
-
-## When to start, and how (figure 7 of DepS)
-
-The same network, data and learning rate as delayed shrinking above. A start at 25 % costs more than one at 75 %, as *cost* says. *In place from the start* is in-place distillation without warm-up; its weight is 1 from the first step, and it has an epoch less, since all of them cost what delayed shrinking's last ones do. *Epsilon for a fifth of the run* takes 250 steps: the paper's 5 of 270 epochs are some 3,000 steps on ImageNet, and 23 here.
-
-{claims}
-
-{ablations}
-
-### The full network where shrinking starts (figure 7b)
-
-Accuracy on 2,000 validation pictures with the running statistics, every twelfth of an epoch; the paper reports a drop of 2 points without epsilon.
-
-{around}
-
-## MobileNetV3's space for 32 pixels
-
-{mobile}
-'''
-
-if __name__=='__main__':
-    text = PAGE.format(targets=targets(), steps=steps(), memory=memory(), cifar=cifar(), picture=pictures(), cifar_made=made([r for n in NAMES for r in runs(n).values()]), rates=rates(), ablations=ablations(), claims=claims(), around=around(), mobile=mobile())
-    (root/'docs/shrinking.md').write_text(re.sub('\n{3,}', '\n\n', '\n'.join(l.rstrip() for l in text.split('\n'))))
+if __name__=='__main__': page.write()

@@ -25,6 +25,11 @@ from .grow.deepen import *
 from .grow.stages import *
 from .grow.growing import *
 from .use.evaluate import *
+from .look.plots import *
 from .zoo.models import *
 from .zoo.spaces import *
 from .zoo.data import *
+
+from fastai.learner import Learner as _Learner
+from ._docments import show_docments as _show_docments
+_show_docments([o for n,o in vars().items() if n[0]!='_'], _Learner)

@@ -12,8 +12,8 @@ from elastic_nets.channels.trace import trace_channels
 from elastic_nets.subnets.cost import macs
 from elastic_nets.zoo.data import digits_dls
 from elastic_nets.grow.deepen import BlockEMA
-from elastic_nets.grow.growing import GrowDepth, GrowWidth, _Ages, _past
-from elastic_nets.grow.stages import StagePlan, plan_stages, _choose, _opt_like, _step_seconds
+from elastic_nets.grow.growing import GrowDepth, GrowWidth, SkinRates, past_of
+from elastic_nets.grow.stages import StagePlan, plan_stages, choose_stages, opt_like, step_seconds
 from elastic_nets.zoo.models import mobilenet_cifar, resnet_cifar, vit
 from elastic_nets.subnets.batches import calibrate_bn
 from elastic_nets.grow.widen import (
@@ -60,7 +60,7 @@ def fresh(name, seed=0):
 
 def at(graph, name, keep, shape):
     "Where a tensor with `keep` channels lies in the whole one, of `shape`"
-    idx = graph.index(name, keep)
+    idx = locate(graph, width=keep).at(name)
     return torch.meshgrid(*[torch.arange(n)[i] for n,i in zip(shape, [*idx, *[slice(None)]*(len(shape)-len(idx))])], indexing='ij')
 
 @pytest.mark.parametrize('init,widths', [(init_orthogonal, (.5,.75,1.)), (init_random, (.1,1.))], ids=['orthogonal','random']) # .1: down to one channel, or one group
@@ -83,7 +83,8 @@ def test_grown_net_holds_the_small_one(name, init, widths):
         for n,d in graph.reads.items():
             w = m.get_parameter(n).movedim(d, 0)
             gone = torch.ones(len(w), dtype=torch.bool)
-            gone[graph.index(n, keep)[d]] = False
+            idx = locate(graph, width=keep).at(n)
+            gone[idx[d] if d<len(idx) else slice(None)] = False
             w[gone] = 0
     if not graph.norms: torch.testing.assert_close(m(x), y)
     nets[name]().load_state_dict(m.state_dict())
@@ -428,13 +429,13 @@ def test_frozen_groups_stay_frozen(data):
 def test_adapt_lr_scales_the_skins(data):
     "Each skin's step is the core's rule times the ratio of norms, checked against plain SGD by hand"
     p = nn.Parameter(torch.randn(6,4).double())
-    ages = _Ages([p]); ages.birthday(); ages.state[p]['age'][4:] = 0
-    ages.rates()
+    ages = SkinRates([p]); ages.birthday(); ages.state[p]['age'][4:] = 0
+    ages.update()
     ratio = p[4:].norm()/p[:4].norm()
     was, g = p.detach().clone(), torch.randn(6,4).double()
-    ages.before()
+    ages.before_step()
     p.data -= .1*g
-    ages.after()
+    ages.after_step()
     torch.testing.assert_close(p.detach()[:4], was[:4]-.1*g[:4])
     torch.testing.assert_close(p.detach()[4:], was[4:]-.1*g[4:]*ratio)
 
@@ -465,15 +466,15 @@ def test_plan_stages_measures_the_learners_own_steps(data):
     with learn.no_bar(): plan = plan_stages(learn, stages=2, start=.25, rounds=2)
     assert [m[0] for m in plan.measured]==[.25,.375,.5,.625,.75,.875,1.] and all(s>0 and c>0 for _,s,c in plan.measured)
     assert all(torch.equal(p, before[n]) for n,p in learn.model.state_dict().items()) and torch.equal(rng, torch.get_rng_state()) and learn.opt is None
-    assert _past(learn)==''
+    assert past_of(learn)==''
     deep = plan_stages(learner(data(), vit(img=8, patch=2, dim=24, depth=4, heads=2, n_in=1)), stages=2, by='depth', rounds=2)
     assert [m[0] for m in deep.measured]==[.5,.75,1.]
     ms = ((.25,.3,1.),(.5,.4,4.),(.75,.98,9.),(1.,1.,16.))
     for s in (1.2,1.5,2.):
-        p = _choose(ms, speedup=s)
+        p = choose_stages(ms, speedup=s)
         assert p.sizes==(.25,1.) and abs(p.speedup()-s)<1e-6 # .75 does not pay
-    with pytest.raises(ValueError, match='2.27x'): _choose(ms, speedup=2.5)
-    assert _choose(((.5,.99,4.),(1.,1.,16.)), speedup=1.1).sizes==(1.,)
+    with pytest.raises(ValueError, match='2.27x'): choose_stages(ms, speedup=2.5)
+    assert choose_stages(((.5,.99,4.),(1.,1.,16.)), speedup=1.1).sizes==(1.,)
 
 def test_plan_of_one_stage_trains_as_it_is(data):
     learn, cb = learner(data()), GrowWidth(plan=StagePlan((1.,), (0,)))
@@ -716,7 +717,7 @@ def test_plans_are_for_one_thing(data):
     learn = learner(data())
     with pytest.warns(UserWarning): quietly(learn, 'fit', 3, cbs=[GrowWidth(), Stop()])
     with pytest.raises(ValueError, match='middle of growing'): plan_stages(learn, stages=2)
-    assert _choose(tuple((i/8, i/8, i) for i in range(2, 9)), stages=3).sizes==(.25,.625,1.)
+    assert choose_stages(tuple((i/8, i/8, i) for i in range(2, 9)), stages=3).sizes==(.25,.625,1.)
 
 def test_trackers_start_again_with_each_stage(data):
     "The grown network is not measured by what the smaller one had reached"
@@ -818,7 +819,7 @@ def test_plan_stages_leaves_a_ready_made_optimizer_alone(data):
     now = learn.opt.opt.state_dict()
     assert before['param_groups']==now['param_groups'] and len(now['state'])==len(before['state'])>0
     assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(now['state'][p][k])) for p,st in before['state'].items() for k,v in st.items())
-    like = _opt_like(learn.opt_func)(net().parameters(), lr=.1)
+    like = opt_like(learn.opt_func)(net().parameters(), lr=.1)
     assert type(like.opt) is torch.optim.AdamW and like.opt.param_groups[0]['betas']==(.8,.9)
 
 def test_names_and_compiled_models_that_cannot_be(data):
@@ -844,7 +845,7 @@ def test_plan_stages_keeps_the_users_targets(data):
     class Auto(Callback):
         def before_batch(self): self.learn.yb = (self.xb[0].flatten(1),)
     auto = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 64))
-    times = _step_seconds(learner(data(), auto, loss_func=MSELossFlat(), cbs=Auto()), {1.:auto}, 1)
+    times = step_seconds(learner(data(), auto, loss_func=MSELossFlat(), cbs=Auto()), {1.:auto}, 1)
     assert times[1.]>0
     with pytest.raises(ValueError, match='nothing was measured'): StagePlan((.5,1.), (0,.5)).speedup()
     assert 'Nothing can grow' in str(plan_stages(learner(data(), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))), stages=2, rounds=1, show_plot=False))
@@ -853,7 +854,7 @@ def test_optimizers_that_remember_from_the_start_are_not_a_past(data):
     "Adagrad has its sums before the first step"
     learn = learner(data(), opt_func=partial(OptimWrapper, opt=torch.optim.Adagrad))
     learn.create_opt()
-    assert _past(learn)==''
+    assert past_of(learn)==''
     quietly(learn, 'fit', 2, .01, cbs=GrowWidth(stages=2))
     net().load_state_dict(learn.model.state_dict())
 

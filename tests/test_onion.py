@@ -88,7 +88,7 @@ def by_hand(learn, n_acc=None, clip=None, seed=0):
             soft = pred.detach().softmax(1)
             (-(soft*small(x[b]).log_softmax(1)).sum(1).mean()).backward()
             for n,p in small.named_parameters():
-                idx = sn.graph.index(n, dict(s.width), {f'{c}.weight':k for c,k in s.kernel.items()})
+                idx = sn.place(s).at(n)
                 put(names[n].grad, idx, take(names[n].grad, idx) + eps*share*p.grad)
         seen += bs
         if seen<(n_acc or bs): continue
@@ -272,7 +272,7 @@ def test_mixup_and_hard_labels():
                 loss = lambda y: -((.9*F.one_hot(y, 10)+.01)*pred.log_softmax(1)).sum(1)
                 (mix.lam*loss(self.y)+(1-mix.lam)*loss(mix.yb1[0])).mean().backward()
                 for n,p in net.named_parameters():
-                    idx = sn.graph.index(n, dict(s.width), {})
+                    idx = sn.place(s).at(n)
                     put(want[n], idx, take(want[n], idx)+p.grad)
             checked.append(max((want[n]-p.grad).abs().max().item() for n,p in names.items()))
     fit(learn, mix, OnionTraining(Recipe(gradient=Gradient('hard')), watch=(), estimate=False), Check(), n=1)

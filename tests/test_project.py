@@ -1,107 +1,101 @@
 "The notebooks run, the modules are theirs, and the package installs"
-import ast, importlib, json, os, re, runpy, shutil, subprocess, sys
-from pathlib import Path
+import importlib, re, runpy, shutil
 import pytest
-
-root = Path(__file__).resolve().parent.parent
-package = root/'elastic_nets'
-handmade = {'__init__.py', 'all.py'}
-
-def run(*args, cwd=root, **env):
-    "Run a command, its name being looked up beside this Python; a failure shows the end of its output"
-    cmd = [sys.executable if args[0] == 'python' else Path(sys.executable).parent/args[0], *args[1:]]
-    r = subprocess.run(cmd, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True)
-    if r.returncode: pytest.fail(f'{" ".join(map(str, args))}\n{(r.stdout + r.stderr)[-5000:]}', pytrace=False)
-    return r.stdout
-
-class Notebook:
-    def __init__(self, path):
-        self.path, self.name = path, path.relative_to(root/'nbs').as_posix()
-        self.cells = json.loads(path.read_text(encoding='utf-8'))['cells']
-        self.code = [''.join(c['source']) for c in self.cells if c['cell_type'] == 'code']
-        self.module = next((m[1] for s in self.code if (m := re.search(r'^#\|\s*default_exp:?\s+(\S+)', s, re.M))), None)
-        self.number = int(m[0]) if path.parent == root/'nbs' and (m := re.match(r'\d+', path.name)) else None
-
-    def __repr__(self): return self.name
-
-notebooks = [Notebook(p) for p in sorted((root/'nbs').rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts]
-modules = {nb.module: nb for nb in notebooks if nb.module}
-api = [m for m in modules if m != 'demo'] # the demo is a command, not a part of the API
-
-def exported(nb): return [s for s in nb.code if re.match(r'#\|\s*export', s)]
-
-def lines(src): return [l for l in src.splitlines() if l.strip() and not l.strip().startswith('#')]
-
-def symbols(src):
-    "What a cell defines at its top level; a method patched into a class and a private constant may stand beside it"
-    body = ast.parse(src).body
-    defs = [n.name for n in body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and 'patch' not in ' '.join(map(ast.unparse, n.decorator_list))]
-    names = [ast.unparse(t) for n in body if isinstance(n, ast.Assign) for t in n.targets]
-    return defs + [n for n in names if not n.startswith('_')]
-
-def imports(src):
-    "Modules of this package that a cell imports"
-    for n in ast.walk(ast.parse(re.sub(r'^(\s*)[%!].*', r'\1pass', src, flags=re.M))):
-        if isinstance(n, ast.Import): names = [a.name for a in n.names]
-        elif isinstance(n, ast.ImportFrom): names = [f'{n.module}.{a.name}' for a in n.names]
-        else: continue
-        yield from (o.split('.')[1] for o in names if o.startswith('elastic_nets.'))
+from notebooks import handmade, imports, modules, nothing, notebooks, package, root, run
 
 @pytest.mark.parametrize('nb', notebooks, ids=repr)
 def test_notebook_runs(nb):
-    assert 'Success' in run('nbdev-test', nb.path)
+    assert 'Success' in run('nbdev-test', '--path', nb.path)
 
-@pytest.mark.parametrize('module', modules)
-def test_module_in_fresh_process(module):
-    run('python', '-c', f'from elastic_nets.{module} import *')
+def test_each_module_can_be_the_first():
+    "Imported alone, nothing of the package being there yet"
+    run('python', '-c', f'''if True:
+        import importlib, sys
+        import fastai.vision.all # once: it takes seconds
+        for module in {[*modules]}:
+            for name in [m for m in sys.modules if m.split('.')[0]=='elastic_nets']: del sys.modules[name]
+            exec(f'from elastic_nets.{{module}} import *', {{}})
+    ''')
 
 @pytest.fixture
 def copy(tmp_path):
     "The notebooks, and of the package only what no notebook writes"
     shutil.copy(root/'pyproject.toml', tmp_path)
-    shutil.copytree(root/'nbs', tmp_path/'nbs')
-    (tmp_path/'elastic_nets').mkdir()
-    for f in handmade: shutil.copy(package/f, tmp_path/'elastic_nets')
+    shutil.copytree(root/'nbs', tmp_path/'nbs', ignore=shutil.ignore_patterns('.ipynb_checkpoints'))
+    for p in package.rglob('*'):
+        if p.name not in handmade|{'__init__.py'} and p.suffix!='.mplstyle': continue
+        to = tmp_path/p.relative_to(root)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(p, to)
     return tmp_path
+
+def modules_in(folder):
+    files = (folder/'elastic_nets').rglob('*.py')
+    return {p.relative_to(folder).as_posix(): p.read_text(encoding='utf-8') for p in files}
 
 def test_modules_in_sync(copy):
     run('nbdev-export', cwd=copy)
-    here, there = ({p.name: p.read_text(encoding='utf-8') for p in (d/'elastic_nets').glob('*.py')} for d in (root, copy))
-    assert here.keys() == there.keys(), 'a module without a notebook, or not exported'
-    assert [f for f in here if here[f] != there[f]] == [], 'run nbdev-export'
+    here, there = modules_in(root), modules_in(copy)
+    nothing(here.keys()-there.keys(), 'each module has its notebook')
+    nothing([f for f in there if here.get(f)!=there[f]], 'modules are those of the notebooks: run make export')
 
 def test_notebooks_clean(copy):
     run('nbdev-clean', cwd=copy)
-    assert [nb for nb in notebooks if nb.path.read_bytes() != (copy/'nbs'/nb.name).read_bytes()] == [], 'run nbdev-clean'
+    changed = [nb for nb in notebooks if nb.path.read_bytes()!=(copy/'nbs'/nb.name).read_bytes()]
+    nothing(changed, 'notebooks are clean: run make export')
 
-@pytest.mark.parametrize('nb', notebooks, ids=repr)
-def test_notebook_form(nb):
-    assert nb.path.stat().st_size < 300_000
-    ids = [c.get('id') for c in nb.cells]
-    assert all(ids) and len(ids) == len(set(ids)), 'cells without an id of their own'
-    assert [s for s in exported(nb) if len(lines(s)) > 30] == [], 'exported cells of more than 30 lines'
-    assert [o for s in exported(nb) if len(o := symbols(s)) > 1] == [], 'exported cells of more than one symbol'
+def test_documentation_can_be_made(copy): # nbdev runs each cell of imports alone, and shows each symbol
+    shutil.copytree(package, copy/'elastic_nets', dirs_exist_ok=True, ignore=shutil.ignore_patterns('__pycache__'))
+    run('nbdev-proc-nbs', cwd=copy, PYTHONPATH=str(copy))
 
-@pytest.mark.parametrize('nb', [nb for nb in notebooks if nb.number is not None], ids=repr)
-def test_imports_lower_numbers(nb):
-    assert nb.module == nb.path.stem.split('_', 1)[1], 'a notebook exports the module of its name'
-    lower = {m for m, o in modules.items() if o.number < nb.number} | {'__version__'}
-    assert {m for s in nb.code for m in imports(s)} <= lower
+def test_folders_are_packages():
+    folders = {p.parent for p in package.rglob('*.py')}
+    nothing([f.name for f in folders if not (f/'__init__.py').exists()], 'a folder of modules has an __init__.py')
+
+@pytest.mark.parametrize('nb', modules.values(), ids=repr)
+def test_notebook_imports_what_stands_before_it(nb):
+    "Lessons may also use what is there to try things on, and to look at them with"
+    folder, stem = nb.path.parent.name, nb.path.stem.split('_', 1)[1]
+    assert nb.module==f'{folder}.{stem}', 'a notebook exports the module of its name'
+    before = {m for m,o in modules.items() if o.number<nb.number}
+    lent = {m for m in modules if m.split('.')[0] in ('zoo','look')} | {'channels.trace'} # which gives every lesson its graph
+    exported = {m for s in nb.exported for m in imports(s)}
+    lessons = {m for s in nb.code if s not in nb.exported for m in imports(s)}
+    nothing(exported-before, 'exported code imports what stands before it')
+    nothing(lessons-before-lent-{nb.module}, 'a lesson uses what stands before it, the zoo, and pictures')
+
+def test_numbers_are_used_once():
+    numbers = [nb.number for nb in modules.values()]
+    assert len(set(numbers))==len(numbers)
 
 def test_all():
     import elastic_nets.all, fastai.vision.all
+    api = [m for m in modules if m!='app.demo'] # the demo is a command, not a part of the API
     public = [n for m in api for n in importlib.import_module(f'elastic_nets.{m}').__all__]
-    assert sorted(public) == sorted(n for n in vars(elastic_nets.all) if not n.startswith('_'))
-    assert set(public) & vars(fastai.vision.all).keys() == set()
+    names = [n for n in vars(elastic_nets.all) if not n.startswith('_')]
+    assert sorted(public)==sorted(names)
+    assert set(public) & vars(fastai.vision.all).keys()==set()
 
 def test_readme():
     text = (root/'README.md').read_text(encoding='utf-8')
-    assert text == runpy.run_path(root/'scripts/readme.py')['readme'](), 'run make readme'
+    assert text==runpy.run_path(root/'scripts/readme.py')['readme'](), 'run make readme'
     head = text.splitlines()[:10]
-    assert [c for c in ('make demo', 'make test') if not any(l.startswith(c) for l in head)] == []
+    assert [c for c in ('make demo', 'make test') if not any(l.startswith(c) for l in head)]==[]
+    listed = set(re.findall(r'\]\((?!\w+:|#)([^)#]+)', text))
+    nothing({f'nbs/{nb}' for nb in notebooks if nb.name!='index.ipynb'}-listed, 'README lists every notebook')
+
+pages = [p.relative_to(root).as_posix() for p in sorted([*root.glob('*.md'), *root.glob('docs/*.md')])]
+@pytest.mark.parametrize('page', pages)
+def test_links_lead_somewhere(page):
+    text = re.sub(r'```.*?```', '', (root/page).read_text(encoding='utf-8'), flags=re.S)
     links = re.findall(r'\]\((?!\w+:|#)([^)#]+)', text)
-    assert [l for l in links if not (root/l).exists()] == []
-    assert {f'nbs/{nb}' for nb in notebooks if nb.name != 'index.ipynb'} <= set(links), 'a notebook that the README does not list'
+    nothing([l for l in links if not ((root/page).parent/l).exists()], 'links lead somewhere')
+
+@pytest.mark.parametrize('nb', notebooks, ids=repr)
+def test_links_of_notebooks_lead_somewhere(nb):
+    text = '\n'.join(''.join(c['source']) for c in nb.cells if c['cell_type']=='markdown')
+    links = re.findall(r'\]\((?!\w+:|#|attachment:)([^)#\s]+)', re.sub(r'`[^`]*`', '', text))
+    nothing([l for l in links if not (nb.path.parent/l).exists()], 'links lead somewhere')
 
 def test_changelog_has_version():
     import elastic_nets
@@ -109,19 +103,26 @@ def test_changelog_has_version():
 
 def test_ruff(): run('ruff', 'check', '--no-cache', root)
 
+checks = '''if True:
+    import elastic_nets.all, fastai.learner, pydoc
+    from importlib.metadata import distribution
+    from matplotlib import style
+    d = distribution('elastic_nets')
+    assert elastic_nets.__file__.startswith({site!r}), elastic_nets.__file__
+    assert d.version==elastic_nets.__version__
+    assert {{'torch>=2.8', 'fastai>=2.8.12'}} <= set(d.requires), d.requires
+    assert [e.value for e in d.entry_points if e.load() and e.name=='elastic-nets']==['elastic_nets.app.demo:main']
+    text = pydoc.render_doc(fastai.learner.Learner.to_supernet)
+    assert 'Parameters:' in text, text
+    style.use('elastic_nets.look.onion')
+'''
+
 @pytest.mark.parametrize('form', ['checkout', 'wheel'])
 def test_installs(form, tmp_path):
-    src = tmp_path/'src'
+    src, site = tmp_path/'src', tmp_path/'site'
     shutil.copytree(root, src, ignore=shutil.ignore_patterns('.*', '*.egg-info', '__pycache__', 'build', 'dist'))
-    if form == 'wheel': # by way of a source distribution, as a release is built
+    if form=='wheel': # by way of a source distribution, as a release is built
         run('python', '-m', 'build', '--no-isolation', '--outdir', tmp_path, src)
         src, = tmp_path.glob('*.whl')
-    run('pip', 'install', '--no-deps', '--no-build-isolation', '--target', tmp_path/'site', src)
-    out = run('python', '-c', '''if True:
-        import elastic_nets.all
-        from importlib.metadata import distribution
-        d = distribution('elastic_nets')
-        print(elastic_nets.__file__, elastic_nets.__version__, d.version, *d.requires, *[e.value for e in d.entry_points if e.load()])
-    ''', cwd=tmp_path, PYTHONPATH=str(tmp_path/'site')).split()
-    assert out[0] == str(tmp_path/'site/elastic_nets/__init__.py') and out[1] == out[2]
-    assert {'torch>=2.8', 'fastai>=2.8.12', 'elastic_nets.demo:main'} <= set(out)
+    run('pip', 'install', '--no-deps', '--no-build-isolation', '--target', site, src)
+    run('python', '-c', checks.format(site=str(site)), cwd=tmp_path, PYTHONPATH=str(site))

@@ -1,17 +1,17 @@
 "What must hold of every supernet, on every model of the zoo and over random subnets"
-import copy, dataclasses, functools, os, pickle, random, sys
+import copy, dataclasses, functools, os, pickle, random
 from contextlib import contextmanager
-from pathlib import Path
 import pytest, torch
 from torch import nn
+from coverage import coverage_row, facts, model_of, rows, write_row
 from elastic_nets.channels.labels import NotElasticError
-from elastic_nets.channels.trace import _silence, check_channels
 from elastic_nets.channels.place import put, take
+from elastic_nets.channels.trace import check_channels, silence
 from elastic_nets.grow.deepen import grow_depth, start_shallow
-from elastic_nets.subnets.supernet import Supernet
 from elastic_nets.grow.widen import grow_width, init_bert2bert, init_net2net, init_random, start_narrow
-sys.path.insert(0, str(Path(__file__).parent))
-from zoo import count_macs, coverage_row, facts, model_of, outputs, rows, write_row, zoo
+from elastic_nets.subnets.supernet import Supernet
+from helpers import shapes
+from zoo import count_macs, outputs, zoo
 
 class Net:
     "A model of the zoo as it was, and as a supernet"
@@ -43,7 +43,8 @@ class Net:
         keep = start_narrow(m, self.sn.graph, .5)
         return m.double(), keep, run(m, self.xb.double())
 
-@pytest.fixture(scope='module', params=[pytest.param(c, id=n, marks=pytest.mark.xdist_group(n)) for n,c in zoo.items()])
+params = [pytest.param(c, id=n, marks=pytest.mark.xdist_group(n)) for n,c in zoo.items()] # a process builds each once
+@pytest.fixture(scope='module', params=params)
 def net(request): return Net(request.param)
 
 def run(model, xb, train=False):
@@ -52,11 +53,11 @@ def run(model, xb, train=False):
 
 def equal(xs, ys): return len(xs)==len(ys) and all(map(torch.equal, xs, ys))
 
-def close(x, y, tol=1e-7): return x.shape==y.shape and bool((x-y).abs().max()<=tol*y.abs().max()) and bool(y.isfinite().all())
+def close(x, y, tol=1e-7):
+    if x.shape!=y.shape or not y.isfinite().all(): return False
+    return bool((x-y).abs().max() <= tol*y.abs().max())
 
 def all_close(xs, ys): return len(xs)==len(ys)>0 and all(map(close, xs, ys))
-
-def shapes(m): return [(n, p.shape) for n,p in m.state_dict().items()]
 
 @torch.no_grad()
 def test_full_is_the_original(net):
@@ -75,27 +76,29 @@ def test_active_is_extracted(net):
         assert sum(p.numel() for p in small.parameters()) == net.sn.n_params(s) < net.sn.n_params(net.sn.space.max)
 
 def test_wrong_index_fails_the_check(net): # that the right ones pass it is part of building the supernet
-    g, rng = net.sn.graph, random.Random(net.case.name)
-    elastic = [i for i,x in enumerate(g.groups.values()) if not x.why]
-    places = [(n,d,i) for n,axs in g.axes.items() for d,ax in enumerate(axs) if ax is not None for i in elastic if (ax.group==i).any()]
-    for n,d,i in rng.sample(places, 2):
-        ax, units = g.axes[n][d], [x.size//x.unit for x in g.groups.values()][i]
-        wrong = dataclasses.replace(ax, rank=torch.where(ax.group==i, (ax.rank+1)%units, ax.rank))
-        axes = {**g.axes, n: tuple(wrong if k==d else a for k,a in enumerate(g.axes[n]))}
-        with pytest.raises(NotElasticError): check_channels(net.plain, dataclasses.replace(g, axes=axes), net.xb), (n,d)
+    graph, groups = net.sn.graph, [*net.sn.graph.groups.values()]
+    axes = [(n,d,axis) for n,axs in graph.axes.items() for d,axis in enumerate(axs) if axis is not None]
+    elastic = [i for i,g in enumerate(groups) if not g.why]
+    places = [(n,d,axis,i) for n,d,axis in axes for i in elastic if (axis.group==i).any()]
+    for n,d,axis,i in random.Random(net.case.name).sample(places, 2):
+        shifted = (axis.rank+1)%(groups[i].size//groups[i].unit)
+        wrong = dataclasses.replace(axis, rank=torch.where(axis.group==i, shifted, axis.rank))
+        moved = tuple(wrong if k==d else a for k,a in enumerate(graph.axes[n]))
+        bad = dataclasses.replace(graph, axes={**graph.axes, n:moved})
+        with pytest.raises(NotElasticError): check_channels(net.plain, bad, net.xb)
 
 def test_gradients_reach_the_active_part_only(net):
     s = net.subs[0]
-    small, dropped = net.sn.extract(s), tuple(b+'.' for b in net.sn._keep(s)[2])
+    small, place = net.sn.extract(s), net.sn.place(s)
     buffers = copy.deepcopy(dict(net.model.named_buffers()))
     with net.double(small) as xb, net.sn.active(s):
         for m in (net.model, small): sum(o.square().mean() for o in run(m, xb, True)).backward()
         grads = {n:p.grad for n,p in small.named_parameters()}
         top = max(g.abs().max() for g in grads.values() if g is not None)
         for n,p in net.model.named_parameters():
-            if n.startswith(dropped) or grads[n] is None: assert p.grad is None or not p.grad.any(), n
+            if not place.has(n) or grads[n] is None: assert p.grad is None or not p.grad.any(), n
             else:
-                i = net.sn.graph.index(n, *net.sn._keep(s)[:2])
+                i = place.at(n)
                 inside = take(p.grad, i)
                 assert (inside-grads[n]).abs().max() <= 1e-7*top, n
                 if inside.numel()<p.numel(): assert not put(p.grad.clone(), i, 0.).any(), n
@@ -136,15 +139,16 @@ def test_grown_net_holds_the_small_one(net):
     n,m = [sum(p.numel() for p in o.parameters()) for o in (grown, small)]
     assert net.facts['grown']==(n-m)/n > .3
     assert not all_close(run(grown, x), y)
-    _silence(grown, net.sn.graph, keep)
+    silence(grown, net.sn.graph, keep)
     assert all_close(run(grown, x), y)
 
 @torch.no_grad()
 def test_copied_channels_change_no_output(net):
     "Net2Net; or bert2BERT where a norm reduces over channels that grow"
     (small, keep, y), graph = net.narrow, net.sn.graph
-    grown, read = copy.deepcopy(small), {graph.names[i] for _,ax in graph.norms.values() for i in ax.group[ax.group>=0].unique()}
-    grow_width(grown, graph, keep, 1., init_bert2bert if read & keep.keys() else init_net2net)
+    normed = {graph.names[i] for _,axis in graph.norms.values() for i in axis.group[axis.group>=0].unique()}
+    grown = copy.deepcopy(small)
+    grow_width(grown, graph, keep, 1., init_bert2bert if normed & keep.keys() else init_net2net)
     assert shapes(grown)==shapes(net.plain)
     assert all_close(run(grown, net.xb.double()), y)
 

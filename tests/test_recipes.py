@@ -103,7 +103,7 @@ class Hand:
 
     def kernel(self, n, s):
         "The weight of convolution `n` in `s`, from the centre of the larger kernels, through their matrices"
-        w = take(self.params[f'{n}.weight'], self.sn.graph.index(f'{n}.weight', s.width, {}))
+        w = take(self.params[f'{n}.weight'], self.sn.place(s).at(f'{n}.weight')[:2])
         for k,m in self.mats[n].items():
             if k<s.kernel[n]: break
             c = (w.shape[-1]-k)//2
@@ -137,7 +137,7 @@ class Hand:
             if layer in self.mats and t=='weight': self.kernel(layer, s).backward(p.grad); continue
             w = self.params[n]
             if w.grad is None: w.grad = torch.zeros_like(w)
-            idx = self.sn.graph.index(n, s.width, {f'{c}.weight':k for c,k in s.kernel.items()})
+            idx = self.sn.place(s).at(n)
             put(w.grad, idx, take(w.grad, idx)+p.grad)
 
     def own(self): # What lives beside the model

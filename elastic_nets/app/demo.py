@@ -33,71 +33,77 @@ def demo_dls(
     if data=='cifar10': return cifar_dls()
     raise ValueError(f"data must be 'digits' or 'cifar10', got {data!r}")
 
-# %% ../../nbs/app/70_demo.ipynb #f3c3dcfa
-class _Clock(Callback):
+# %% ../../nbs/app/70_demo.ipynb #686489f9
+class StepClock(Callback):
     "Seconds spent in training steps, and the smoothed loss after each"
     order, run_valid = 55, False # after Recorder
     def __init__(self): self.seconds, self.losses = [], []
     def before_batch(self): self.start = time.perf_counter()
+
     def after_batch(self):
         if self.dls.device.type=='cuda': torch.cuda.synchronize()
-        self.seconds.append((self.seconds or [0])[-1] + time.perf_counter()-self.start)
+        before = self.seconds[-1] if self.seconds else 0
+        self.seconds.append(before + time.perf_counter()-self.start)
         self.losses.append(float(self.smooth_loss))
 
-# %% ../../nbs/app/70_demo.ipynb #62c84984
-class _Lines(Callback):
+# %% ../../nbs/app/70_demo.ipynb #5b8f3c1d
+class EpochLines(Callback):
     "One clean line per epoch, for an output that is no terminal"
     order = 70
     def __init__(self, run_name): self.run_name = run_name
     def before_fit(self): self.learn.logger = lambda row: None
     def before_train(self): self.trained = True
+
     def after_epoch(self):
         if not getattr(self, 'trained', False): return # `validate` is an epoch, too
         self.trained = False
-        vals = [f'{n} {v:.4f}' for n,v in zip(self.recorder.metric_names[1:], self.recorder.log[1:]) if isinstance(v, float)]
-        print(f'{self.run_name}: epoch {self.epoch+1}/{self.n_epoch}', *vals, sep='  ', flush=True)
+        values = zip(self.recorder.metric_names[1:], self.recorder.log[1:])
+        texts = [f'{n} {v:.4f}' for n,v in values if isinstance(v, float)]
+        print(f'{self.run_name}: epoch {self.epoch+1}/{self.n_epoch}', *texts, sep='  ', flush=True)
 
-# %% ../../nbs/app/70_demo.ipynb #78e67aed
+# %% ../../nbs/app/70_demo.ipynb #d2f4ea40
 def demo_learner(
     dls, # From `demo_dls`
     name:str, # Of the run, for its lines
-    seed:int=0,
-) -> Learner: # With its clock in `learn._clock`; quiet and line by line where there is no terminal
+    seed:int=0, # Of the weights and the order of the pictures
+) -> Learner: # With its clock in `learn.step_clock`; quiet and line by line where there is no terminal
     "A ResNet-20 for the data"
     set_seed(seed)
-    cbs = [_Clock()] + ([] if sys.stdout.isatty() else [_Lines(name)])
-    x = dls.one_batch()[0]
-    learn = Learner(dls, resnet_cifar(20, n_in=x.shape[1]), loss_func=CrossEntropyLossFlat(), metrics=accuracy, cbs=cbs)
-    if not sys.stdout.isatty(): learn.remove_cb(ProgressCallback)
+    is_terminal = sys.stdout.isatty()
+    cbs = [StepClock()] + ([] if is_terminal else [EpochLines(name)])
+    n_in = dls.one_batch()[0].shape[1]
+    learn = Learner(dls, resnet_cifar(20, n_in=n_in), loss_func=CrossEntropyLossFlat(), metrics=accuracy, cbs=cbs)
+    if not is_terminal: learn.remove_cb(ProgressCallback)
     return learn
 
-# %% ../../nbs/app/70_demo.ipynb #3643d1cb
+# %% ../../nbs/app/70_demo.ipynb #cd31ddaf
 def demo_subnets(
-    sn:Supernet,
-) -> list:
+    sn:Supernet, # With widths and depths
+) -> list: # Without those that are the same network
     "Uniform subnets of four widths and three depths, smallest first"
     subs = {sn.space.uniform(w, d) for w in (.25,.5,.75,1.) for d in (0.,.5,1.)}
     return sorted(subs, key=sn.macs)
 
-# %% ../../nbs/app/70_demo.ipynb #14660f7c
+# %% ../../nbs/app/70_demo.ipynb #5be8ef0f
 def measure(
     learn:Learner, # With a trained supernet
     subnet, # Of its space
     bs:int=64, # Batch size of the latency
-) -> dict:
+) -> dict: # With the latency in milliseconds: median, interquartile range, number of passes
     "MACs, parameters, test accuracy and latency of one subnet"
     sn, x = learn.supernet, learn.dls.test.one_batch()[0][:bs]
     sn.calibrate(subnet, learn.dls.train)
     with sn.active(subnet), learn.no_bar(): acc = learn.validate(dl=learn.dls.test)[1]
-    lat = latency(sn.extract(subnet), x)
-    return dict(subnet=json.loads(subnet.to_json()), macs=sn.macs(subnet), params=sn.n_params(subnet), accuracy=acc, latency_ms=1e3*lat.median, latency_iqr_ms=1e3*lat.spread, latency_n=lat.n)
+    time = latency(sn.extract(subnet), x)
+    return dict(subnet=json.loads(subnet.to_json()), macs=sn.macs(subnet), params=sn.n_params(subnet), accuracy=acc,
+                latency_ms=1e3*time.median, latency_iqr_ms=1e3*time.spread, latency_n=time.n)
 
-# %% ../../nbs/app/70_demo.ipynb #84ec7869
+# %% ../../nbs/app/70_demo.ipynb #8c57b4a9
 def shrink(
     dls, # From `demo_dls`
-    epochs:int,
+    epochs:int, # Of the training
     out:Path, # Folder for the saved subnet
-    seed:int=0,
+    seed:int=0, # Of the weights and the order of the pictures
 ) -> dict: # What was measured
     "Train a supernet with delayed shrinking; measure its subnets; save one and load it again"
     learn = demo_learner(dls, 'supernet', seed)
@@ -105,17 +111,18 @@ def shrink(
     learn.fit_one_cycle(epochs, 4e-3, cbs=OnionTraining(delayed_shrinking()))
     subs = demo_subnets(sn)
     rows = [measure(learn, s) for s in subs]
-    small = subs[next(i for i,r in enumerate(rows) if r['macs']>=.2*rows[-1]['macs'])]
+    small = next(s for s,r in zip(subs, rows) if r['macs']>=.2*rows[-1]['macs'])
     torch.save(sn.extract(small).eval(), out/'subnet.pt')
     back, x = torch.load(out/'subnet.pt', weights_only=False), dls.test.one_batch()[0]
-    with sn.active(small), torch.no_grad(): diff = (learn.model.eval()(x)-back(x)).abs().max().item()
-    return dict(rows=rows, seconds=learn._clock.seconds[-1], space=sn.space.count(), saved=dict(file='subnet.pt', macs=sn.macs(small), max_difference=diff))
+    with sn.active(small), torch.no_grad(): difference = (learn.model.eval()(x)-back(x)).abs().max().item()
+    saved = dict(file='subnet.pt', macs=sn.macs(small), max_difference=difference)
+    return dict(rows=rows, seconds=learn.step_clock.seconds[-1], space=sn.space.count(), saved=saved)
 
-# %% ../../nbs/app/70_demo.ipynb #5e5e1d81
+# %% ../../nbs/app/70_demo.ipynb #f4fcb763
 def grow(
     dls, # From `demo_dls`
-    epochs:int,
-    seed:int=0,
+    epochs:int, # Of each of the two trainings
+    seed:int=0, # Of the weights and the order of the pictures
 ) -> dict: # What was measured, for both runs
     "The same network from scratch and by growing"
     res = {}
@@ -123,109 +130,143 @@ def grow(
         learn = demo_learner(dls, name, seed)
         learn.fit_one_cycle(epochs, 4e-3, cbs=cbs)
         with learn.no_bar(): acc = learn.validate(dl=dls.test)[1]
-        c = learn._clock
-        res[name] = dict(accuracy=acc, seconds=c.seconds[-1], clock=c.seconds, losses=c.losses, stages=[dict(r) for r in cbs[0].rows] if cbs else [])
+        clock = learn.step_clock
+        stages = [dict(r) for r in cbs[0].rows] if cbs else []
+        res[name] = dict(accuracy=acc, seconds=clock.seconds[-1], clock=clock.seconds, losses=clock.losses, stages=stages)
     return res
 
-# %% ../../nbs/app/70_demo.ipynb #83968dee
+# %% ../../nbs/app/70_demo.ipynb #6066ae9f
 def report_shrink(
     res:dict, # From `shrink`
-    n_test:int,
-) -> str:
+    n_test:int, # Test images
+) -> str: # Markdown
     "The subnets as a Markdown table"
-    rows = ['| MACs | parameters | test accuracy | latency of a batch of 64 |', '|---:|---:|---:|---:|']
-    rows += [f'| {r["macs"]/1e6:.2f} M | {r["params"]/1e3:.1f} k | {r["accuracy"]:.3f} | {r["latency_ms"]:.2f} ({r["latency_iqr_ms"]:.2f}) ms |' for r in res['rows']]
-    s = res['saved']
-    return '\n'.join([f'## One training, {len(res["rows"])} of its {res["space"]:,} subnets', '', *rows, '',
-        f'Training steps took {res["seconds"]:.1f} s in all. Accuracy on {n_test} test images; batch norm recalibrated on training images. '
-        f'Latency: median (interquartile range) of {res["rows"][0]["latency_n"]} forward passes on this machine.', '',
-        f'`{s["file"]}` is the subnet of {s["macs"]/1e6:.2f} M MACs as a plain model; loaded again, its outputs differ from the active subnet by at most {s["max_difference"]:.1e}.'])
+    rows = [f'| {r["macs"]/1e6:.2f} M | {r["params"]/1e3:.1f} k | {r["accuracy"]:.3f} '
+            f'| {r["latency_ms"]:.2f} ({r["latency_iqr_ms"]:.2f}) ms |' for r in res['rows']]
+    saved = res['saved']
+    return '\n'.join([
+        f'## One training, {len(res["rows"])} of its {res["space"]:,} subnets', '',
+        '| MACs | parameters | test accuracy | latency of a batch of 64 |', '|---:|---:|---:|---:|', *rows, '',
+        f'Training steps took {res["seconds"]:.1f} s in all. Accuracy on {n_test} test images; '
+        'batch norm recalibrated on training images. Latency: median (interquartile range) of '
+        f'{res["rows"][0]["latency_n"]} forward passes on this machine.', '',
+        f'`{saved["file"]}` is the subnet of {saved["macs"]/1e6:.2f} M MACs as a plain model; loaded again, '
+        f'its outputs differ from the active subnet by at most {saved["max_difference"]:.1e}.'])
 
-# %% ../../nbs/app/70_demo.ipynb #81bcc458
+# %% ../../nbs/app/70_demo.ipynb #df415040
 def report_grow(
     res:dict, # From `grow`
-    n_test:int,
-) -> str:
+    n_test:int, # Test images
+) -> str: # Markdown
     "Scratch against growing as a Markdown table"
-    a, b = res['scratch'], res['grown']
+    scratch, grown = res['scratch'], res['grown']
     rows = [f'| {n} | {r["accuracy"]:.3f} | {r["seconds"]:.1f} s |' for n,r in res.items()]
-    return '\n'.join(['## The same ResNet-20, from scratch and by growing', '', '| | test accuracy | training steps |', '|---|---:|---:|', *rows, '',
-        f'Growing took {b["seconds"]/a["seconds"]:.2f} of the time of scratch, and its accuracy differs by {100*(b["accuracy"]-a["accuracy"]):+.1f} points '
-        f'on {n_test} test images. One run each, one after the other: no statement about other seeds, data or machines.'])
+    return '\n'.join([
+        '## The same ResNet-20, from scratch and by growing', '',
+        '| | test accuracy | training steps |', '|---|---:|---:|', *rows, '',
+        f'Growing took {grown["seconds"]/scratch["seconds"]:.2f} of the time of scratch, and its accuracy differs by '
+        f'{100*(grown["accuracy"]-scratch["accuracy"]):+.1f} points on {n_test} test images. '
+        'One run each, one after the other: no statement about other seeds, data or machines.'])
 
-# %% ../../nbs/app/70_demo.ipynb #e6337949
+# %% ../../nbs/app/70_demo.ipynb #dcfaa82c
+def new_axes(**labels):
+    "A figure for a file, and its axes"
+    from matplotlib.figure import Figure
+    fig = Figure(figsize=(6,3), dpi=100, layout='constrained')
+    ax = fig.subplots()
+    ax.set(**labels)
+    ax.spines[['top','right']].set_visible(False)
+    return fig, ax
+
+# %% ../../nbs/app/70_demo.ipynb #13d72992
 def plot_shrink(
     res:dict, # From `shrink`
     file:Path, # PNG
 ):
     "Accuracy over MACs"
-    from matplotlib.figure import Figure
-    fig = Figure(figsize=(6,3), dpi=100)
-    ax = fig.subplots()
-    xs, ys = [r['macs']/1e6 for r in res['rows']], [r['accuracy'] for r in res['rows']]
-    ax.plot(xs, ys, 'o', color='steelblue')
-    ax.set(xlabel='MACs in millions', ylabel='test accuracy', title='Subnets of one training', xscale='log')
-    fig.tight_layout(); fig.savefig(file)
+    fig, ax = new_axes(xlabel='MACs in millions', ylabel='test accuracy', title='Subnets of one training', xscale='log')
+    macs, accuracies = [r['macs']/1e6 for r in res['rows']], [r['accuracy'] for r in res['rows']]
+    ax.plot(macs, accuracies, 'o', color='steelblue')
+    fig.savefig(file)
 
-# %% ../../nbs/app/70_demo.ipynb #d7063e14
+# %% ../../nbs/app/70_demo.ipynb #633a2def
 def plot_grow(
     res:dict, # From `grow`
     file:Path, # PNG
 ):
     "Training loss over seconds, the stages marked"
-    from matplotlib.figure import Figure
-    fig = Figure(figsize=(6,3), dpi=100)
-    ax = fig.subplots()
-    for (n,r),c in zip(res.items(), ('grey','darkorange')): ax.plot(r['clock'], r['losses'], color=c, label=n)
+    fig, ax = new_axes(xlabel='seconds of training steps', ylabel='training loss (smoothed)', yscale='log')
+    for (name,r),color in zip(res.items(), ('grey','darkorange')): ax.plot(r['clock'], r['losses'], color=color, label=name)
     clock = res['grown']['clock']
     for s in res['grown']['stages']:
         t = clock[min(s['step'], len(clock)-1)] if s['step'] else 0
         ax.axvline(t, color='darkorange', lw=.8, ls=':')
-        ax.text(t, .02, f' width {s["width"]:.2f}', transform=ax.get_xaxis_transform(), fontsize=7, color='darkorange')
-    ax.set(xlabel='seconds of training steps', ylabel='training loss (smoothed)', yscale='log')
-    ax.legend(); fig.tight_layout(); fig.savefig(file)
+        text = f' width {s["width"]:.2f}'
+        ax.text(t, .02, text, transform=ax.get_xaxis_transform(), fontsize=7, color='darkorange')
+    ax.legend(frameon=False)
+    fig.savefig(file)
 
-# %% ../../nbs/app/70_demo.ipynb #32dfd56e
+# %% ../../nbs/app/70_demo.ipynb #3abae827
 def run_demo(
     data:str='digits', # 'digits' or 'cifar10'
     epochs:int=None, # Default: 30 on digits, 10 on CIFAR-10
     out:Path='demo-output', # Folder for the results
-    seed:int=0,
+    seed:int=0, # Of the weights and the order of the pictures
 ) -> dict: # Everything that was measured
     "Shrink, grow, and write `results.json`, `report.md` and two pictures into `out`"
     epochs, out = epochs or dict(digits=30).get(data, 10), Path(out)
     dls = demo_dls(data)
     out.mkdir(parents=True, exist_ok=True)
-    n_test, text = len(dls.test.dataset), [f'# elastic_nets demo: {data}, ResNet-20, {epochs} epochs', '']
-    res = dict(data=data, epochs=epochs, seed=seed, machine=f'{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}')
-    for name,f,rep,plot in (('shrink', lambda: shrink(dls, epochs, out, seed), report_shrink, plot_shrink), ('grow', lambda: grow(dls, epochs, seed), report_grow, plot_grow)):
-        res[name] = f()
-        text += [rep(res[name], n_test), '', f'![]({name}.png)', '']
-        plot(res[name], out/f'{name}.png')
+    machine = f'{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}'
+    res = dict(data=data, epochs=epochs, seed=seed, machine=machine)
+    text = [f'# elastic_nets demo: {data}, ResNet-20, {epochs} epochs', '']
+
+    def finish(name, part, report, plot):
+        "Write a part as soon as it is there"
+        res[name] = part
+        table = report(part, len(dls.test.dataset))
+        text.extend([table, '', f'![]({name}.png)', ''])
+        plot(part, out/f'{name}.png')
         (out/'results.json').write_text(json.dumps(res, indent=1))
         (out/'report.md').write_text('\n'.join(text))
-        print('\n'+rep(res[name], n_test)+'\n', flush=True)
+        print('\n'+table+'\n', flush=True)
+
+    finish('shrink', shrink(dls, epochs, out, seed), report_shrink, plot_shrink)
+    finish('grow', grow(dls, epochs, seed), report_grow, plot_grow)
     print(f'Written to {out.resolve()}: report.md, results.json, shrink.png, grow.png, subnet.pt')
     return res
 
-# %% ../../nbs/app/70_demo.ipynb #02533aa0
+# %% ../../nbs/app/70_demo.ipynb #ee2350c8
+def _parser():
+    "What the command line may say"
+    p = argparse.ArgumentParser(prog='elastic-nets',
+        description='Train many networks inside one, and one network by growing it.')
+    commands = p.add_subparsers(dest='command', required=True)
+    d = commands.add_parser('demo', help='run the main job on small data',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    d.add_argument('--data', choices=('digits','cifar10'), default='digits',
+        help='digits are embedded; CIFAR-10 is found or downloaded by fastai')
+    d.add_argument('--epochs', type=int, default=argparse.SUPPRESS,
+        help='of each of the three trainings (default: 30 on digits, 10 on CIFAR-10)')
+    d.add_argument('--out', type=Path, default=Path('demo-output'), help='folder for the results')
+    d.add_argument('--seed', type=int, default=0, help='of weights and order')
+    return p
+
+# %% ../../nbs/app/70_demo.ipynb #8fa50e03
 def main(
     argv:list=None, # Default: the command line
 ) -> int: # Exit status
     "Entry point of the `elastic-nets` command"
-    p = argparse.ArgumentParser(prog='elastic-nets', description='Train many networks inside one, and one network by growing it.')
-    d = p.add_subparsers(dest='command', required=True).add_parser('demo', help='run the main job on small data', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    d.add_argument('--data', choices=('digits','cifar10'), default='digits', help='digits are embedded; CIFAR-10 is found or downloaded by fastai')
-    d.add_argument('--epochs', type=int, help='of each of the three trainings (default: 30 on digits, 10 on CIFAR-10)', default=argparse.SUPPRESS)
-    d.add_argument('--out', type=Path, default=Path('demo-output'), help='folder for the results')
-    d.add_argument('--seed', type=int, default=0, help='of weights and order')
+    p = _parser()
     a = p.parse_args(argv)
     epochs = getattr(a, 'epochs', None)
-    if epochs is not None and epochs<3: p.error(f'argument --epochs: {epochs} is too few; growing in three stages needs at least 3')
+    if epochs is not None and epochs<3:
+        p.error(f'argument --epochs: {epochs} is too few; growing in three stages needs at least 3')
     if a.data=='digits': torch.set_num_threads(1) # so small that a second thread gains little, and a busy core would stop both
     try: run_demo(a.data, epochs, a.out, a.seed)
     except KeyboardInterrupt:
         done = sorted(f.name for f in a.out.glob('*') if f.is_file())
-        print(f'\nInterrupted. Finished results are in {a.out.resolve()}: {", ".join(done) or "none yet"}', file=sys.stderr)
+        finished = ', '.join(done) or 'none yet'
+        print(f'\nInterrupted. Finished results are in {a.out.resolve()}: {finished}', file=sys.stderr)
         return 130
     return 0

@@ -23,7 +23,7 @@ class ChannelGroup:
     readers:tuple # Layers that read them
     why:str='' # Why they are frozen; empty where they are elastic
 
-# %% ../../nbs/channels/02_graph.ipynb #cee0d523
+# %% ../../nbs/channels/02_graph.ipynb #e626c2c8
 @dataclass
 class Axis:
     "For each index of one dimension: its group (-1: none) and its rank in it"
@@ -56,114 +56,170 @@ class ChannelGraph:
     def elastic(self): # The groups that can be cut
         return {k:g for k,g in self.groups.items() if not g.why}
 
-# %% ../../nbs/channels/02_graph.ipynb #0223394c
+# %% ../../nbs/channels/02_graph.ipynb #0620674e
+@patch
+def _made_together(self:Labeller):
+    "Lists of layers that make some of the same channels"
+    layers_as_one, together = copy.deepcopy(self.ties), {}
+    for labels in self.made.values(): layers_as_one.tie(labels[:1].expand_as(labels), labels)
+    for layer,labels in self.made.items():
+        together.setdefault(layers_as_one.find(labels[:1]).item(), []).append(layer)
+    return list(together.values())
+
+# %% ../../nbs/channels/02_graph.ipynb #38e61f63
+def _uneven(layers, made, every, first):
+    "Why the channels that `layers` make cannot be one choice, or ''"
+    if len(first)<2: return 'all its channels move together'
+    part = next((n for n,labels in zip(layers, made) if len(torch.unique(labels))!=len(every)), None)
+    if part: return f'{layers[0]} and {part} share only some of their channels'
+    return 'units of unequal size' if len(made[0])%len(first) else ''
+
+# %% ../../nbs/channels/02_graph.ipynb #d63cee26
 @patch
 def groups(self:Labeller):
     "The groups, and for each label its group and rank"
-    by, all_of, why, t = {}, copy.deepcopy(self.ties), self.ties.why(), self.ties
-    for l in self.made.values(): all_of.tie(l[:1].expand_as(l), l)
-    for name,l in self.made.items(): by.setdefault(all_of.find(l[:1]).item(), []).append(name)
-    gs, gid, rank = {}, torch.full_like(t.parent, -1), torch.full_like(t.parent, -1)
-    for i,names in enumerate(by.values()):
-        ls = [t.find(self.made[n]) for n in names]
-        roots = torch.tensor(list(dict.fromkeys(ls[0].tolist())))
-        allr = torch.unique(torch.cat(ls))
-        bad = next((n for n,l in zip(names,ls) if len(torch.unique(l))!=len(allr)), None)
-        w = t.reasons[why[allr].max()]
-        if not w and len(roots)<2: w = 'all its channels move together' 
-        if not w and bad: w = f'{names[0]} and {bad} share only some of their channels'
-        if not w and len(ls[0])%len(roots): w = 'units of unequal size'
-        gid[allr], rank[roots] = i, torch.arange(len(roots))
-        gs[names[0]] = ChannelGroup(names[0], len(ls[0]), max(1, len(ls[0])//len(roots)), tuple(names), (), w)
-    f = t.find(torch.arange(len(t.parent)))
-    return gs, gid[f], rank[f]
+    why, find, groups = self.ties.why(), self.ties.find, {}
+    group_of, rank_of = torch.full_like(self.ties.parent, -1), torch.full_like(self.ties.parent, -1)
+    for i,layers in enumerate(self._made_together()):
+        made = [find(self.made[n]) for n in layers]
+        every = torch.unique(torch.cat(made))
+        first = torch.tensor(list(dict.fromkeys(made[0].tolist()))) # a label per unit, in the order of the first layer
+        group_of[every], rank_of[first] = i, torch.arange(len(first))
+        size, reason = len(made[0]), self.ties.reasons[why[every].max()]
+        groups[layers[0]] = ChannelGroup(layers[0], size, max(1, size//len(first)), tuple(layers), (),
+                                         reason or _uneven(layers, made, every, first))
+    root = find(torch.arange(len(self.ties.parent)))
+    return groups, group_of[root], rank_of[root]
 
-# %% ../../nbs/channels/02_graph.ipynb #483916d0
+# %% ../../nbs/channels/02_graph.ipynb #2737b915
 @patch
-def graph(self:Labeller, model, runs):
-    "Everything the labels tell, as a `ChannelGraph`"
-    seen = {}
-    for n,p in model.named_parameters(remove_duplicate=False):      # one tensor under two names is one tensor
-        if isinstance(self.axes.get(m := seen.setdefault(id(p), n)), tuple) and isinstance(self.axes.get(n), tuple) and m!=n: self.axis(m, *self.axes[n])
-    raws = {n:a for n,a in self.axes.items() if isinstance(a, torch.Tensor)}
-    for n,a in raws.items():
-        v = self.varies(a)
-        if len(v)>1: self.freeze(a, f'{n}: channels along more than one dimension')
-        self.axes[n] = tuple(self.channels(a, d) if v==[d] else None for d in range(a.ndim))
-    gs, gid, rank = self.groups()
-    ax = lambda l: None if l is None or (gid[l]<0).all() else Axis(gid[l], torch.where(gid[l]<0, -1, rank[l]))
-    axes = {n: tuple(map(ax, a)) for n,a in self.axes.items()}
-    axes = {n: a for n,a in axes.items() if any(x is not None for x in a)}
-    for g,i in zip(gs.values(), range(len(gs))):
-        g.readers = tuple(n.rpartition('.')[0] for n,d in self.reads.items() if n in axes and axes[n][d] is not None and (axes[n][d].group==i).any())
-        if not g.why and not g.readers: g.why = 'nothing reads it'
-    pos = lambda ds: {n:(d,ax(l)) for n,(d,l) in ds.items() if ax(l) is not None}
-    return ChannelGraph(gs, axes, {n:d for n,d in self.reads.items() if n in axes}, pos(self.norms), pos(self.outs),
-        {n:ax(l) for n,l in self.mixers.items() if ax(l) is not None}, runs)
+def _share_tensors(self:Labeller, model):
+    "Tie the axes of tensors that stand in `model` under two names"
+    first = {}
+    for name,p in model.named_parameters(remove_duplicate=False):
+        same = first.setdefault(id(p), name)
+        both = [isinstance(self.axes.get(n), tuple) for n in (same, name)]
+        if same!=name and all(both): self.axis(same, *self.axes[name])
 
-# %% ../../nbs/channels/02_graph.ipynb #83d21153
+# %% ../../nbs/channels/02_graph.ipynb #9e9fbc5c
+@patch
+def _settle_raw(self:Labeller):
+    "For parameters that are used as they are: labels of their elements become labels per dimension"
+    for name,labels in self.axes.items():
+        if not isinstance(labels, torch.Tensor): continue
+        along = self.varies(labels)
+        if len(along)>1: self.freeze(labels, f'{name}: channels along more than one dimension')
+        self.axes[name] = tuple(self.channels(labels, d) if along==[d] else None for d in range(labels.ndim))
+
+# %% ../../nbs/channels/02_graph.ipynb #6a1586ef
+def _find_readers(groups, axes, reads):
+    "Write the layers that read it into each group; what nobody reads is frozen"
+    for i,g in enumerate(groups.values()):
+        read = {weight:axes[weight][dim] for weight,dim in reads.items()}
+        hits = [weight for weight,axis in read.items() if axis is not None and (axis.group==i).any()]
+        g.readers = tuple(weight.rpartition('.')[0] for weight in hits)
+        if not g.why and not g.readers: g.why = 'nothing reads it'
+
+# %% ../../nbs/channels/02_graph.ipynb #cce4fe38
+@patch
+def graph(self:Labeller, model, stages):
+    "Everything the labels tell, as a `ChannelGraph`"
+    self._share_tensors(model)
+    self._settle_raw()
+    groups, group_of, rank_of = self.groups()
+    def _axis(labels):
+        if labels is None or (group_of[labels]<0).all(): return None
+        return Axis(group_of[labels], torch.where(group_of[labels]<0, -1, rank_of[labels]))
+    def _axes(layers): # Layer -> (dimension, labels)
+        found = {n:(dim, _axis(labels)) for n,(dim,labels) in layers.items()}
+        return {n:(dim, axis) for n,(dim,axis) in found.items() if axis is not None}
+    axes = {n:tuple(map(_axis, labels)) for n,labels in self.axes.items()}
+    axes = {n:a for n,a in axes.items() if any(axis is not None for axis in a)}
+    reads = {n:dim for n,dim in self.reads.items() if n in axes}
+    _find_readers(groups, axes, reads)
+    mixers = {n:axis for n,labels in self.mixers.items() if (axis := _axis(labels)) is not None}
+    return ChannelGraph(groups, axes, reads, _axes(self.norms), _axes(self.outs), mixers, stages)
+
+# %% ../../nbs/channels/02_graph.ipynb #1e022960
 @patch
 def share(self:ChannelGraph,
-    model:nn.Module,
+    model:nn.Module, # The network that was traced
 ) -> dict: # 'params' and 'macs', in [0, 1]
     "Which share of the parameters and MACs of `model` can be cut"
-    ok = torch.tensor([not g.why for g in self.groups.values()]+[False])
-    free = lambda n: any(a is not None and bool(ok[a.group].any()) for a in self.axes.get(n, ()))
-    ps, mods = dict(model.named_parameters()), dict(model.named_modules())
-    macs = {n: p*mods[n].weight.numel() for n,p in self.positions.items()}
-    ratio = lambda xs: sum(v for n,v in xs.items() if free(n))/max(1, sum(xs.values()))
-    return dict(params=ratio({n:p.numel() for n,p in ps.items()}), macs=ratio({f'{n}.weight':v for n,v in macs.items()}))
+    elastic = torch.tensor([not g.why for g in self.groups.values()]+[False]) # the last: group -1
+    def _free(name): return any(a is not None and bool(elastic[a.group].any()) for a in self.axes.get(name, ()))
+    def _ratio(sizes): return sum(v for n,v in sizes.items() if _free(n))/max(1, sum(sizes.values()))
+    modules = dict(model.named_modules())
+    params = {n:p.numel() for n,p in model.named_parameters()}
+    macs = {f'{n}.weight': positions*modules[n].weight.numel() for n,positions in self.positions.items()}
+    return dict(params=_ratio(params), macs=_ratio(macs))
 
-# %% ../../nbs/channels/02_graph.ipynb #00b3c202
+# %% ../../nbs/channels/02_graph.ipynb #181e4b68
 @patch
-def rows(self:ChannelGraph) -> list:
-    "One row per group: name, channels, unit, made by, read by, and why it is frozen"
-    few = lambda xs: ', '.join(xs[:3])+(f' and {len(xs)-3} more' if len(xs)>3 else '')
-    return [(g.name, g.size, g.unit, *[few(ls) if not g.why else ', '.join(ls) for ls in (g.makers, g.readers)], g.why) for g in self.groups.values()]
+def rows(self:ChannelGraph) -> list: # Of (name, channels, unit, made by, read by, frozen because)
+    "One row per group; of long lists of layers the first three, where the group is elastic"
+    def _few(layers): return ', '.join(layers[:3])+(f' and {len(layers)-3} more' if len(layers)>3 else '')
+    def _row(g):
+        show = ', '.join if g.why else _few
+        return g.name, g.size, g.unit, show(g.makers), show(g.readers), g.why
+    return [_row(g) for g in self.groups.values()]
 
-# %% ../../nbs/channels/02_graph.ipynb #3afe1144
+# %% ../../nbs/channels/02_graph.ipynb #c415cc1b
 @patch
 def summary(self:ChannelGraph) -> str:
     "How much is elastic, in one line"
-    shares = ' and '.join(f'{v:.1%} of the {"MACs" if k=="macs" else "parameters"}' for k,v in self.shares.items())
+    words = dict(params='parameters', macs='MACs')
+    shares = ' and '.join(f'{v:.1%} of the {words[k]}' for k,v in self.shares.items())
     return f'{len(self.elastic)} of {len(self.groups)} groups are elastic'+(f', with {shares}' if shares else '')
 
-# %% ../../nbs/channels/02_graph.ipynb #eee1e1a4
+# %% ../../nbs/channels/02_graph.ipynb #2677082d
 _HEAD = ('group', 'channels', 'unit', 'made by', 'read by', 'frozen because')
 
 @patch
 def __repr__(self:ChannelGraph):
-    rs = [_HEAD, *[tuple(map(str, r)) for r in self.rows()]]
-    ws = [max(len(r[i]) for r in rs) for i in range(6)]
-    runs = [f'stage {k}: {len(v)} blocks may be dropped' for k,v in self.stages.items()]+[self.summary()]
-    return '\n'.join(['  '.join(c.ljust(w) for c,w in zip(r,ws)).rstrip() for r in rs]+runs)
+    rows = [_HEAD, *[tuple(map(str, r)) for r in self.rows()]]
+    widths = [max(len(r[i]) for r in rows) for i in range(len(_HEAD))]
+    table = ['  '.join(cell.ljust(w) for cell,w in zip(r, widths)).rstrip() for r in rows]
+    stages = [f'stage {k}: {len(v)} blocks may be dropped' for k,v in self.stages.items()]
+    return '\n'.join([*table, *stages, self.summary()])
 
-# %% ../../nbs/channels/02_graph.ipynb #eea1dbca
+# %% ../../nbs/channels/02_graph.ipynb #c66fda2b
 @patch
 def _repr_html_(self:ChannelGraph):
     from html import escape
-    tr = lambda r,c,s='': f'<tr{s}>'+''.join(f'<{c}>{escape(str(x))}</{c}>' for x in r)+'</tr>'
-    rs = [tr(r, 'td', ' style="color:#999"' if r[-1] else '') for r in self.rows()]
-    runs = ''.join(f'<br>stage <b>{escape(k)}</b>: {len(v)} blocks may be dropped' for k,v in self.stages.items())+f'<br>{self.summary()}'
-    return f'<table>{tr(_HEAD, "th")}{"".join(rs)}</table>{runs}'
+    def _tr(row, cell, style=''):
+        return f'<tr{style}>'+''.join(f'<{cell}>{escape(str(x))}</{cell}>' for x in row)+'</tr>'
+    rows = ''.join(_tr(r, 'td', ' style="color:#999"' if r[-1] else '') for r in self.rows())
+    stages = [f'<br>stage <b>{escape(k)}</b>: {len(v)} blocks may be dropped' for k,v in self.stages.items()]
+    return f'<table>{_tr(_HEAD, "th")}{rows}</table>{"".join(stages)}<br>{self.summary()}'
 
-# %% ../../nbs/channels/02_graph.ipynb #a9bb1df6
+# %% ../../nbs/channels/02_graph.ipynb #c2b1ef00
 @patch
-def plot(self:ChannelGraph, ax=None):
-    "Which layer makes (dot) and reads (ring) which group"
+def plot(self:ChannelGraph,
+    ax=None, # Axes to draw into; None: new ones
+):
+    "Which layer makes (dot) and reads (ring) which group; frozen ones are grey"
     import matplotlib.pyplot as plt
-    layers = list(self.positions)
-    if ax is None: _,ax = plt.subplots(figsize=(6, min(6, 1.3+.16*len(self.groups))), dpi=80, layout='constrained')
-    for y,g in enumerate(self.groups.values()):
-        c = 'lightgrey' if g.why else plt.cm.viridis(y/max(1,len(self.groups)))
-        xs = {k:[layers.index(n) for n in ns if n in layers] for k,ns in (('m',g.makers),('r',g.readers))}
-        if any(xs.values()): ax.plot([min(xs['m']+xs['r']), max(xs['m']+xs['r'])], [y,y], color=c, lw=1)
-        ax.scatter(xs['m'], [y]*len(xs['m']), color=c, s=18)
-        ax.scatter(xs['r'], [y]*len(xs['r']), facecolors='white', edgecolors=[c], s=18, zorder=3)
-    step = max(1, -(-len(self.groups)//24))
-    ax.set_yticks(range(0,len(self.groups),step), [g.name for g in list(self.groups.values())[::step]], fontsize=6)
-    if len(layers)<=24: ax.set_xticks(range(len(layers)), layers, fontsize=6, rotation=90)
-    ax.invert_yaxis()
-    ax.set(xlabel='' if len(layers)<=24 else 'layer, in the order they run')
-    ax.set_title(self.summary(), fontsize=9)
+    layers, groups = {n:x for x,n in enumerate(self.positions)}, list(self.groups.values())
+    if ax is None: _,ax = plt.subplots(figsize=(6, min(6, 1.3+.16*len(groups))), layout='constrained')
+    for y,g in enumerate(groups):
+        color = 'lightgrey' if g.why else plt.cm.viridis(y/max(1, len(groups)))
+        made, read = [[layers[n] for n in names if n in layers] for names in (g.makers, g.readers)]
+        if made+read: ax.plot([min(made+read), max(made+read)], [y,y], color=color, lw=1)
+        ax.scatter(made, [y]*len(made), color=color, s=18)
+        ax.scatter(read, [y]*len(read), facecolors='white', edgecolors=[color], s=18, zorder=3)
+    _explain(ax, layers, groups)
+    ax.set_title(self.summary(), fontsize=9, loc='left')
     return ax
+
+# %% ../../nbs/channels/02_graph.ipynb #538f6fc7
+def _explain(ax, layers, groups):
+    "Ticks, names and legend of `ChannelGraph.plot`"
+    step, few = max(1, -(-len(groups)//24)), len(layers)<=24
+    ax.set_yticks(range(0, len(groups), step), [g.name for g in groups[::step]], fontsize=6)
+    if few: ax.set_xticks(range(len(layers)), layers, fontsize=6, rotation=90)
+    else: ax.set_xlabel('layer, in the order they run')
+    ax.scatter([], [], color='grey', s=18, label='makes the channels')
+    ax.scatter([], [], facecolors='white', edgecolors='grey', s=18, label='reads them')
+    ax.legend(loc='lower left', frameon=False, fontsize=7)
+    ax.invert_yaxis()

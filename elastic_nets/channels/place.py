@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/channels/03_place.ipynb #25da96fd
+# %% ../../nbs/channels/03_place.ipynb #16eb7f90
 import torch
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fastcore.basics import patch
 from math import prod
 from .graph import ChannelGraph
@@ -22,17 +22,24 @@ def take(
     for d,i in enumerate(idx): x = x[(slice(None),)*d + (i.to(x.device) if isinstance(i, torch.Tensor) else i,)]
     return x
 
-# %% ../../nbs/channels/03_place.ipynb #b177c04b
+# %% ../../nbs/channels/03_place.ipynb #37a48a17
 def put(
     x:torch.Tensor, # Written in place
     idx:tuple, # A slice or an int64 tensor per leading dimension
     y:torch.Tensor, # What `take(x, idx)` shall be
 ) -> torch.Tensor: # `x`
     "Write `y` into `x` at `idx`"
-    idx = [torch.arange(n, device=x.device)[i.to(x.device) if isinstance(i, torch.Tensor) else i] for i,n in zip(idx, x.shape)]
-    idx += [torch.arange(n, device=x.device) for n in x.shape[len(idx):]]
-    x[tuple(i.view(-1, *[1]*(x.ndim-1-d)) for d,i in enumerate(idx))] = y
+    idx = (*idx, *[slice(None)]*(x.ndim-len(idx)))
+    def numbers(i, n): return torch.arange(n, device=x.device)[i.to(x.device) if isinstance(i, torch.Tensor) else i]
+    x[tuple(numbers(i, n).view(-1, *[1]*(x.ndim-1-d)) for d,(i,n) in enumerate(zip(idx, x.shape)))] = y
     return x
+
+# %% ../../nbs/channels/03_place.ipynb #872c289c
+def put_all(
+    changes, # (written in place, index, what is put there): as for `put`
+):
+    "Many at once"
+    for x,idx,y in changes: put(x, idx, y)
 
 # %% ../../nbs/channels/03_place.ipynb #2c05d16c
 def whole(
@@ -41,12 +48,13 @@ def whole(
     "Does `idx` take everything?"
     return all(isinstance(i, slice) and i==slice(None) for i in idx)
 
-# %% ../../nbs/channels/03_place.ipynb #ec847f37
+# %% ../../nbs/channels/03_place.ipynb #76232079
 @dataclass(frozen=True, eq=False)
 class Place:
     "Where one subnet lives: what it takes of every tensor, and which blocks it goes without"
     index:dict # Tensor name -> a slice or an int64 tensor per leading dimension; tensors that stay whole are absent
     dropped:tuple=() # Names of the blocks that are not there
+    shares:dict=field(default_factory=dict) # Linear layer that mixes positions -> share of the channels it still works on
 
     def __post_init__(self): object.__setattr__(self, 'gone', tuple(f'{b}.' for b in self.dropped))
 
@@ -109,7 +117,7 @@ def axis_index(
     "Where along `axis` the units lie that stay"
     return _true_at(kept[_units(graph, axis)])
 
-# %% ../../nbs/channels/03_place.ipynb #43c39553
+# %% ../../nbs/channels/03_place.ipynb #eb06cc2d
 def locate(
     graph:ChannelGraph,
     width:dict={}, # Group -> number of channels that stay, or a bool tensor over its units; absent groups stay whole
@@ -129,6 +137,7 @@ def locate(
         name = f'{layer}.weight'
         crop = tuple(slice((n-size)//2, (n+size)//2) for n in graph.kernel_sizes[name])
         place.index[name] = (*place.at(name)[:2], slice(None), slice(None))[:2] + crop
+    for layer,axis in graph.mixers.items(): place.shares[layer] = _size(index(axis), len(axis.rank))/len(axis.rank)
     return place
 
 # %% ../../nbs/channels/03_place.ipynb #476a5f6b
@@ -146,11 +155,3 @@ def place(self:ChannelGraph,
 # %% ../../nbs/channels/03_place.ipynb #cb76b093
 @patch
 def __getstate__(self:ChannelGraph): return {k:v for k,v in vars(self).items() if k!='_places'}
-
-# %% ../../nbs/channels/03_place.ipynb #098f986e
-@patch
-def index(self:ChannelGraph, name, keep, crop={}):
-    "Index of one tensor (until all read `Place`)"
-    place = locate(self, width=keep, kernel={n.removesuffix('.weight'):k for n,k in crop.items()})
-    idx = place.at(name)
-    return idx + (slice(None),)*(len(self.axes.get(name, ()))-len(idx))

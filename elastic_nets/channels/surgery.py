@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/channels/04_surgery.ipynb #4bc6f387
+# %% ../../nbs/channels/04_surgery.ipynb #f1c7acc3
 import copy, torch
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import combinations
 from torch import nn
 from torch.utils._pytree import tree_leaves
 from .labels import NotElasticError
 from .graph import ChannelGraph
-from .place import Place, put, take, whole
+from .place import Place, put_all, take, whole
 
 # %% ../../nbs/channels/04_surgery.ipynb #4d5e35f2
 def layer_attrs(
@@ -100,11 +101,11 @@ def _one_group(m, n):
     for k in ('in_channels','out_channels','num_channels'):
         if k in vars(m): setattr(m, k, n)
 
-# %% ../../nbs/channels/04_surgery.ipynb #76fa09d8
+# %% ../../nbs/channels/04_surgery.ipynb #a3e58244
 def copy_model(
     model:nn.Module,
 ) -> nn.Module:
-    "A deep copy; activations that its hooks have stored (fastai's `DynamicUnet`) lose their graph, which cannot be copied"
+    "A deep copy; activations that hooks have stored (fastai's `DynamicUnet`) lose their graph, which cannot be copied"
     owners = [getattr(f, '__self__', None) for m in model.modules() for f in m._forward_hooks.values()]
     stored = tree_leaves([list(vars(o).values()) for o in owners if hasattr(o, '__dict__')])
     detached = {id(t):t.detach() for t in stored if isinstance(t, torch.Tensor) and not t.is_leaf}
@@ -112,12 +113,13 @@ def copy_model(
         with _without_callbacks(model): return copy.deepcopy(model, detached)
     except RuntimeError as e: raise NotElasticError(f'{type(model).__name__} cannot be copied: {e}') from e
 
-# %% ../../nbs/channels/04_surgery.ipynb #d2b4e7e9
+# %% ../../nbs/channels/04_surgery.ipynb #3d6d82b0
 @contextmanager
 def _without_callbacks(model):
     "`model` without the hooks of fastai's callbacks (`ActivationStats`)"
     def of_callback(f): return hasattr(_owner(getattr(_owner(f), 'hook_func', None)), 'learn')
-    dicts = [d for m in model.modules() for d in (m._forward_hooks, m._backward_hooks) if any(map(of_callback, d.values()))]
+    hooks = [d for m in model.modules() for d in (m._forward_hooks, m._backward_hooks)]
+    dicts = [d for d in hooks if any(map(of_callback, d.values()))]
     before = [dict(d) for d in dicts]
     for d in dicts:
         for k in [k for k,f in d.items() if of_callback(f)]: del d[k]
@@ -152,12 +154,12 @@ def get_state(
         if p in state and id(state) not in seen: yield o, state[p]
         seen.add(id(state))
 
-# %% ../../nbs/channels/04_surgery.ipynb #285c4b6c
+# %% ../../nbs/channels/04_surgery.ipynb #df4adbc0
 def followed_dims(
     shape:tuple, # Of a tensor that an optimizer remembers
     of:tuple, # Shape of the parameter
-) -> tuple: # For each dimension of the tensor the parameter's dimension that it follows, or None; None in place of all where nothing can be told
-    "Which dimension follows which"
+) -> tuple: # For each dimension of the tensor the parameter's dimension that it follows, or None
+    "Which dimension follows which; None in place of a tuple where it cannot be told"
     if tuple(shape)==tuple(of): return tuple(range(len(of)))
     if all(n==1 for n in shape): return (None,)*len(shape)
     if len(shape)==len(of):
@@ -166,7 +168,7 @@ def followed_dims(
     fits = [dims for dims in combinations(range(len(of)), len(shape)) if all(of[d]==n for d,n in zip(dims, shape))]
     return fits[0] if len(fits)==1 else None
 
-# %% ../../nbs/channels/04_surgery.ipynb #9dd0d7ec
+# %% ../../nbs/channels/04_surgery.ipynb #00cb7774
 def check_state(
     opt, # As for `optimizers`
     params, # Name -> parameter whose shape or order is going to change
@@ -176,11 +178,22 @@ def check_state(
         for o,state in get_state(opt, p):
             for k,t in state.items():
                 if not isinstance(t, torch.Tensor) or followed_dims(t.shape, p.shape) is not None: continue
-                raise ValueError(f'opt: {type(o).__name__} keeps {k!r} of shape {tuple(t.shape)} for {name} of shape {tuple(p.shape)}, '
-                    'and which of its dimensions follow cannot be told; take an optimizer whose state has the shape of the weight, '
-                    'or forget it first (`opt.clear_state()` of fastai, `carry_state=False` in growth)')
+                raise ValueError(
+                    f'opt: {type(o).__name__} keeps {k!r} of shape {tuple(t.shape)} for {name} of shape '
+                    f'{tuple(p.shape)}, and which of its dimensions follow cannot be told; take an optimizer '
+                    'whose state has the shape of the weight, or forget it first (`opt.clear_state()` of fastai, `carry_state=False` in growth)')
 
-# %% ../../nbs/channels/04_surgery.ipynb #af5cb141
+# %% ../../nbs/channels/04_surgery.ipynb #12141337
+def written_out(
+    place:Place,
+    name:str, # Of a tensor
+    full:tuple, # Its shape in the whole network
+) -> list: # An int64 tensor per dimension
+    "The index of a tensor without slices"
+    idx = place.index.get(name, ())
+    return [torch.arange(n)[i] for i,n in zip((*idx, *[slice(None)]*(len(full)-len(idx))), full)]
+
+# %% ../../nbs/channels/04_surgery.ipynb #bec84d72
 def old_in_new(
     old:Place,
     new:Place, # Has everything that `old` has
@@ -188,10 +201,7 @@ def old_in_new(
     full:tuple, # Its shape in the whole network
 ) -> tuple: # An int64 tensor per dimension
     "Where the old indices of a tensor lie among the new ones"
-    def indices(place): # per dimension
-        idx = place.at(name) + (slice(None),)*(len(full)-len(place.at(name)))
-        return [torch.arange(n)[i] for i,n in zip(idx, full)]
-    return tuple(torch.searchsorted(b, a) for a,b in zip(indices(old), indices(new)))
+    return tuple(torch.searchsorted(b, a) for a,b in zip(written_out(old, name, full), written_out(new, name, full)))
 
 # %% ../../nbs/channels/04_surgery.ipynb #b402f557
 def empty_like(
@@ -203,7 +213,60 @@ def empty_like(
     res = torch.zeros(tuple(shape), dtype=p.dtype, device=p.device)
     return res.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
-# %% ../../nbs/channels/04_surgery.ipynb #771672de
+# %% ../../nbs/channels/04_surgery.ipynb #f5739080
+def full_shape(
+    graph:ChannelGraph, # Of the whole model
+    name:str, # Of a tensor
+    p:torch.Tensor, # The tensor, of any size
+) -> tuple:
+    "Its shape in the whole network"
+    axes = graph.axes.get(name, ())
+    return tuple(n if a is None else len(a.group) for n,a in zip(p.shape, (*axes, *[None]*p.ndim)))
+
+# %% ../../nbs/channels/04_surgery.ipynb #2dea0d09
+def check_shapes(
+    model:nn.Module,
+    graph:ChannelGraph, # Of the whole model
+    place:Place, # Where `model` is said to lie in it
+):
+    "`ValueError` where a tensor has other channels than `place` says"
+    for *_,name,p in tensors_of(model):
+        for n,i,axis in zip(p.shape, written_out(place, name, full_shape(graph, name, p)), graph.axes.get(name, ())):
+            if axis is None or n==len(i): continue
+            raise ValueError(f'{name} has {n} channels where {len(i)} are expected: '
+                'is this the model of `graph`, with the channels that were said?')
+
+# %% ../../nbs/channels/04_surgery.ipynb #8800b147
+@dataclass
+class Growing:
+    "A tensor that is about to grow"
+    layer:nn.Module # Its owner
+    attr:str # Its name there
+    name:str # Its full name
+    old:torch.Tensor # As it is
+    new:torch.Tensor # As large as it will be, of zeros
+    at:tuple # Where its old entries will be: an int64 tensor per dimension
+    place:list # Where the new ones lie in the whole network: an int64 tensor per dimension
+
+# %% ../../nbs/channels/04_surgery.ipynb #7ae79c47
+def growing_tensors(
+    model:nn.Module, # With what `old` says
+    graph:ChannelGraph, # Of the whole model
+    old:Place,
+    new:Place, # Has everything that `old` has
+) -> list: # A `Growing` for each tensor that grows, in the order of the model
+    "What grows, and how"
+    res = {}
+    for _,layer,attr,name,p in tensors_of(model):
+        if id(p) in res: continue # one tensor under two names
+        full = full_shape(graph, name, p)
+        place = written_out(new, name, full)
+        shape = tuple(map(len, place))
+        if shape==p.shape: continue
+        res[id(p)] = Growing(layer, attr, name, p, empty_like(p, shape), old_in_new(old, new, name, full), place)
+    return list(res.values())
+
+# %% ../../nbs/channels/04_surgery.ipynb #f2e430b1
 def grow_tensors(
     model:nn.Module, # Changed in place; every tensor stays the same object
     graph:ChannelGraph, # Of the whole model
@@ -211,21 +274,25 @@ def grow_tensors(
     opt=None, # As for `optimizers`
 ):
     "Put the new values in; layers follow, and what optimizers remember of new entries is zero"
+    puts = []
     for p,x,at in changes:
         for _,state in get_state(opt, p):
             for k,t in state.items():
-                if isinstance(t, torch.Tensor): state[k] = _grown_state(t, p.shape, x.shape, at)
+                if not isinstance(t, torch.Tensor): continue
+                state[k], idx = _grown_state(t, p.shape, x.shape, at)
+                if idx: puts.append((state[k], idx, t))
         set_data(p, x)
+    put_all(puts)
     follow_shapes(model, {id(p) for p,*_ in changes}, graph)
     restart_lookahead(opt)
 
-# %% ../../nbs/channels/04_surgery.ipynb #210bffb5
+# %% ../../nbs/channels/04_surgery.ipynb #5da8da62
 def _grown_state(t, old, new, at):
-    "State tensor `t` of a parameter that grows from shape `old` to `new`"
+    "Zeros as large as state tensor `t` will be, and where it goes in them; `t` and an empty index where it stays"
     dims = followed_dims(t.shape, old)
-    if all(d is None for d in dims): return t
+    if all(d is None for d in dims): return t, ()
     shape = [n if d is None else new[d] for n,d in zip(t.shape, dims)]
-    return put(empty_like(t, shape), tuple(slice(None) if d is None else at[d] for d in dims), t)
+    return empty_like(t, shape), tuple(slice(None) if d is None else at[d] for d in dims)
 
 # %% ../../nbs/channels/04_surgery.ipynb #94371bcf
 def restart_lookahead(
@@ -235,7 +302,7 @@ def restart_lookahead(
     for o in optimizers(opt):
         if vars(o).get('slow_weights') is not None: o.slow_weights = None
 
-# %% ../../nbs/channels/04_surgery.ipynb #1c367691
+# %% ../../nbs/channels/04_surgery.ipynb #8752fe91
 @torch.no_grad()
 def permute_tensors(
     model:nn.Module, # Changed in place
@@ -251,8 +318,8 @@ def permute_tensors(
         for t in (p, p.grad):
             if t is not None: t.copy_(take(t, idx))
         for _,state in get_state(opt, p):
-            for t in state.values():
-                if isinstance(t, torch.Tensor) and (dims := followed_dims(t.shape, p.shape)): t.copy_(take(t, _along(dims, idx)))
+            for t in filter(torch.is_tensor, state.values()):
+                if dims := followed_dims(t.shape, p.shape): t.copy_(take(t, _along(dims, idx)))
     restart_lookahead(opt)
 
 # %% ../../nbs/channels/04_surgery.ipynb #d1c8c52f
@@ -260,14 +327,14 @@ def _along(dims, idx):
     "Of an index per dimension of a parameter, what holds for a tensor that follows these dimensions"
     return tuple(idx[d] if d is not None and d<len(idx) else slice(None) for d in dims)
 
-# %% ../../nbs/channels/04_surgery.ipynb #7e7f10e5
+# %% ../../nbs/channels/04_surgery.ipynb #b3306651
 def get_groups(
     opt, # One optimizer of fastai or PyTorch, wrapped or not
 ) -> list: # A list of parameters per group
     "The parameters that `opt` trains"
     inner = [*optimizers(opt)][-1]
-    groups = [g['params'] for g in inner.param_groups] if isinstance(inner, torch.optim.Optimizer) else inner.param_lists
-    return [list(g) for g in groups]
+    of_torch = isinstance(inner, torch.optim.Optimizer)
+    return [list(g['params'] if of_torch else g) for g in (inner.param_groups if of_torch else inner.param_lists)]
 
 # %% ../../nbs/channels/04_surgery.ipynb #61c3f017
 def set_groups(

@@ -17,37 +17,40 @@ from .graph import ChannelGraph
 from .place import axis_index, kept_units, locate, take, whole
 from .surgery import copy_model, cut_channels, layer_attrs, own_tensors
 
+# %% ../../nbs/channels/05_trace.ipynb #1e05ea51
+def as_inputs(
+    xb, # A batch, or several inputs in a tuple or list
+) -> tuple:
+    "The inputs of a model as a tuple"
+    if isinstance(xb, (tuple,list)): return tuple(xb)
+    return (xb,)
+
 # %% ../../nbs/channels/05_trace.ipynb #d6ccdffc
 def _mode(model, aux=False):
     "Evaluation mode; with `aux`, containers in training mode"
     for m in model.modules(): m.training = aux and any(True for _ in m.children())
     return model
 
-# %% ../../nbs/channels/05_trace.ipynb #e1027c3b
+# %% ../../nbs/channels/05_trace.ipynb #52e76ff0
 def _randomise(model, gen):
     "Fill every floating point tensor of `model` with random numbers of a sensible size"
     table = torch.randn(65537, generator=gen, dtype=torch.float64)     # a prime length: rows of a weight do not repeat
-    for n,p in [*model.named_parameters(), *model.named_buffers()]:
+    for name,p in [*model.named_parameters(), *model.named_buffers()]:
         if not p.is_floating_point(): continue
-        fan = max(1, p[0].numel()) if p.ndim>1 else 4
-        r = table.roll(torch.randint(65537, (1,), generator=gen).item()).repeat(p.numel()//65537+1)[:p.numel()].view(p.shape)/fan**.5
-        p.data = 1+.5*r if p.ndim==1 and n.endswith('weight') else .5+r.abs() if n.endswith('var') else r
+        fan_in = max(1, p[0].numel()) if p.ndim>1 else 4
+        start = torch.randint(65537, (1,), generator=gen).item()
+        r = table.roll(start).repeat(p.numel()//65537+1)[:p.numel()].view(p.shape)/fan_in**.5
+        if p.ndim==1 and name.endswith('weight'): r = 1+.5*r # the gammas of norms
+        elif name.endswith('var'): r = .5+r.abs()
+        p.data = r
     return model
 
-# %% ../../nbs/channels/05_trace.ipynb #8a0e222b
-def _silence(full, graph, keep):
-    "Zero what reads a removed channel of `full`; layers that reduce over channels see only what is left"
-    place, kept = locate(graph, width=keep), kept_units(graph, keep)
-    for n,d in graph.reads.items():
-        idx = place.at(n)
-        i = idx[d] if d<len(idx) else slice(None)
-        w = full.get_parameter(n).data.movedim(d, 0)
-        gone = torch.ones(len(w), dtype=torch.bool)
-        gone[i] = False
-        w[gone] = 0
-    for n,(d,ax) in graph.norms.items():
-        idx, m = axis_index(graph, ax, kept), full.get_submodule(n)
-        if not whole((idx,)): m.forward = partial(_masked, _narrow(m, idx), d, idx)
+# %% ../../nbs/channels/05_trace.ipynb #e9ed13cb
+def _some(n, gen):
+    "A random half of `n` units, neither all nor none"
+    some = torch.rand(n, generator=gen)<.5
+    some[torch.randperm(n, generator=gen)[:2]] = torch.tensor([True, False])
+    return some
 
 # %% ../../nbs/channels/05_trace.ipynb #c7cd1c4f
 def _narrow(m, idx):
@@ -63,27 +66,46 @@ def _masked(layer, dim, idx, x):
     idx = torch.arange(x.shape[dim])[idx]
     return torch.zeros_like(x).index_copy(dim, idx, layer(x.index_select(dim, idx)))
 
-# %% ../../nbs/channels/05_trace.ipynb #e5ed4fb3
-def _tensors(out): return [o for o in tree_leaves(out) if isinstance(o, torch.Tensor) and o.is_floating_point()]
+# %% ../../nbs/channels/05_trace.ipynb #10f9857d
+def silence(
+    full:nn.Module, # Changed in place
+    graph:ChannelGraph, # Of `full`
+    keep:dict, # Group -> number of channels that stay, or a bool tensor over its units
+):
+    "Zero what reads a removed channel of `full`; layers that reduce over channels see only what is left"
+    place, kept = locate(graph, width=keep), kept_units(graph, keep)
+    for name,dim in graph.reads.items():
+        if not (idx := place.at(name)): continue
+        w = full.get_parameter(name).data.movedim(dim, 0)
+        gone = torch.ones(len(w), dtype=torch.bool)
+        gone[idx[dim]] = False
+        w[gone] = 0
+    for name,(dim,axis) in graph.norms.items():
+        idx, m = axis_index(graph, axis, kept), full.get_submodule(name)
+        if not whole((idx,)): m.forward = partial(_masked, _narrow(m, idx), dim, idx)
 
-# %% ../../nbs/channels/05_trace.ipynb #12e90998
+# %% ../../nbs/channels/05_trace.ipynb #7ec59ed6
 def _outputs(model, xb, names):
-    "The result of `model(*xb)` and the outputs of the layers `names`, as far as it came"
-    seen, res = {}, None
-    hs = [model.get_submodule(n).register_forward_hook(lambda m,i,o,n=n: seen.__setitem__(n, o)) for n in names]
-    try: res = _tensors(model(*xb))
-    except Exception as e: res = e
+    "The result of `model(*xb)`, or its exception, and the outputs of the layers `names`, as far as it came"
+    seen = {}
+    def _keep(name): return lambda m, inputs, out: seen.__setitem__(name, out)
+    hooks = [model.get_submodule(n).register_forward_hook(_keep(n)) for n in names]
+    try: result = [o for o in tree_leaves(model(*xb)) if isinstance(o, torch.Tensor) and o.is_floating_point()]
+    except Exception as e: result = e
     finally:
-        for h in hs: h.remove()
-    return res, seen
+        for h in hooks: h.remove()
+    return result, seen
 
-# %% ../../nbs/channels/05_trace.ipynb #b4f9b4ef
-def _close(a, b): return a.shape==b.shape and torch.allclose(a, b, rtol=1e-6, atol=1e-9*(1+b.abs().max().item())) and bool(torch.isfinite(b).all())
+# %% ../../nbs/channels/05_trace.ipynb #613b016a
+def _close(a, b):
+    "Are they the same, but for rounding in float64, and finite?"
+    if a.shape!=b.shape or not torch.isfinite(b).all(): return False
+    return torch.allclose(a, b, rtol=1e-6, atol=1e-9*(1+b.abs().max().item()))
 
-# %% ../../nbs/channels/05_trace.ipynb #da044f7b
+# %% ../../nbs/channels/05_trace.ipynb #a2852a35
 def check_channels(
     model:nn.Module, # Uncut; not changed
-    graph:ChannelGraph,
+    graph:ChannelGraph, # What was found out about it
     xb, # A batch, or a tuple of inputs; one sample is used
     seed:int=0, # Of the random weights and the removed channels
 ):
@@ -92,128 +114,155 @@ def check_channels(
     keep = {g.name: _some(g.size//g.unit, gen) for g in graph.elastic.values()}
     xb = tree_map(lambda x: x[:1].double().cpu() if x.is_floating_point() else x[:1].cpu(), as_inputs(xb))
     full = _randomise(_mode(copy_model(model), graph.aux).cpu().double(), gen)
-    cut, kept = cut_channels(copy_model(full), locate(graph, width=keep)), kept_units(graph, keep)
-    _silence(full, graph, keep)
-    with torch.no_grad(): (a,sa), (b,sb) = [_outputs(m, xb, graph.outs) for m in (full,cut)]
-    if isinstance(a, Exception): raise a
-    def _kept(n, x): return x.index_select(d := graph.outs[n][0], torch.arange(x.shape[d])[axis_index(graph, graph.outs[n][1], kept)])
-    n = next((n for n in sa if n not in sb or not _close(sb[n], _kept(n, sa[n]))), None)   # every layer, not only the end
-    if n is None and not isinstance(b, Exception) and len(a)==len(b) and all(map(_close, b, a)): return
-    err = f' ({type(b).__name__}: {b})' if isinstance(b, Exception) else ''
-    raise NotElasticError(f'{n or "the output"}: after a cut it does not compute what the full network computes there{err}. Its channels were misunderstood: '
-        f'register a rule for its class with `channel_rule`, or write the groups by hand (`groups=`).')
+    cut = cut_channels(copy_model(full), locate(graph, width=keep))
+    silence(full, graph, keep)
+    with torch.no_grad(): (want, full_outs), (got, cut_outs) = [_outputs(m, xb, graph.outs) for m in (full, cut)]
+    if isinstance(want, Exception): raise want
+    kept = kept_units(graph, keep)
+    def _same(name, x): # every layer is compared, not only the end
+        dim, axis = graph.outs[name]
+        idx = torch.arange(x.shape[dim])[axis_index(graph, axis, kept)]
+        return name in cut_outs and _close(cut_outs[name], x.index_select(dim, idx))
+    wrong = next((n for n,x in full_outs.items() if not _same(n, x)), None)
+    failed = isinstance(got, Exception)
+    if wrong is None and not failed and len(want)==len(got) and all(map(_close, got, want)): return
+    raise NotElasticError(_misunderstood(wrong or 'the output', got if failed else None))
 
-# %% ../../nbs/channels/05_trace.ipynb #d7e1c463
-def _some(n, gen):
-    "A random half of `n` units, neither all nor none"
-    k = torch.rand(n, generator=gen)<.5
-    k[torch.randperm(n, generator=gen)[:2]] = torch.tensor([True, False])
-    return k
+# %% ../../nbs/channels/05_trace.ipynb #ba822085
+def _misunderstood(where, error):
+    "What `check_channels` says"
+    why = f' ({type(error).__name__}: {error})' if error else ''
+    return (f'{where}: after a cut it does not compute what the full network computes there{why}. Its channels were '
+            'misunderstood: register a rule for its class with `channel_rule`, or write the groups by hand '
+            '(`groups=`).')
 
-# %% ../../nbs/channels/05_trace.ipynb #89593f8d
-def as_inputs(xb): return xb if isinstance(xb, tuple) else tuple(xb) if isinstance(xb, list) else (xb,)
-
-# %% ../../nbs/channels/05_trace.ipynb #e1a14ba8
+# %% ../../nbs/channels/05_trace.ipynb #2d4bf3e7
 def _croppable(m):
     "A convolution whose kernel can be cropped around its centre"
-    return isinstance(m, nn.modules.conv._ConvNd) and not m.transposed and m.padding_mode=='zeros' and max(m.kernel_size)>1 and bool(rule_for(m)) and all(
-        k%2 and p==d*(k-1)//2 for k,p,d in zip(m.kernel_size, m.padding if not isinstance(m.padding, str) else [None]*9, m.dilation))
+    if not isinstance(m, nn.modules.conv._ConvNd) or m.transposed or not rule_for(m): return False
+    if m.padding_mode!='zeros' or isinstance(m.padding, str) or max(m.kernel_size)==1: return False
+    return all(k%2 and p==d*(k-1)//2 for k,p,d in zip(m.kernel_size, m.padding, m.dilation))
 
-# %% ../../nbs/channels/05_trace.ipynb #fb773419
+# %% ../../nbs/channels/05_trace.ipynb #9caafa01
+@torch.no_grad()
+def count_positions(
+    model:nn.Module, # On any device, in any mode
+    xb:tuple, # Inputs, one sample
+) -> dict: # Layer -> positions
+    "How often the weights of each convolution and linear layer are used for one sample"
+    count, hooks = {}, []
+    def _add(m, inputs, out, name):
+        x, channels = out, m.out_features if isinstance(m, nn.Linear) else m.out_channels
+        if getattr(m, 'transposed', False): x, channels = inputs[0], m.in_channels
+        count[name] = count.get(name, 0) + x.numel()//channels
+    for name,m in model.named_modules():
+        if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear)):
+            hooks.append(m.register_forward_hook(partial(_add, name=name)))
+    try: model(*xb)
+    finally:
+        for h in hooks: h.remove()
+    return count
+
+# %% ../../nbs/channels/05_trace.ipynb #eeec95e8
+def _run(walk, xb):
+    "Walk, or say where it stopped"
+    try: walk.run(*xb)
+    except Exception as e:
+        error = f'{type(e).__name__}: {str(e).splitlines()[0]}'
+        raise NotElasticError(f'the labels cannot follow the network ({error}). Register the module where they stop as '
+            'a leaf with a rule (`channel_rule`), or write the groups by hand: `groups={name: [layers]}`.') from e
+    return walk
+
+# %% ../../nbs/channels/05_trace.ipynb #34074407
+def _aux_walk(model, graph, xb):
+    "A walk through what only runs in training, or None where that is nothing more"
+    def _used(g): return {n.target for n in g.nodes if n.op=='call_module'}
+    try:
+        more = Tracer().trace(_mode(model, True))
+        if not _used(more)>_used(graph): return
+        walk = Walk(model, more)
+        walk.run(*xb)
+        return walk
+    except Exception: return # these branches cannot run on this input: it will not be used to train them
+
+# %% ../../nbs/channels/05_trace.ipynb #97409254
+def _walk_graph(model, xb):
+    "The `ChannelGraph` of a model that torch.fx can trace"
+    try: graph = Tracer().trace(model)
+    except Exception as e:
+        raise NotElasticError(f'torch.fx cannot trace {type(model).__name__} ({type(e).__name__}: {e}). Register the '
+            'module that stops it as a leaf with a rule (`channel_rule`), or write the groups by hand: '
+            '`groups={name: [layers]}`.') from e
+    walk = _aux_walk(model, graph, xb)
+    aux = walk is not None
+    _mode(model, aux)
+    if not aux: walk = _run(Walk(model, graph), xb)
+    g = walk.labeller.graph(model, find_stages(walk.residual()))
+    g.aux = aux
+    return g
+
+# %% ../../nbs/channels/05_trace.ipynb #70416da9
+def hand_groups(
+    model:nn.Module, # The network
+    groups:dict, # Name -> list of layer names, e.g. {'mid': ['conv1', 'bn1', 'conv2']}
+) -> ChannelGraph:
+    "A `ChannelGraph` from groups written by hand"
+    labeller, modules = Labeller(), dict(model.named_modules())
+    for name,layers in groups.items():
+        _check_hand(name, layers, modules)
+        labels = None
+        for layer in layers:
+            m = modules[layer]
+            n_in = getattr(m, 'in_features', getattr(m, 'in_channels', None))
+            x = labeller.ties.fresh(n_in) if labels is None else labels
+            positions = [] if isinstance(m, nn.Linear) else [1]*len(getattr(m, 'kernel_size', (1,1)))
+            out = rule_for(m)(labeller, m, layer, x.view(1, -1, *positions)).flatten()
+            if labels is None or layer!=layers[-1]: labels = out
+    return _freeze_unread(labeller, groups).graph(model, {})
+
+# %% ../../nbs/channels/05_trace.ipynb #37ed4517
+def _check_hand(name, layers, modules):
+    "`ValueError` unless a group written by hand has layers that are there and have a rule"
+    if len(layers)<2:
+        raise ValueError(f'groups[{name!r}] needs a layer that makes the channels and one that reads them, '
+                         f'got {layers}')
+    for layer in layers:
+        if layer not in modules:
+            some = ', '.join(list(modules)[1:8])
+            raise ValueError(f'groups[{name!r}]: no layer {layer!r}; the model has {some}, ...')
+        if not rule_for(modules[layer]):
+            raise ValueError(f'groups[{name!r}]: no rule for {layer!r} of class {type(modules[layer]).__name__}; '
+                             'register one with `channel_rule`')
+
+# %% ../../nbs/channels/05_trace.ipynb #f297fadc
+def _freeze_unread(labeller, groups):
+    "Freeze what is made by the layers that only read in groups written by hand"
+    free = {layer for layers in groups.values() for layer in layers[:-1]}
+    for layer,labels in labeller.made.items():
+        if layer not in free: labeller.freeze(labels, 'no group was written for it')
+    return labeller
+
+# %% ../../nbs/channels/05_trace.ipynb #00f8c9c3
 def trace_channels(
     model:nn.Module, # Not changed
     xb, # A batch (or a tuple of inputs) as the model takes it; one sample of it is used
-    groups:dict=None, # Groups written by hand, where torch.fx cannot trace: name -> layers in the order they are passed (see `hand_groups`)
+    groups:dict=None, # Where torch.fx cannot trace: name -> layers in the order they are passed (see `hand_groups`)
     check:bool=True, # Verify the result (see `check_channels`)
 ) -> ChannelGraph:
     "Find out which weights of `model` move together; raises `NotElasticError` where that cannot be done"
-    if bad := [n for n,l in model.named_modules() if parametrize.is_parametrized(l)]: raise NotElasticError(f'{bad[0]} is parametrized (weight_norm, spectral_norm, ...): its weight is computed, not stored, and cannot be cut')
+    if computed := [n for n,m in model.named_modules() if parametrize.is_parametrized(m)]:
+        raise NotElasticError(f'{computed[0]} is parametrized (weight_norm, spectral_norm, ...): its weight is '
+                              'computed, not stored, and cannot be cut')
     m = _mode(copy_model(model).cpu().float())
     one = tree_map(lambda x: (x.float() if x.is_floating_point() else x)[:1].detach().cpu(), as_inputs(xb))
     try:
         with torch.no_grad(): positions = count_positions(m, one)
     except Exception as e:
-        raise ValueError(f'the model does not run on `xb` of shape {[tuple(x.shape) for x in tree_leaves(one)]}: {type(e).__name__}: {e}') from e
+        raise ValueError(f'the model does not run on `xb` of shape {[tuple(x.shape) for x in tree_leaves(one)]}: '
+                         f'{type(e).__name__}: {e}') from e
     g = _walk_graph(m, one) if groups is None else hand_groups(m, groups)
     g.positions = positions
     g.kernel_sizes = {f'{n}.weight': tuple(c.kernel_size) for n,c in m.named_modules() if _croppable(c)}
     g.shares = g.share(m)
     if check: check_channels(m, g, one)
     return g
-
-# %% ../../nbs/channels/05_trace.ipynb #6f6c5451
-def _walk_graph(model, xb):
-    "The `ChannelGraph` of a model that torch.fx can trace"
-    try: graph = Tracer().trace(model)
-    except Exception as e:
-        raise NotElasticError(f'torch.fx cannot trace {type(model).__name__} ({type(e).__name__}: {e}). Register the module that stops it as a leaf '
-            'with a rule (`channel_rule`), or write the groups by hand: `groups={name: [layers]}`.') from e
-    w = _aux_walk(model, graph, xb)
-    if aux := w is not None: _mode(model, True)
-    else: w = _run(Walk(_mode(model), graph), xb)
-    g = w.labeller.graph(model, find_stages(w.residual()))
-    g.aux = aux
-    return g
-
-# %% ../../nbs/channels/05_trace.ipynb #a7d099c8
-def _run(walk, xb):
-    "Walk, or say where it stopped"
-    try: walk.run(*xb)
-    except Exception as e: raise NotElasticError(f'the labels cannot follow the network ({type(e).__name__}: {str(e).splitlines()[0]}). Register the module where they stop '
-        'as a leaf with a rule (`channel_rule`), or write the groups by hand: `groups={name: [layers]}`.') from e
-    return walk
-
-# %% ../../nbs/channels/05_trace.ipynb #56045818
-def _aux_walk(model, graph, xb):
-    "A walk through what only runs in training, or None where that is nothing more"
-    used = lambda g: {n.target for n in g.nodes if n.op=='call_module'}
-    try:
-        if not used(g := Tracer().trace(_mode(model, True))) > used(graph): return
-        (w := Walk(model, g)).run(*xb)
-        return w
-    except Exception: return # these branches cannot run on this input: it will not be used to train them
-
-# %% ../../nbs/channels/05_trace.ipynb #a1268bd6
-@torch.no_grad()
-def count_positions(model, xb):
-    "How often the weights of each layer are used for one sample"
-    res, hs = {}, []
-    def count(m, i, o, n):
-        x = i[0] if getattr(m, 'transposed', False) else o
-        res[n] = res.get(n, 0) + x.numel()//(m.out_features if isinstance(m, nn.Linear) else m.in_channels if m.transposed else m.out_channels)
-    for n,m in model.named_modules():
-        if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear)): hs.append(m.register_forward_hook(partial(count, n=n)))
-    try: model(*xb)
-    finally:
-        for h in hs: h.remove()
-    return res
-
-# %% ../../nbs/channels/05_trace.ipynb #8a86120a
-def hand_groups(
-    model:nn.Module,
-    groups:dict, # Name -> list of layer names, e.g. {'mid': ['conv1', 'bn1', 'conv2']}
-) -> ChannelGraph:
-    "A `ChannelGraph` from groups written by hand"
-    t, mods = Labeller(), dict(model.named_modules())
-    for name,layers in groups.items():
-        if len(layers)<2: raise ValueError(f'groups[{name!r}] needs a layer that makes the channels and one that reads them, got {layers}')
-        for l in layers:
-            if l not in mods: raise ValueError(f'groups[{name!r}]: no layer {l!r}; the model has {", ".join(list(mods)[1:8])}, ...')
-            if not rule_for(mods[l]): raise ValueError(f'groups[{name!r}]: no rule for {l!r} of class {type(mods[l]).__name__}; register one with `channel_rule`')
-        lab = None
-        for l in layers:
-            m = mods[l]
-            dim = 1 if isinstance(m, nn.Linear) else len(getattr(m, 'kernel_size', (1,1)))
-            n = getattr(m, 'in_features', getattr(m, 'in_channels', None))
-            x = t.ties.fresh(n) if lab is None else lab
-            y = rule_for(m)(t, m, l, x.view(1,-1) if isinstance(m, nn.Linear) else x.view(1,-1,*[1]*dim)).flatten()
-            lab = y if lab is None or l!=layers[-1] else lab
-    return _freeze_unread(t, groups).graph(model, {})
-
-# %% ../../nbs/channels/05_trace.ipynb #399e6fe3
-def _freeze_unread(t, groups):
-    "Freeze what is made by the layers that only read in groups written by hand"
-    free = {l for ls in groups.values() for l in ls[:-1]}
-    for n,l in t.made.items():
-        if n not in free: t.freeze(l, 'no group was written for it')
-    return t

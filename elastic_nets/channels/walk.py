@@ -157,7 +157,7 @@ def label(self:Walk, n, out):
     labels = [l for l in tree_leaves((args, kw)) if isinstance(l, torch.Tensor)]
     return self._operate(n, out, args, labels)
 
-# %% ../../nbs/channels/01_walk.ipynb #77f24f30
+# %% ../../nbs/channels/01_walk.ipynb #bb03dd52
 @patch
 def _operate(self:Walk, n, out, args, labels):
     "The labels of `out`, by the kind of operation of node `n`; unknown ones freeze what goes in"
@@ -172,8 +172,9 @@ def _operate(self:Walk, n, out, args, labels):
     if op=='pad': return self._pad(labels[0], out.shape)
     if op in SPATIAL: return self._spatial(labels[0], out.shape)
     if op in REDUCE: return self._reduce(labels[0], real_args, kw, out.shape, why)
-    by_heads = len(labels)==3 and all(self.labeller.varies(l)==[out.ndim-3] for l in labels)
-    if op=='scaled_dot_product_attention' and by_heads: return self._attend(*labels, out.shape)
+    if op=='scaled_dot_product_attention' and len(labels)==3:
+        by_heads = all(self.labeller.varies(l)==[out.ndim-3] for l in labels)
+        if by_heads: return self._attend(*labels, out.shape)
     self.labeller.freeze(labels, f'{why}: no rule for it')
     return tree_map(_none, out)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GrowWidth', 'GrowDepth']
 
-# %% ../../nbs/grow/33_growing.ipynb #89a478d3
+# %% ../../nbs/grow/33_growing.ipynb #4f996b42
 import gc, numpy as np, torch, warnings
 from contextlib import contextmanager
 from fastai.callback.core import Callback
@@ -17,207 +17,95 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from time import perf_counter
 from torch import nn
-from ..channels.surgery import copy_model
+from ..channels.surgery import copy_model, get_groups, get_state, set_groups
 from ..channels.trace import trace_channels
 from ..subnets.batches import calibrate_bn, inputs_of, quiet
 from .widen import grow_width, init_by_name, start_narrow, try_init, widths_at
-from .deepen import BlockEMA, PLACES, check_shared, depths_at, grow_depth, start_shallow, why_whole
+from elastic_nets.grow.deepen import (
+    BlockEMA, check_shared, depths_at, grow_depth, place_by_name, start_shallow, why_whole
+)
 from .stages import Growth, StagePlan, growth_of, macs_of_layers, uniform_plan
 
-# %% ../../nbs/grow/33_growing.ipynb #a1d5f972
-def _past(
+# %% ../../nbs/grow/33_growing.ipynb #caf1319e
+def past_of(
     learn, # A Learner
-    part=None, # Module to ask about; default: the whole model
-):
+    module:nn.Module=None, # What to ask about; default: the whole model
+) -> str:
     "What tells that the model of `learn` has been trained; empty if nothing does"
-    ps = list((part or learn.model).parameters())
-    memory = getattr(learn.opt, 'opt', learn.opt).state if learn.opt else {}
-    state = [v for p in ps for v in memory.get(p, {}).values()]
-    bns = [m.running_mean for m in (part or learn.model).modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
+    module = learn.model if module is None else module
+    params = list(module.parameters())
+    states = [state for p in params for _,state in get_state(learn.opt, p)]
+    remembered = [v for state in states for v in state.values() if isinstance(v, torch.Tensor)]
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     flag = vars(learn).get('pretrained')
     if flag: return 'the learner was made with pretrained=True'
-    if any(isinstance(v, torch.Tensor) and v.any() for v in state): return 'its optimizer has made steps'
-    if any(m.any() for m in bns): return 'its batch norms have statistics of data'
-    if flag is None and not all(p.requires_grad for p in ps): return 'some of its parameters are frozen'
+    if any(t.any() for t in remembered): return 'its optimizer has made steps'
+    if any(m.running_mean.any() for m in norms): return 'its batch norms have statistics of data'
+    if flag is None and not all(p.requires_grad for p in params): return 'some of its parameters are frozen'
     return ''
 
-# %% ../../nbs/grow/33_growing.ipynb #d6b7bd2e
+# %% ../../nbs/grow/33_growing.ipynb #c357b3ca
+def _check_plan(cb, plan, start, stages):
+    "`ValueError` where the callback `cb` cannot follow `plan`"
+    name = type(cb).__name__
+    if plan is None: return
+    if not isinstance(plan, StagePlan):
+        raise ValueError(f'plan is a StagePlan, as plan_stages returns it, got {plan!r}')
+    if plan.by not in ('',cb.by):
+        raise ValueError(f'the plan was measured for growing in {plan.by}, {name} grows in {cb.by}')
+    if (start, stages)!=(None, None):
+        raise ValueError('a plan has its own start and stages: give either a plan, or start and stages')
+
 class _Grow(Callback):
     "Start the fit with a small network and let it grow, in stages, to the one that was passed in"
     order,run_valid = -5,False # after the model is on its device, before anything wraps it
     def _setup(self, start, stages, plan, carry_state, compile, discard_pretrained, groups):
-        if plan is not None and not isinstance(plan, StagePlan): raise ValueError(f'plan is a StagePlan, as plan_stages returns it, got {plan!r}')
-        if plan and plan.by not in ('',self.by): raise ValueError(f'the plan was measured for growing in {plan.by}, {type(self).__name__} grows in {self.by}')
-        if plan and (start, stages)!=(None, None): raise ValueError('a plan has its own start and stages: give either a plan, or start and stages')
+        _check_plan(self, plan, start, stages)
         self.plan = plan or uniform_plan(.5 if start is None else start, self.usual if stages is None else stages)
-        self.carry_state, self.compile, self.discard_pretrained, self.groups = carry_state, compile, discard_pretrained, groups
-        self.rows, self.overhead, self._net, self._ages, self._whole, self._idle = [], 0., None, None, None, False
+        self.carry_state,self.compile = carry_state,compile
+        self.discard_pretrained,self.groups = discard_pretrained,groups
+        self._whole = None # the model that has grown with this callback
+        self._idle = False # was this fit left alone?
+        self._reset()
 
-    def __call__(self, event_name):
-        if event_name=='before_fit' and self._idle: self.run,self._idle = True,False # a fit that it sat out was interrupted
-        return super().__call__(event_name)
-    @property
-    def keep(self): return self._growth.keep
-    @property
-    def graph(self): return self._growth.graph
-    @contextmanager
-    def _timed(self): # what growing itself takes
-        t = perf_counter()
-        yield
-        self.overhead += perf_counter()-t
-
-# %% ../../nbs/grow/33_growing.ipynb #535d4fb7
+# %% ../../nbs/grow/33_growing.ipynb #4dee636c
 @patch
-def _sit_out(self:_Grow):
-    "Leave this fit alone"
-    self.run,self._idle = False,True
+def _reset(self:_Grow):
+    "What belongs to one fit"
+    self.rows = [] # of `learn.recorder.stages`
+    self.overhead = 0. # seconds that growing itself takes
+    self._net = None # the model, without what wraps it
+    self._growth = None # where it stands
+    self._skins = None # of `GrowWidth(adapt_lr=True)`
+    self._stale = False # are the batch norms' statistics of a smaller network?
+    self._hold = False # are all groups but the last frozen?
+    self._since = perf_counter() # when the stage began
 
-# %% ../../nbs/grow/33_growing.ipynb #2461642d
+@patch(as_prop=True)
+def keep(self:_Grow): return self._growth.keep
+
+@patch(as_prop=True)
+def graph(self:_Grow): return self._growth.graph
+
 @patch
-def _check(self:_Grow):
-    "Raise `ValueError` where growing cannot be done, before anything is changed"
-    g, steps = growth_of(self.model), self.n_epoch*len(self.dls.train)
-    if g and g.by!=self.by: raise ValueError(f'the model is in the middle of growing in {g.by} ({g}): finish that first')
-    if others := [c for c in self.learn.cbs if isinstance(c, _Grow) and c is not self]: raise ValueError(f'{type(others[0]).__name__} beside {type(self).__name__} in one fit: one network, one callback that grows it')
-    if any(getattr(m, '_is_elastic', False) for m in self.model.modules()): raise ValueError('the model is a supernet, whose subnets are trained together: train it, or grow a plain model, in separate fits')
-    n, at = sum(s>g.size for s in self.plan.sizes)+1 if g else len(self.plan.sizes), [round(s*steps) for s in self.plan.starts]
-    if n>max(self.n_epoch, 2 if g else 1) and not self._hold: raise ValueError(f'{n} stages do not fit into {self.n_epoch} epoch(s): ask for at most one stage per epoch (`fine_tune` needs a splitter with two groups or more: its first fit then leaves growth to the second)')
-    if len({*at, steps})<=len(at) and not self._hold: raise ValueError(f'a stage of this plan has no step: they begin at {at} of {steps}')
-    if not g and not self.discard_pretrained and (why := _past(self.learn, self._part())):
-        raise ValueError(f'the model seems to have been trained ({why}), and cutting it would lose its weights: train on without {type(self).__name__}, or let discard_pretrained=True cut it anyway')
+@contextmanager
+def _timed(self:_Grow):
+    "What growing itself takes"
+    t = perf_counter()
+    yield
+    self.overhead += perf_counter()-t
 
-# %% ../../nbs/grow/33_growing.ipynb #a7528de5
-@patch
-def _part(self:_Grow):
-    "The module that grows"
-    name = getattr(self, 'submodule', '')
-    if name not in dict(self._net.named_modules()): raise ValueError(f'submodule {name!r} is not in the model, which has {", ".join(n for n,_ in self._net.named_children())}')
-    return self._net.get_submodule(name)
-
-# %% ../../nbs/grow/33_growing.ipynb #95a3d182
-@patch
-def _trace(self:_Grow):
-    "The graph of the whole model, None where nothing can grow; `ValueError` where a stage would be no larger than the one before"
-    with quiet(self.dls.train): b = self.dls.train.one_batch()
-    graph = trace_channels(self.model, inputs_of(self.dls, b), groups=self.groups)
-    if self._counts(graph, 1.)==self._counts(graph, 1e-9):
-        self._why = why_whole(self._net, graph) if self.by=='depth' else '`print(trace_channels(model, xb))` says why'
-        return
-    for a,b in zip(self.plan.sizes, self.plan.sizes[1:]):
-        if self._counts(graph, a)==self._counts(graph, b):
-            raise ValueError(f'{self.by} {a:.3g} and {self.by} {b:.3g} round to the same {self.counted} ({self._counts(graph, b)}): ask for fewer stages than {len(self.plan.sizes)}, or a smaller start')
-    return graph
-
-# %% ../../nbs/grow/33_growing.ipynb #89b0f807
-@patch
-def before_fit(self:_Grow):
-    "Check, trace, and cut to the first size"
-    if self.lock.locked(): self._sit_out(); return # fastai's lock of `validate` and `get_preds`: no fit
-    grown = self._whole is self.model
-    self.rows, self.overhead, self._stale, self._net, self._since, self._ages = [], 0., False, self.model, perf_counter(), None
-    self._hold = self.opt.frozen_idx>0 and self.opt.frozen_idx==len(self.opt.param_lists)-1
-    self._growth = growth_of(self._net)
-    if hasattr(self.learn, 'recorder'): self.learn.recorder.stages = self.rows
-    if grown: warnings.warn(f'{type(self).__name__}: the model has grown already, in an earlier fit with this callback; it is trained on as it is')
-    if hasattr(self.learn, 'lr_finder') or grown or (len(self.plan.sizes)==1 and not self._growth): self._sit_out(); return
-    self._check()
-    with self._timed():
-        if self._growth is None and (graph := self._trace()) is None:
-            warnings.warn(f'{type(self).__name__}: {self.counted} of this model cannot be added later, so it is trained as it is: {self._why}')
-            self._sit_out()
-            return
-        self._try(graph if self._growth is None else self._growth.graph)
-        if self._growth is None:
-            keep = self._cut(graph, self.plan.sizes[0])
-            self._growth = self._net.growth = Growth(self.by, self.plan.sizes[0], keep, graph)
-            self.opt.clear_state()
-    if self._hold: self.learn.logger(f'{type(self).__name__}: all groups but the last are frozen, so the model stays at {self.by} {self._growth.size:.3g} in this fit; the next one, unfrozen, grows it')
-    self._begin(0)
-
-# %% ../../nbs/grow/33_growing.ipynb #1e0ebefd
-@patch
-def _begin(self:_Grow, step):
-    "Begin the row of a stage, its clock, and what else belongs to one stage"
-    self.rows.append({'epoch':step/len(self.dls.train), 'step':step, self.by:self._growth.size, 'macs':macs_of_layers(self._net, self.graph), 'seconds':None})
-    self._growth.stage = f'{sum(s<=self._growth.size for s in self.plan.sizes)} of {len(self.plan.sizes)}'
-    if self._growth.size==1: self._whole = self._net
-    if self._growth.size==1 and hasattr(self._net, 'growth'): del self._net.growth
-    if self.compile:
-        torch.compiler.reset() # what was compiled for smaller sizes
-        self._net.compile()
-
-# %% ../../nbs/grow/33_growing.ipynb #8fd8dea7
-@patch
-def before_batch(self:_Grow):
-    "Grow where a stage begins"
-    step, acc = self.epoch*self.n_iter+self.iter, [c for c in self.learn.cbs if isinstance(c, GradientAccumulation)]
-    size = self.plan.sizes[self.plan.at((step+.5)/(self.n_epoch*self.n_iter))] # to the nearest step
-    if self.rows[-1]['seconds'] is None and len(self.rows)==1 and self.train_iter==0: self.rows[0].update(step=step, epoch=step/self.n_iter) # `start_epoch` has skipped some
-    if self._hold or size<=self._growth.size or any(c.count for c in acc): return
-    self._stop_clock()
-    with self._timed():
-        self._growth.keep = self._expand(size)
-        self._wrap_again()
-    self._growth.size, self._stale = size, True
-    if not self.carry_state: self.opt.clear_state()
-    self._begin(step)
-    self._forget_best()
-
-# %% ../../nbs/grow/33_growing.ipynb #a326aa8c
-@patch
-def _wrap_again(self:_Grow):
-    "`DistributedDataParallel` knows the parameters it was made with: a grown model needs a new one, which gives rank 0's weights to all"
-    if (dt := getattr(self.learn, 'distributed_trainer', None)) is None: return
-    dt.accelerator._models.clear()
-    self.learn.model = self._net
-    gc.collect() # the old one's hooks go with it
-    self.learn.model = dt.accelerator.prepare(self._net)
-
-# %% ../../nbs/grow/33_growing.ipynb #471daf37
-@patch
-def _forget_best(self:_Grow):
-    "Let callbacks that watch for the best start again"
-    for c in self.learn.cbs:
-        if isinstance(c, TrackerCallback):
-            c.best = float('inf') if c.comp is np.less else -float('inf')
-            if hasattr(c, 'wait'): c.wait = 0
-
-# %% ../../nbs/grow/33_growing.ipynb #51c4a439
-@patch
-def _stop_clock(self:_Grow):
-    "Seconds since the stage began (or the fit) into its row"
-    now = perf_counter()
-    self.rows[-1]['seconds'], self._since = now-self._since, now
-
-# %% ../../nbs/grow/33_growing.ipynb #f446d3ad
-@patch
-def before_validate(self:_Grow):
-    "Recalibrate batch norm once after a growth"
-    if self._stale:
-        with self._timed(): calibrate_bn(self._net, self.dls.train)
-    self._stale = False
-
-# %% ../../nbs/grow/33_growing.ipynb #98823c73
-@patch
-def after_fit(self:_Grow):
-    "End the last stage; warn where the model is not whole"
-    if not self.rows: return
-    if self._stale: self.before_validate() # the fit ended before a validation
-    self._stop_clock()
-    for c in self.learn.cbs: # nothing was saved since the last growth
-        if isinstance(c, SaveModelCallback) and not c.at_end and len(self.rows)>1 and np.isinf(c.best): c.run = False
-    if self._growth.size<1 and not self._hold: warnings.warn(f'{type(self).__name__}: the fit ended early, the model is left at {self.by} {self._growth.size:.3g} (`model.growth`); fit again with this callback (with `start_epoch`, to go on as planned), or `learn.finish_growing()`')
-
-# %% ../../nbs/grow/33_growing.ipynb #a5065df5
+# %% ../../nbs/grow/33_growing.ipynb #fbd7e69e
 class GrowWidth(_Grow):
-    """Start the fit with a narrow network and widen it, in stages, to the one that was passed in (network expansion, section 3.2)
+    """Start the fit with a narrow network and widen it, in stages, to the one that was passed in
 
-    `ValueError` before anything is changed where that cannot be done. `learn.recorder.stages` has a row per stage: epoch, step, width, MACs of one sample, seconds."""
+    Network expansion, section 3.2. `ValueError` before anything is changed where that cannot be done.
+    `learn.recorder.stages` has a row per stage: epoch, step, width, MACs of one sample, seconds."""
     by,counted,usual = 'width','channels',3
     def __init__(self,
         start:float=None, # Width of the first stage, in (0, 1); default .5
         stages:int=None, # At least 2, at most one per epoch, equally long; width rises linearly to 1; default 3
-        init='orthogonal', # 'random', 'replicate', 'net2net', 'bert2bert', 'variance', or a function like `init_orthogonal`
+        init='orthogonal', # Or 'random', 'replicate', 'net2net', 'bert2bert', 'variance', a function like `init_random`
         plan:StagePlan=None, # In place of `start` and `stages`, from `plan_stages`
         submodule:str='', # Name of the part that grows ('backbone'); default: the whole model
         carry_state:bool=True, # Keep what the optimizer remembers; False: forget it at each growth, as published
@@ -229,75 +117,299 @@ class GrowWidth(_Grow):
         self._setup(start, stages, plan, carry_state, compile, discard_pretrained, groups)
         self.init, self.submodule, self.adapt_lr = try_init(init_by_name(init)), submodule, adapt_lr
     def _counts(self, graph, size): return widths_at(graph, size, self.submodule)
-    def _try(self, graph): # an init that copies may not fit: now is the time to say so
-        sizes = [s for s in self.plan.sizes if not self._growth or s>=self._growth.size]
-        counts = [*([self._growth.keep] if self._growth else []), *[self._counts(graph, s) for s in sizes]]
-        for a,b in zip(counts, counts[1:]):
-            for n in a if hasattr(self.init, 'weights') else (): self.init(a[n]//graph.groups[n].unit, b[n]//graph.groups[n].unit)
     def _cut(self, graph, size): return start_narrow(self._net, graph, size, self.submodule)
 
-# %% ../../nbs/grow/33_growing.ipynb #2c674e9e
-class _Ages:
-    "Of each weight of two or more dimensions: growths since each entry came (uint8, its shape), and the share of a step that it takes (same shape)"
-    def __init__(self, ps): self.state = {p: dict(age=torch.zeros_like(p, dtype=torch.uint8)) for p in ps if p.ndim>1}
+# %% ../../nbs/grow/33_growing.ipynb #90c580cc
+def check_alone(
+    learn, # A Learner in a fit
+    cb, # The callback that wants to grow its model
+):
+    "`ValueError` where another callback grows the model too, or where it is a supernet"
+    others = [c for c in learn.cbs if isinstance(c, _Grow) and c is not cb]
+    if others:
+        raise ValueError(f'{type(others[0]).__name__} beside {type(cb).__name__} in one fit: one network, one callback '
+                         'that grows it')
+    if any(getattr(m, '_is_elastic', False) for m in learn.model.modules()):
+        raise ValueError('the model is a supernet, whose subnets are trained together: train it, or grow a plain '
+                         'model, in separate fits')
 
-    def birthday(self): # before a growth: all are a stage older
-        for s in self.state.values(): s['age'] += 1
+# %% ../../nbs/grow/33_growing.ipynb #32522a55
+def check_steps(
+    plan:StagePlan,
+    growth:Growth, # Where the model stands; None where it is whole
+    n_epoch:int, # Of the fit
+    per_epoch:int, # Batches
+):
+    "`ValueError` where the stages of `plan` do not fit into a fit"
+    steps, n = n_epoch*per_epoch, len(plan.sizes)
+    if growth: n = sum(s>growth.size for s in plan.sizes)+1
+    begin = [round(s*steps) for s in plan.starts]
+    if n>max(n_epoch, 2 if growth else 1):
+        raise ValueError(f'{n} stages do not fit into {n_epoch} epoch(s): ask for at most one stage per epoch '
+                         '(`fine_tune` needs a splitter with two groups or more: its first fit then leaves growth to '
+                         'the second)')
+    if len({*begin, steps})<=len(begin):
+        raise ValueError(f'a stage of this plan has no step: they begin at {begin} of {steps}')
 
-    @torch.no_grad()
-    def rates(self): # Parameter -> factor for each entry
-        for p,s in self.state.items():
-            sq, age = p.float()**2, s['age'].long()
-            n = torch.zeros(int(age.max())+1, device=p.device).scatter_add(0, age.flatten(), sq.flatten()).sqrt()
-            s['rate'] = (n/n[-1].clamp(min=1e-12))[age].to(p.dtype)
+# %% ../../nbs/grow/33_growing.ipynb #b197f0cb
+@patch
+def _submodule(self:_Grow):
+    "The module that grows"
+    name = getattr(self, 'submodule', '')
+    if name not in dict(self._net.named_modules()):
+        children = ', '.join(n for n,_ in self._net.named_children())
+        raise ValueError(f'submodule {name!r} is not in the model, which has {children}')
+    return self._net.get_submodule(name)
 
-    def before(self): self.was = {p: p.detach().clone() for p in self.state}
+@patch
+def _check(self:_Grow):
+    "Raise `ValueError` where growing cannot be done, before anything is changed"
+    growth, name = self._growth, type(self).__name__
+    if growth and growth.by!=self.by:
+        raise ValueError(f'the model is in the middle of growing in {growth.by} ({growth}): finish that first')
+    check_alone(self.learn, self)
+    if not self._hold: check_steps(self.plan, growth, self.n_epoch, len(self.dls.train))
+    if growth or self.discard_pretrained: return
+    if why := past_of(self.learn, self._submodule()):
+        raise ValueError(f'the model seems to have been trained ({why}), and cutting it would lose its weights: '
+                         f'train on without {name}, or let discard_pretrained=True cut it anyway')
 
-    @torch.no_grad()
-    def after(self): # take back what was too much of the step
-        for p,w in self.was.items(): p.copy_(torch.lerp(w, p, self.state[p]['rate']))
+# %% ../../nbs/grow/33_growing.ipynb #e54a3adc
+@patch
+def _trace(self:_Grow):
+    "The graph of the whole model, None where nothing can grow; `ValueError` where a stage would add nothing"
+    with quiet(self.dls.train): batch = self.dls.train.one_batch()
+    graph = trace_channels(self.model, inputs_of(self.dls, batch), groups=self.groups)
+    if self._counts(graph, 1.)==self._counts(graph, 1e-9):
+        self._why = why_whole(self._net, graph) if self.by=='depth' else '`print(trace_channels(model, xb))` says why'
+        return
+    sizes = self.plan.sizes
+    for a,b in zip(sizes, sizes[1:]):
+        if (counts := self._counts(graph, a))==self._counts(graph, b):
+            raise ValueError(f'{self.by} {a:.3g} and {self.by} {b:.3g} round to the same {self.counted} ({counts}): '
+                             f'ask for fewer stages than {len(sizes)}, or a smaller start')
+    return graph
 
-# %% ../../nbs/grow/33_growing.ipynb #bafa19a5
+# %% ../../nbs/grow/33_growing.ipynb #4efa9921
+@patch
+def _sit_out(self:_Grow):
+    "Leave this fit alone"
+    self.run,self._idle = False,True
+
+@patch
+def __call__(self:_Grow, event_name):
+    if event_name=='before_fit' and self._idle: self.run,self._idle = True,False # a fit that it sat out was interrupted
+    return Callback.__call__(self, event_name)
+
+@patch
+def _nothing_to_grow(self:_Grow):
+    "Is this a fit to sit out?"
+    if grown := self._whole is self.model:
+        warnings.warn(f'{type(self).__name__}: the model has grown already, in an earlier fit with this callback; '
+                      'it is trained on as it is')
+    return grown or hasattr(self.learn, 'lr_finder') or (len(self.plan.sizes)==1 and not self._growth)
+
+# %% ../../nbs/grow/33_growing.ipynb #1de18189
+@patch
+def _begin(self:_Grow, step):
+    "Begin the row of a stage, its clock, and what else belongs to one stage"
+    growth = self._growth
+    work = macs_of_layers(self._net, self.graph)
+    epoch = step/len(self.dls.train)
+    self.rows.append({'epoch':epoch, 'step':step, self.by:growth.size, 'macs':work, 'seconds':None})
+    growth.stage = f'{sum(s<=growth.size for s in self.plan.sizes)} of {len(self.plan.sizes)}'
+    if growth.size==1:
+        self._whole = self._net
+        if hasattr(self._net, 'growth'): del self._net.growth
+    if self.compile:
+        torch.compiler.reset() # what was compiled for smaller sizes
+        self._net.compile()
+
+# %% ../../nbs/grow/33_growing.ipynb #00a8c76d
+@patch
+def _start(self:_Grow):
+    "Trace and cut; False, with a warning, where nothing can grow"
+    graph = self._trace() if self._growth is None else self.graph
+    if graph is None:
+        warnings.warn(f'{type(self).__name__}: {self.counted} of this model cannot be added later, so it is trained '
+                      f'as it is: {self._why}')
+        return False
+    self._try(graph)
+    if self._growth is None:
+        first = self.plan.sizes[0]
+        self._growth = self._net.growth = Growth(self.by, first, self._cut(graph, first), graph)
+        self.opt.clear_state()
+    return True
+
+@patch
+def before_fit(self:_Grow):
+    "Check, trace, and cut to the first size"
+    if self.lock.locked(): return self._sit_out() # fastai's lock of `validate` and `get_preds`: no fit
+    self._reset()
+    self._net, self._growth = self.model, growth_of(self.model)
+    self._hold = self.opt.frozen_idx>0 and self.opt.frozen_idx==len(self.opt.param_lists)-1
+    if hasattr(self.learn, 'recorder'): self.learn.recorder.stages = self.rows
+    if self._nothing_to_grow(): return self._sit_out()
+    self._check()
+    with self._timed(): can_grow = self._start()
+    if not can_grow: return self._sit_out()
+    if self._hold:
+        self.learn.logger(f'{type(self).__name__}: all groups but the last are frozen, so the model stays at '
+                          f'{self.by} {self._growth.size:.3g} in this fit; the next one, unfrozen, grows it')
+    self._begin(0)
+
+# %% ../../nbs/grow/33_growing.ipynb #ee1e3c47
+@patch
+def _try(self:GrowWidth, graph):
+    "An init that copies may not fit: now is the time to say so"
+    if not hasattr(self.init, 'weights'): return
+    counts = [self._counts(graph, s) for s in self.plan.sizes if not self._growth or s>=self._growth.size]
+    if self._growth: counts = [self._growth.keep, *counts]
+    for old,new in zip(counts, counts[1:]):
+        for name in old:
+            unit = graph.groups[name].unit
+            self.init(old[name]//unit, new[name]//unit)
+
+# %% ../../nbs/grow/33_growing.ipynb #8a7e2c6f
+def forget_best(
+    cbs, # Callbacks
+):
+    "Let callbacks that watch for the best start again"
+    for c in cbs:
+        if not isinstance(c, TrackerCallback): continue
+        c.best = float('inf') if c.comp is np.less else -float('inf')
+        if hasattr(c, 'wait'): c.wait = 0
+
+# %% ../../nbs/grow/33_growing.ipynb #db0da06b
+def wrap_again(
+    learn, # A Learner, perhaps in fastai's `distrib_ctx`
+    net:nn.Module, # Its model without the wrapper
+):
+    "A new `DistributedDataParallel` around `net`, where there was one"
+    if (trainer := getattr(learn, 'distributed_trainer', None)) is None: return
+    trainer.accelerator._models.clear()
+    learn.model = net
+    gc.collect() # the old one's hooks go with it
+    learn.model = trainer.accelerator.prepare(net)
+
+# %% ../../nbs/grow/33_growing.ipynb #44af5d73
+@patch
+def _stop_clock(self:_Grow):
+    "Seconds since the stage began (or the fit) into its row"
+    now = perf_counter()
+    self.rows[-1]['seconds'], self._since = now-self._since, now
+
+@patch
+def _grow_to(self:_Grow, size, step):
+    "The next stage"
+    self._stop_clock()
+    with self._timed():
+        self._growth.keep = self._expand(size)
+        wrap_again(self.learn, self._net)
+    self._growth.size, self._stale = size, True
+    if not self.carry_state: self.opt.clear_state()
+    self._begin(step)
+    forget_best(self.learn.cbs)
+
+@patch
+def before_batch(self:_Grow):
+    "Grow where a stage begins"
+    step = self.epoch*self.n_iter+self.iter
+    if self.train_iter==0 and len(self.rows)==1 and self.rows[0]['seconds'] is None:
+        self.rows[0].update(step=step, epoch=step/self.n_iter) # `start_epoch` has skipped some
+    size = self.plan.sizes[self.plan.at((step+.5)/(self.n_epoch*self.n_iter))] # to the nearest step
+    accumulating = any(c.count for c in self.learn.cbs if isinstance(c, GradientAccumulation))
+    if not (self._hold or size<=self._growth.size or accumulating): self._grow_to(size, step)
+
+# %% ../../nbs/grow/33_growing.ipynb #fe81701c
 @patch
 def _expand(self:GrowWidth, size):
     "Add channels"
-    if self.adapt_lr and not self._ages: self._ages = _Ages(self._part().parameters())
-    if self._ages: self._ages.birthday()
-    keep = grow_width(self._net, self.graph, self.keep, size, self.init, (self.opt, self._ages) if self._ages else self.opt)
-    if self._ages: self._ages.rates()
+    if self.adapt_lr and not self._skins: self._skins = SkinRates(self._submodule().parameters())
+    if self._skins: self._skins.birthday()
+    opt = (self.opt, self._skins) if self._skins else self.opt
+    keep = grow_width(self._net, self.graph, self.keep, size, self.init, opt)
+    if self._skins: self._skins.update()
     return keep
 
-# %% ../../nbs/grow/33_growing.ipynb #7773f377
+# %% ../../nbs/grow/33_growing.ipynb #f446d3ad
+@patch
+def before_validate(self:_Grow):
+    "Recalibrate batch norm once after a growth"
+    if self._stale:
+        with self._timed(): calibrate_bn(self._net, self.dls.train)
+    self._stale = False
+
+# %% ../../nbs/grow/33_growing.ipynb #8f035aab
+@patch
+def after_fit(self:_Grow):
+    "End the last stage; warn where the model is not whole"
+    if not self.rows: return
+    if self._stale: self.before_validate() # the fit ended before a validation
+    self._stop_clock()
+    for c in self.learn.cbs: # nothing was saved since the last growth
+        if isinstance(c, SaveModelCallback) and not c.at_end and len(self.rows)>1 and np.isinf(c.best): c.run = False
+    if self._growth.size<1 and not self._hold:
+        warnings.warn(f'{type(self).__name__}: the fit ended early, the model is left at {self.by} '
+                      f'{self._growth.size:.3g} (`model.growth`); fit again with this callback (with `start_epoch`, to '
+                      'go on as planned), or `learn.finish_growing()`')
+
+# %% ../../nbs/grow/33_growing.ipynb #a8e664dd
+class SkinRates:
+    "For every weight of two or more dimensions: growths since each entry came, and the share of a step that it takes"
+    def __init__(self, params): # as an optimizer, it keeps tensors of a parameter's shape in `state`
+        self.state = {p: dict(age=torch.zeros_like(p, dtype=torch.uint8)) for p in params if p.ndim>1}
+
+    def birthday(self):
+        "Before a growth: all entries are a stage older"
+        for s in self.state.values(): s['age'] += 1
+
+    @torch.no_grad()
+    def update(self):
+        "The shares, from the norms of the skins as they are now"
+        for p,s in self.state.items():
+            squares, age = p.float()**2, s['age'].long()
+            norms = torch.zeros(int(age.max())+1, device=p.device)
+            norms = norms.scatter_add(0, age.flatten(), squares.flatten()).sqrt() # by age; the core is the oldest
+            s['rate'] = (norms/norms[-1].clamp(min=1e-12))[age].to(p.dtype)
+
+    def before_step(self): self.was = {p: p.detach().clone() for p in self.state}
+
+    @torch.no_grad()
+    def after_step(self):
+        "Take back what was too much of the step"
+        for p,w in self.was.items(): p.copy_(torch.lerp(w, p, self.state[p]['rate']))
+
+# %% ../../nbs/grow/33_growing.ipynb #2a036e8c
 @patch
 def before_train(self:GrowWidth):
     "The skins' norms change slowly: once per epoch is enough"
-    if self._ages: self._ages.rates()
+    if self._skins: self._skins.update()
 
-# %% ../../nbs/grow/33_growing.ipynb #a8ff2eec
 @patch
 def before_step(self:GrowWidth):
     "Remember the weights, for the skins' shares of the step"
-    if self._ages:
-        with self._timed(): self._ages.before()
+    if self._skins:
+        with self._timed(): self._skins.before_step()
 
-# %% ../../nbs/grow/33_growing.ipynb #3bd6a4fd
 @patch
 def after_step(self:GrowWidth):
     "Give each skin its share of the step"
-    if self._ages:
-        with self._timed(): self._ages.after()
+    if self._skins:
+        with self._timed(): self._skins.after_step()
 
-# %% ../../nbs/grow/33_growing.ipynb #cb226e73
+# %% ../../nbs/grow/33_growing.ipynb #de82734f
 class GrowDepth(_Grow):
-    """Start the fit with few blocks and insert more, in stages, until the network is the one that was passed in (network expansion, section 3.4)
+    """Start the fit with few blocks and insert more, in stages, until the network is the one that was passed in
 
-    `ValueError` before anything is changed where that cannot be done. `learn.recorder.stages` has a row per stage: epoch, step, depth, MACs of one sample, seconds."""
+    Network expansion, section 3.4. `ValueError` before anything is changed where that cannot be done.
+    `learn.recorder.stages` has a row per stage: epoch, step, depth, MACs of one sample, seconds."""
     by,counted,usual = 'depth','blocks',2
     def __init__(self,
         start:float=None, # Depth of the first stage, in (0, 1); default .5
         stages:int=None, # At least 2, at most one per epoch, equally long; depth rises linearly to 1; default 2
         block:str='ema', # Where copies come from: 'ema', a moving average of the model, or 'model', the model itself
-        place='insert', # 'insert': each copy behind its original; 'stack': on top (StackBERT); or a function like `insert_blocks`
+        place='insert', # 'insert': each copy behind its original; 'stack': on top; or a function like `insert_blocks`
         plan:StagePlan=None, # In place of `start` and `stages`, from `plan_stages`
         half_life:float=None, # Of the moving average, in steps; default: the published share of a stage
         zero_last:bool=False, # New blocks start as the identity
@@ -306,10 +418,7 @@ class GrowDepth(_Grow):
         discard_pretrained:bool=False, # Cut a model that has been trained, too
         groups:dict=None, # Channel groups written by hand (see `trace_channels`)
     ):
-        if block not in ('ema','model'): raise ValueError(f"block is 'ema' or 'model', got {block!r}")
-        if not callable(place) and place not in PLACES: raise ValueError(f'place is one of {", ".join(map(repr, PLACES))} or a function, got {place!r}')
-        if half_life is not None and block!='ema': raise ValueError('half_life belongs to block=\'ema\'')
-        if half_life is not None and not half_life>0: raise ValueError(f'half_life is a number of steps above 0, got {half_life}')
+        _check_copies(block, place, half_life)
         self._setup(start, stages, plan, carry_state, compile, discard_pretrained, groups)
         self.block, self.place, self.half_life, self.zero_last, self._ema = block, place, half_life, zero_last, None
     def _counts(self, graph, size): return depths_at(self._net, graph, size)
@@ -318,53 +427,68 @@ class GrowDepth(_Grow):
         with self._timed():
             if self._ema: self._ema.update()
 
-# %% ../../nbs/grow/33_growing.ipynb #feada226
+# %% ../../nbs/grow/33_growing.ipynb #31919a07
+def _check_copies(block, place, half_life):
+    "`ValueError` where `GrowDepth` cannot make copies so"
+    if block not in ('ema','model'): raise ValueError(f"block is 'ema' or 'model', got {block!r}")
+    place_by_name(place)
+    if half_life is not None and block!='ema': raise ValueError('half_life belongs to block=\'ema\'')
+    if half_life is not None and not half_life>0:
+        raise ValueError(f'half_life is a number of steps above 0, got {half_life}')
+
+# %% ../../nbs/grow/33_growing.ipynb #d55cf58b
 @patch
 def _try(self:GrowDepth, graph):
     "`place` and `zero_last` may not suit these blocks: now is the time to say so"
     if not self._growth: check_shared(self._net, graph)
     net, small = copy_model(self._net), self._growth.size if self._growth else self.plan.sizes[0]
     keep = self._growth.keep if self._growth else start_shallow(net, graph, small)
-    for s in self.plan.sizes:
-        if s>small: keep = grow_depth(net, graph, keep, s, place=self.place, zero_last=self.zero_last)
+    for size in self.plan.sizes:
+        if size>small: keep = grow_depth(net, graph, keep, size, place=self.place, zero_last=self.zero_last)
 
-# %% ../../nbs/grow/33_growing.ipynb #2881141b
-def _regroup(learn):
+# %% ../../nbs/grow/33_growing.ipynb #74d258a9
+def split_again(
+    learn, # A Learner
+):
     "Give every parameter the group that the learner's splitter says"
     groups = learn.splitter(get_model(learn.model))
     groups = [list(g) for g in groups] if isinstance(groups[0], (L,list)) else [list(groups)]
-    if len(groups)!=len(learn.opt.param_lists): return # an optimizer of the user's own
-    learn.opt.param_lists = L(L(g) for g in groups)
+    if len(groups)!=len(get_groups(learn.opt)): return # an optimizer of the user's own
+    set_groups(learn.opt, groups)
     if learn.opt.frozen_idx: learn.opt.freeze_to(learn.opt.frozen_idx)
 
-# %% ../../nbs/grow/33_growing.ipynb #5ad7cc03
+# %% ../../nbs/grow/33_growing.ipynb #c4d480bb
 @patch
 def _expand(self:GrowDepth, size):
     "Add blocks"
     keep = grow_depth(self._net, self.graph, self.keep, size, self._ema, self.place, self.zero_last, self.opt)
-    _regroup(self.learn)
+    split_again(self.learn)
     return keep
 
-# %% ../../nbs/grow/33_growing.ipynb #967f3f86
 @patch
 def _begin(self:GrowDepth, step):
     "A moving average per stage, but for the last one"
     _Grow._begin(self, step)
-    n, i = self.n_epoch*len(self.dls.train), sum(s<=self._growth.size for s in self.plan.sizes)
-    if self.block=='model' or self._growth.size==1: self._ema = None
-    else: self._ema = BlockEMA(self._net, self.graph, self.half_life, None if self.half_life else max(1, self.plan.starts[i]*n-step))
+    steps, size = self.n_epoch*len(self.dls.train), self._growth.size
+    self._ema = None
+    if self.block=='model' or size==1: return
+    following = sum(s<=size for s in self.plan.sizes) # index of the next stage
+    left = None if self.half_life else max(1, self.plan.starts[following]*steps-step)
+    self._ema = BlockEMA(self._net, self.graph, self.half_life, left)
 
-# %% ../../nbs/grow/33_growing.ipynb #934908d7
+# %% ../../nbs/grow/33_growing.ipynb #66d7eeb1
 @patch
 def finish_growing(self:Learner,
     init='orthogonal', # As in `GrowWidth`
 ):
-    "Make a model whole that was left in the middle of growing, and its optimizer with it; batch norm is recalibrated. `ValueError` where nothing is left to grow"
-    g = growth_of(self.model)
-    if g is None: raise ValueError('this model is not in the middle of growing')
-    if g.by=='width': grow_width(self.model, g.graph, g.keep, 1., init, self.opt)
+    """Make a model whole that was left in the middle of growing, and its optimizer with it
+
+    Batch norm is recalibrated. `ValueError` where nothing is left to grow."""
+    growth = growth_of(self.model)
+    if growth is None: raise ValueError('this model is not in the middle of growing')
+    if growth.by=='width': grow_width(self.model, growth.graph, growth.keep, 1., init, self.opt)
     else:
-        grow_depth(self.model, g.graph, g.keep, 1., opt=self.opt)
-        if self.opt: _regroup(self)
+        grow_depth(self.model, growth.graph, growth.keep, 1., opt=self.opt)
+        if self.opt: split_again(self)
     del self.model.growth
     if len(self.dls.train): calibrate_bn(self.model, self.dls.train)

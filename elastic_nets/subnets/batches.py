@@ -11,57 +11,31 @@ from contextlib import contextmanager
 from fastai.torch_core import no_random, to_device
 from torch import nn
 
-# %% ../../nbs/subnets/13_batches.ipynb #f5d76894
+# %% ../../nbs/subnets/13_batches.ipynb #0fe813df
 def inputs_of(
     dl, # A loader, or an iterable of batches
     b, # One of its batches
-) -> tuple:
-    "The inputs of a batch: as many as the loader says, or all but the last; as plain tensors, which is what fastai gives to a model"
+) -> tuple: # As plain tensors, which is what fastai gives to a model
+    "The inputs of a batch: as many as the loader says, or all but the last"
     if not isinstance(b, (tuple,list)): b = (b,)
     xb = b[:getattr(dl, 'n_inp', max(1, len(b)-1))]
     return tuple(x.as_subclass(torch.Tensor) if isinstance(x, torch.Tensor) else x for x in xb)
 
-# %% ../../nbs/subnets/13_batches.ipynb #0d8a57c5
+# %% ../../nbs/subnets/13_batches.ipynb #ccbd3722
 def at_size(
     xb:tuple, # Inputs
     size:int, # Side in pixels; None: as they come
 ) -> tuple:
     "Inputs with their pictures resized"
     if size is None: return xb
-    return tuple(nn.functional.interpolate(x, size=(size,size), mode='bilinear', antialias=True) if x.ndim==4 and x.shape[2:]!=(size,size) else x for x in xb)
+    def resized(x): return nn.functional.interpolate(x, size=(size,size), mode='bilinear', antialias=True)
+    return tuple(resized(x) if x.ndim==4 and x.shape[2:]!=(size,size) else x for x in xb)
 
-# %% ../../nbs/subnets/13_batches.ipynb #73accdaa
-@torch.no_grad()
-def calibrate_bn(
-    model:nn.Module, # A plain model; changed in place
-    batches, # A fastai DataLoader or an iterable of batches, inputs first
-    n:int=2000, # Samples to use
-    size:int=None, # Side of the input in pixels; None: as it comes
-) -> nn.Module: # `model`
-    "Recompute the running statistics of every batch norm as the mean over `n` samples"
-    bns = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
-    modes, moms, seen = {m:m.training for m in model.modules()}, [m.momentum for m in bns], 0
-    if not bns: return model
-    model.eval()
-    dev = next(model.parameters()).device
-    for m in bns: m.train()
-    try:
-        with quiet(batches):
-            for b in batches:
-                xb = at_size(inputs_of(batches, b), size)
-                seen += len(xb[0])
-                for m in bns: m.momentum = len(xb[0])/seen
-                model(*to_device(xb, dev))
-                if seen>=n: break
-    finally:
-        for m,t in modes.items(): m.training = t
-        for m,mo in zip(bns, moms): m.momentum = mo
-    if not seen: raise ValueError('calibrate_bn got no batch of training inputs; give some (a learner that was loaded has none: `calibrate=0` keeps the statistics as they are)')
-    return model
-
-# %% ../../nbs/subnets/13_batches.ipynb #782ba569
+# %% ../../nbs/subnets/13_batches.ipynb #6de83698
 @contextmanager
-def quiet(dl):
+def quiet(
+    dl, # A loader, or an iterable of batches
+):
     "Iterate a loader without moving anybody's random numbers"
     dl = getattr(dl, 'dl', dl) # what a `DistributedDL` shares out
     rng = getattr(dl, 'rng', None)
@@ -72,3 +46,45 @@ def quiet(dl):
             if rng is not None: # iterating has given the loader another one
                 rng.setstate(state)
                 dl.rng = rng
+
+# %% ../../nbs/subnets/13_batches.ipynb #03c5f03a
+@torch.no_grad()
+def calibrate_bn(
+    model:nn.Module, # A plain model; changed in place
+    batches, # A fastai DataLoader or an iterable of batches, inputs first
+    n:int=2000, # Samples to use
+    size:int=None, # Side of the input in pixels; None: as it comes
+) -> nn.Module: # `model`
+    "Recompute the running statistics of every batch norm as the mean over `n` samples"
+    bns = [m for m in model.modules() if is_norm(m) and m.track_running_stats]
+    if not bns: return model
+    seen, device = 0, next(model.parameters()).device
+    with _only_training(model, bns), quiet(batches):
+        for b in batches:
+            xb = at_size(inputs_of(batches, b), size)
+            seen += len(xb[0])
+            for m in bns: m.momentum = len(xb[0])/seen
+            model(*to_device(xb, device))
+            if seen>=n: break
+    if seen: return model
+    raise ValueError('calibrate_bn got no batch of training inputs; give some '
+        '(a learner that was loaded has none: `calibrate=0` keeps the statistics as they are)')
+
+# %% ../../nbs/subnets/13_batches.ipynb #59d05bae
+def is_norm(
+    m:nn.Module,
+) -> bool:
+    "Is it a batch norm?"
+    return isinstance(m, nn.modules.batchnorm._NormBase)
+
+# %% ../../nbs/subnets/13_batches.ipynb #0bd49d15
+@contextmanager
+def _only_training(model, layers):
+    "`model` in evaluation mode but for `layers`; all modes and the layers' momentum come back"
+    modes, momenta = {m:m.training for m in model.modules()}, [m.momentum for m in layers]
+    model.eval()
+    for m in layers: m.train()
+    try: yield
+    finally:
+        for m,mode in modes.items(): m.training = mode
+        for m,momentum in zip(layers, momenta): m.momentum = momentum

@@ -25,13 +25,14 @@ from .supernet import Supernet
 # %% ../../nbs/subnets/17_cost.ipynb #a7c47577
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
-# %% ../../nbs/subnets/17_cost.ipynb #2cf93226
+# %% ../../nbs/subnets/17_cost.ipynb #3697dce1
 def _per_number(m):
     "MACs of layer `m`, as it is active, for one number of its output (of its input where it is transposed)"
-    d = vars(m)
-    if cut := getattr(d.get('_cut'), 'attrs', None): d = {**d, **cut}
-    if isinstance(m, nn.Linear): return d['in_features']
-    return d['out_channels' if m.transposed else 'in_channels']//d['groups']*math.prod(d['kernel_size'])
+    attrs = vars(m)
+    if cut := getattr(attrs.get('_cut'), 'attrs', None): attrs = {**attrs, **cut}
+    if isinstance(m, nn.Linear): return attrs['in_features']
+    channels = attrs['out_channels' if m.transposed else 'in_channels']
+    return channels//attrs['groups']*math.prod(attrs['kernel_size'])
 
 # %% ../../nbs/subnets/17_cost.ipynb #91ca1b1f
 def _layer_macs(m, args, kwargs, out):
@@ -39,7 +40,7 @@ def _layer_macs(m, args, kwargs, out):
     x = (*args, *kwargs.values())[0]
     return (x if getattr(m, 'transposed', False) else out).numel()*_per_number(m)
 
-# %% ../../nbs/subnets/17_cost.ipynb #9eb37a10
+# %% ../../nbs/subnets/17_cost.ipynb #c872ad77
 @contextmanager
 def _evaluating(model):
     "`model` in evaluation mode and without gradients; every module gets its mode back"
@@ -47,7 +48,7 @@ def _evaluating(model):
     try:
         with torch.no_grad(): yield model.eval()
     finally:
-        for m,t in modes.items(): m.training = t
+        for m,training in modes.items(): m.training = training
 
 # %% ../../nbs/subnets/17_cost.ipynb #669a5d11
 def _on_device(model, xb):
@@ -55,50 +56,51 @@ def _on_device(model, xb):
     p = next(model.parameters(), None)
     return to_device(as_inputs(xb), p.device) if p is not None else as_inputs(xb)
 
-# %% ../../nbs/subnets/17_cost.ipynb #758ff30e
+# %% ../../nbs/subnets/17_cost.ipynb #bbe59b98
 def layer_macs(
     model, # A module, or a `Supernet`
-    at=None, # Of a module: a batch (or a tuple of inputs); one sample is used. Of a supernet: a `Subnet`; None is the active one
+    at=None, # Of a module: a batch (or a tuple of inputs). Of a supernet: a `Subnet`; None is the active one
 ) -> dict: # Layer -> multiply-accumulates for one sample
-    "MACs of every convolution and linear layer that runs; biases, norms, activations and the products within attention are not counted"
+    "MACs of convolutions and linear layers that run, not of biases, norms, activations and products within attention"
     if isinstance(model, Supernet):
-        if not isinstance(at, (Subnet, type(None))): raise TypeError(f'at: a Supernet is asked about a Subnet, got {type(at).__name__}')
-        model.space.check(at := at or model.subnet)
-        return model.layer_macs(at)
-    if at is None or isinstance(at, Subnet): raise TypeError(f'at: a module is counted on a batch, got {type(at).__name__}; a Subnet needs its Supernet')
-    res, hs = {}, []
-    def _add(n): return lambda m,*call: res.__setitem__(n, res.get(n, 0)+_layer_macs(m, *call))
+        if isinstance(at, (Subnet, type(None))): return model.layer_macs(at or model.subnet)
+        raise TypeError(f'at: a Supernet is asked about a Subnet, got {type(at).__name__}')
+    if at is None or isinstance(at, Subnet):
+        raise TypeError(f'at: a module is counted on a batch, got {type(at).__name__}; a Subnet needs its Supernet')
+    res, hooks = {}, []
+    def _add(name): return lambda m,*call: res.__setitem__(name, res.get(name, 0)+_layer_macs(m, *call))
     model = getattr(model, '_orig_mod', model) # what torch.compile stands for
-    for n,m in model.named_modules():
-        if isinstance(m, _LAYERS): hs.append(m.register_forward_hook(_add(n), with_kwargs=True))
+    for name,m in model.named_modules():
+        if isinstance(m, _LAYERS): hooks.append(m.register_forward_hook(_add(name), with_kwargs=True))
     try:
         with _evaluating(model): model._call_impl(*tree_map(lambda x: x[:1], _on_device(model, at)))
     finally:
-        for h in hs: h.remove()
+        for h in hooks: h.remove()
     return res
 
-# %% ../../nbs/subnets/17_cost.ipynb #9c148b19
+# %% ../../nbs/subnets/17_cost.ipynb #f94118aa
 def macs(
     model, # A module, or a `Supernet`
-    at=None, # Of a module: a batch (or a tuple of inputs); one sample is used. Of a supernet: a `Subnet`; None is the active one
+    at=None, # Of a module: a batch (or a tuple of inputs). Of a supernet: a `Subnet`; None is the active one
 ) -> int: # Multiply-accumulates for one sample
     "MACs of all convolutions and linear layers: `layer_macs`, added up"
     return sum(layer_macs(model, at).values())
 
-# %% ../../nbs/subnets/17_cost.ipynb #77b8a14a
+# %% ../../nbs/subnets/17_cost.ipynb #bf80b2b0
 def n_params(
     model, # A module, or a `Supernet`
     subnet:Subnet=None, # Of the supernet; None is the active one
 ) -> int:
     "Number of parameters, shared ones once"
-    if isinstance(model, Supernet):
-        model.space.check(subnet := subnet or model.subnet)
-        return model.n_params(subnet)
-    if subnet is not None: raise TypeError('subnet: only a Supernet has subnets; count `sn.extract(subnet)`, or pass the Supernet')
+    if isinstance(model, Supernet): return model.n_params(subnet or model.subnet)
+    if subnet is not None:
+        raise TypeError('subnet: only a Supernet has subnets; count `sn.extract(subnet)`, or pass the Supernet')
     return sum(p.numel() for p in model.parameters())
 
-# %% ../../nbs/subnets/17_cost.ipynb #c9258094
-def synchronize(model):
+# %% ../../nbs/subnets/17_cost.ipynb #2d7a7ec8
+def synchronize(
+    model:nn.Module, # Where it is tells which device
+):
     "Wait until the device of `model` has done what it was asked to"
     p = next(model.parameters(), None)
     if p is not None and p.device.type in ('cuda','mps','xpu'): torch.accelerator.synchronize(p.device)
@@ -113,26 +115,29 @@ class Latency:
 
     def __repr__(self): return f'{self.median*1e3:.3g} ms (IQR {self.spread*1e3:.2g}, n={self.n})'
 
-# %% ../../nbs/subnets/17_cost.ipynb #caf40539
+# %% ../../nbs/subnets/17_cost.ipynb #320144ce
 def latency(
-    model:nn.Module,
+    model:nn.Module, # What is timed, such as `sn.extract(subnet)`
     xb, # A batch (or a tuple of inputs); goes to the model's device
     n:int=30, # Timed calls, at least 2
     warmup:int=5, # Calls before them
 ) -> Latency:
     "Time forward passes of `model` in evaluation mode"
-    if not isinstance(model, nn.Module): raise TypeError(f'model: a module can be timed, got {type(model).__name__}; of a Supernet take `sn.extract(subnet)`')
-    if n<2 or warmup<0: raise ValueError(f'at least n=2 timed calls and warmup=0 are needed, got n={n}, warmup={warmup}')
-    xb, ts = _on_device(model, xb), []
+    if not isinstance(model, nn.Module):
+        raise TypeError(f'model: a module can be timed, got {type(model).__name__}; of a Supernet take '
+                        '`sn.extract(subnet)`')
+    if n<2 or warmup<0:
+        raise ValueError(f'at least n=2 timed calls and warmup=0 are needed, got n={n}, warmup={warmup}')
+    xb, seconds = _on_device(model, xb), []
     with _evaluating(model):
         for _ in range(warmup+n):
             synchronize(model)
-            t = perf_counter()
+            start = perf_counter()
             model(*xb)
             synchronize(model)
-            ts.append(perf_counter()-t)
-    q = statistics.quantiles(ts[warmup:], n=4, method='inclusive')
-    return Latency(q[1], q[2]-q[0], n)
+            seconds.append(perf_counter()-start)
+    quarters = statistics.quantiles(seconds[warmup:], n=4, method='inclusive')
+    return Latency(quarters[1], quarters[2]-quarters[0], n)
 
 # %% ../../nbs/subnets/17_cost.ipynb #d9a1446a
 def _train_macs(m, args, kwargs, out):
@@ -141,12 +146,13 @@ def _train_macs(m, args, kwargs, out):
     grads = x.requires_grad + (w is None or w.requires_grad) if out.requires_grad else 0
     return (1+grads)*_layer_macs(m, args, kwargs, out)
 
-# %% ../../nbs/subnets/17_cost.ipynb #b591a9b7
+# %% ../../nbs/subnets/17_cost.ipynb #aa25399f
 def _hook_for(meter):
     "A hook that counts for `meter`, without keeping it (and its learner) alive"
     ref = weakref.ref(meter)
     def _f(m, args, kwargs, out): # compiled layers cannot count: they would be compiled anew at each step
-        if isinstance(m, _LAYERS) and not is_compiling() and (c := ref()) is not None: c._count(m, args, kwargs, out)
+        if isinstance(m, _LAYERS) and not is_compiling() and (alive := ref()) is not None:
+            alive._count(m, args, kwargs, out)
     return _f
 
 # %% ../../nbs/subnets/17_cost.ipynb #dd9281f8
@@ -154,7 +160,7 @@ def _compiled(model):
     "Is `model` compiled as a whole?"
     return hasattr(m := get_model(model), '_orig_mod') or m._compiled_call_impl is not None
 
-# %% ../../nbs/subnets/17_cost.ipynb #c95a34ed
+# %% ../../nbs/subnets/17_cost.ipynb #d5863acd
 class CostMeter(Callback):
     "Record what training costs, over all fits it takes part in; see `row`. Ends in `learn.cost`"
     order, _stateattrs, _handle, _phase = -20, ('_handle',), None, None
@@ -162,12 +168,16 @@ class CostMeter(Callback):
         price_per_hour:float=None, # Of one device, in your currency
         devices:int=None, # Devices that are paid for; None: one per process
     ):
-        if price_per_hour is not None and price_per_hour<0: raise ValueError(f'price_per_hour cannot be negative, got {price_per_hour}')
+        if price_per_hour is not None and price_per_hour<0:
+            raise ValueError(f'price_per_hour cannot be negative, got {price_per_hour}')
         if devices is not None and devices<1: raise ValueError(f'devices must be at least 1, got {devices}')
         self.price_per_hour, self.devices = price_per_hour, devices
         self.total, self._known = dict(seconds=0., valid_seconds=0., samples=0, macs=0), {}
 
-    def before_fit(self): self._phase = None; self._start()
+    def before_fit(self):
+        self._phase = None
+        self._start()
+
     def before_train(self): self._start()
     def before_validate(self): self._tick('valid_seconds', wait=True)
     def after_validate(self): self._tick('seconds', wait=True)
@@ -223,24 +233,26 @@ def after_pred(self:CostMeter):
     if key not in self._known: self._known[key] = macs(m, xb)
     self.total['macs'] = self._before + 3*find_bs(xb)*self._known[key]
 
-# %% ../../nbs/subnets/17_cost.ipynb #8e9fe94d
+# %% ../../nbs/subnets/17_cost.ipynb #122fa51e
 @patch(as_prop=True)
 def row(self:CostMeter) -> dict: # seconds, valid_seconds, samples, macs, device_hours, money
     "What training has cost so far, all processes together"
-    n, t = max(1, num_distrib()), self.total
-    hours = t['seconds']/3600*(self.devices or n)
-    return dict(t, samples=t['samples']*n, macs=t['macs']*n, device_hours=hours, money=None if self.price_per_hour is None else hours*self.price_per_hour)
+    n, total = max(1, num_distrib()), self.total
+    hours = total['seconds']/3600*(self.devices or n)
+    money = None if self.price_per_hour is None else hours*self.price_per_hour
+    return dict(total, samples=total['samples']*n, macs=total['macs']*n, device_hours=hours, money=money)
 
-# %% ../../nbs/subnets/17_cost.ipynb #4ffe2a1c
+# %% ../../nbs/subnets/17_cost.ipynb #a4534769
 def cost_table(
-    rows:dict, # Name of the run -> `CostMeter`, or its row; more entries in a row (an accuracy) are more columns
+    rows:dict, # Name of the run -> `CostMeter`, or its row; what else is in a row (an accuracy) is a column
 ) -> DataFrame: # One line per run
     "Runs side by side, with seconds, MACs and money also in multiples of the first run's"
     if not rows: raise ValueError('rows: cost_table needs at least one run')
-    rs = {n:getattr(r, 'row', r) for n,r in rows.items()}
-    for n,r in rs.items():
-        if not isinstance(r, dict) or 'seconds' not in r: raise ValueError(f'rows[{n!r}]: a CostMeter or its row is needed, got {type(rows[n]).__name__}')
-    df = DataFrame.from_dict(rs, orient='index').dropna(axis=1, how='all')
+    runs = {n:getattr(r, 'row', r) for n,r in rows.items()}
+    for n,r in runs.items():
+        if not isinstance(r, dict) or 'seconds' not in r:
+            raise ValueError(f'rows[{n!r}]: a CostMeter or its row is needed, got {type(rows[n]).__name__}')
+    df = DataFrame.from_dict(runs, orient='index').dropna(axis=1, how='all')
     for c in ('seconds', 'macs', 'money'):
         if c in df and df[c].iloc[0]: df[f'{c} ratio'] = df[c]/df[c].iloc[0]
     return df

@@ -20,15 +20,15 @@ class Choices(dict):
     def __reduce__(self): return Choices, (dict(self),)
     def __deepcopy__(self, memo): return self
 
-# %% ../../nbs/subnets/10_subnet.ipynb #cad20c42
+# %% ../../nbs/subnets/10_subnet.ipynb #b95d3286
 _DIMS = ('width', 'depth', 'kernel')
 
 @dataclass(frozen=True)
 class Subnet:
     "One network inside a supernet, keyed by layer names"
-    width:Choices=Choices() # Channel group -> channels
-    depth:Choices=Choices() # Stage of blocks -> number of blocks that stay
-    kernel:Choices=Choices() # Convolution -> kernel size
+    width:Choices=field(default_factory=Choices) # Channel group -> channels
+    depth:Choices=field(default_factory=Choices) # Stage of blocks -> number of blocks that stay
+    kernel:Choices=field(default_factory=Choices) # Convolution -> kernel size
     resolution:int=None # Side of the input in pixels; None: as it comes
 
     def __post_init__(self):
@@ -73,16 +73,16 @@ def round_width(
     if channels<.9*w*n and (channels>0 or w*n>=.5): channels += divisor
     return min(channels, n)
 
-# %% ../../nbs/subnets/10_subnet.ipynb #719a82fc
+# %% ../../nbs/subnets/10_subnet.ipynb #54d1d9e8
 @dataclass(frozen=True)
 class Space:
     "All the subnets of a supernet"
     width:Choices # Channel group -> numbers of channels, ascending
-    depth:Choices=Choices() # Stage of blocks -> numbers of blocks, ascending
-    kernel:Choices=Choices() # Convolution -> kernel sizes, ascending
+    depth:Choices=field(default_factory=Choices) # Stage of blocks -> numbers of blocks, ascending
+    kernel:Choices=field(default_factory=Choices) # Convolution -> kernel sizes, ascending
     resolution:tuple=() # Sides of the input in pixels, ascending; empty: as it comes
-    inside:Choices=field(default=Choices(), repr=False) # (dim, name) -> (stage, position) of its block, if that may go
-    given:Choices=field(default=Choices(), repr=False) # (dim, name) -> (the one it depends on, {value of that: values})
+    inside:Choices=field(default_factory=Choices, repr=False) # (dim, name) -> (stage, position) of its block
+    given:Choices=field(default_factory=Choices, repr=False) # (dim, name) -> (its lead, {value of that: values})
 
     def __post_init__(self):
         new = {dim: Choices({n:tuple(vs) for n,vs in getattr(self, dim).items()}) for dim in _DIMS}

@@ -6,7 +6,7 @@
 __all__ = ['evaluate_subnets', 'pareto', 'flops_buckets', 'sample_buckets', 'best_of_buckets', 'mean_pareto_accuracy',
            'SupernetScore', 'score_supernet', 'plot_pareto']
 
-# %% ../../nbs/use/40_evaluate.ipynb #964700d0
+# %% ../../nbs/use/40_evaluate.ipynb #9490e96a
 import math, matplotlib.pyplot as plt, numpy as np, pandas as pd, random
 from copy import copy, deepcopy
 from dataclasses import dataclass
@@ -19,27 +19,30 @@ from ..subnets.subnet import Subnet
 from ..subnets.batches import at_size, calibrate_bn, quiet
 from ..subnets.learner import supernet_of
 
-# %% ../../nbs/use/40_evaluate.ipynb #ffa0e281
+# %% ../../nbs/use/40_evaluate.ipynb #05c2324c
 def _metrics(learn, metrics):
-    "`metrics`, or the learner's first one, as fastai's `Metric`s; a `ValueError` where there is none, or where names would meet in a table"
+    "`metrics`, or the learner's first one, as `Metric`s; `ValueError` if there is none, or names meet in a table"
     ms = [mk_metric(deepcopy(m)) for m in (listify(metrics) or learn.metrics[:1])]
     if not ms: raise ValueError('metrics: this learner has none; give one, such as metrics=accuracy')
     names = [m.name for m in ms]
-    if len({*names, 'subnet', 'macs', 'params'})<len(names)+3: raise ValueError(f'metrics: each needs a name of its own, and not subnet, macs or params; got {", ".join(names)}')
+    if len({*names, 'subnet', 'macs', 'params'})<len(names)+3:
+        raise ValueError('metrics: each needs a name of its own, and not subnet, macs or params; '
+                         f'got {", ".join(names)}')
     return ms
 
-# %% ../../nbs/use/40_evaluate.ipynb #1b2c6830
+# %% ../../nbs/use/40_evaluate.ipynb #6299f121
 def _evaluate(learn, subnet, metrics, dl, calibrate):
     "Values of `metrics` for `subnet` on `dl`, by a Learner of its own"
     sn, size = learn.supernet, subnet.resolution
     net = sn.extract(subnet)
-    if calibrate and subnet!=sn.space.max and subnet not in sn.private: calibrate_bn(net, learn.dls.train, calibrate, size)
+    shares_statistics = subnet!=sn.space.max and subnet not in sn.private
+    if calibrate and shares_statistics: calibrate_bn(net, learn.dls.train, calibrate, size)
     net.register_forward_pre_hook(lambda m, xb: at_size(xb, size))
-    own = Learner(learn.dls, net, loss_func=learn.loss_func, metrics=deepcopy(metrics), path=learn.path,
-                  cbs=[copy(cb) for cb in learn.cbs if isinstance(cb, MixedPrecision)])
+    precision = [copy(cb) for cb in learn.cbs if isinstance(cb, MixedPrecision)]
+    own = Learner(learn.dls, net, loss_func=learn.loss_func, metrics=deepcopy(metrics), path=learn.path, cbs=precision)
     with own.no_bar(), quiet(dl): return own.validate(dl=dl)[1:]
 
-# %% ../../nbs/use/40_evaluate.ipynb #a5458d17
+# %% ../../nbs/use/40_evaluate.ipynb #2625266d
 def evaluate_subnets(
     learn:Learner, # With a supernet
     subnets, # Subnets of its space; one that comes twice is evaluated once
@@ -47,27 +50,30 @@ def evaluate_subnets(
     dl=None, # Default: the validation loader
     calibrate:int=2000, # Training samples for the batch norm statistics of each subnet; 0: keep what there is
 ) -> pd.DataFrame: # A row per subnet: subnet, macs (per sample), params, and the metrics by their names
-    "Evaluate subnets as plain networks; the full network, random numbers and the order of the loaders stay as they are. `ValueError` for a subnet outside the space"
+    "Evaluate subnets as plain networks; full network, random numbers and loaders stay as they are"
     sn, ms = supernet_of(learn), _metrics(learn, metrics)
     subnets = list(dict.fromkeys([subnets] if isinstance(subnets, Subnet) else subnets))
-    if not subnets: raise ValueError('subnets: none given; take some, such as [learn.supernet.space.min, learn.supernet.space.max]')
+    if not subnets:
+        raise ValueError('subnets: none given; take some, such as [learn.supernet.space.min, learn.supernet.space.max]')
     for s in subnets: sn.space.check(s)
-    if type(calibrate) is not int or calibrate<0: raise ValueError(f'calibrate: a number of training samples, or 0, got {calibrate!r}')
+    if type(calibrate) is not int or calibrate<0:
+        raise ValueError(f'calibrate: a number of training samples, or 0, got {calibrate!r}')
     if dl is None: dl = learn.dls.valid
     bar = progress_bar(subnets, leave=False) if hasattr(learn, 'progress') else subnets
     rows = [[s, sn.macs(s), sn.n_params(s), *_evaluate(learn, s, ms, dl, calibrate)] for s in bar]
     return pd.DataFrame(rows, columns=['subnet', 'macs', 'params', *[m.name for m in ms]])
 
-# %% ../../nbs/use/40_evaluate.ipynb #db1c40c6
+# %% ../../nbs/use/40_evaluate.ipynb #bcdd0498
 def _ranked(table, cost, metric, lower):
     "Name of the metric, whether less of it is better, and the rows that have it and a cost"
     if metric is None: metric = next((c for c in table.columns if c not in ('subnet','macs','params',cost)), None)
     for k,c in dict(cost=cost, metric=metric).items():
-        if c not in table.columns: raise ValueError(f'{k}: {c!r} is no column of the table; it has {", ".join(map(str, table.columns))}')
+        if c not in table.columns:
+            raise ValueError(f'{k}: {c!r} is no column of the table; it has {", ".join(map(str, table.columns))}')
     if lower is None: lower = any(w in metric for w in ('loss','error','mae','mse','msle','rmspe','perplexity'))
     return metric, lower, table.dropna(subset=[cost, metric])
 
-# %% ../../nbs/use/40_evaluate.ipynb #32cbdc3f
+# %% ../../nbs/use/40_evaluate.ipynb #acf4749b
 def pareto(
     table:pd.DataFrame, # As `evaluate_subnets` gives it; columns of your own, such as a latency, are welcome
     cost:str='macs', # Column of the cost
@@ -75,12 +81,13 @@ def pareto(
     lower:bool=None, # Is less of the metric better? Default: by its name (loss, error, mse, ...)
 ) -> pd.DataFrame: # Ascending cost; of networks equal in both, the first
     "The rows that no other row dominates; rows without a value are out"
-    m, lower, t = _ranked(table, cost, metric, lower)
-    t = t.sort_values([cost, m], ascending=[True, lower], kind='stable')
-    v = t[m].astype(float)*(-1 if lower else 1)
-    return t[v>v.cummax().shift(fill_value=-math.inf)]
+    metric, lower, t = _ranked(table, cost, metric, lower)
+    t = t.sort_values([cost, metric], ascending=[True, lower], kind='stable')
+    quality = t[metric].astype(float)*(-1 if lower else 1)
+    best_before = quality.cummax().shift(fill_value=-math.inf)
+    return t[quality>best_before]
 
-# %% ../../nbs/use/40_evaluate.ipynb #a2584fa1
+# %% ../../nbs/use/40_evaluate.ipynb #59994f18
 def flops_buckets(
     sn, # A `Supernet`
     n:int=6, # Buckets
@@ -90,38 +97,43 @@ def flops_buckets(
     space = space or sn.space
     if type(n) is not int or n<1: raise ValueError(f'n: a number of buckets from 1, got {n!r}')
     lo, hi = sn.macs(space.min), sn.macs(space.max)
-    if lo>=hi: raise ValueError(f'sn: smallest and largest subnet both have {hi:,} MACs; there is nothing to divide')
+    if lo>=hi:
+        raise ValueError(f'sn: smallest and largest subnet both have {hi:,} MACs; there is nothing to divide')
     edges = [*(lo+(hi-lo)*i/n for i in range(n)), hi]
     return list(zip(edges, edges[1:]))
 
-# %% ../../nbs/use/40_evaluate.ipynb #7885128f
+# %% ../../nbs/use/40_evaluate.ipynb #0da0ccfe
 def _bucket(cost, buckets):
     "Number of the bucket, from 0, that `cost` falls into; None outside"
-    return next((i for i,(lo,hi) in enumerate(buckets) if lo<=cost<hi or cost==hi==buckets[-1][1]), None)
+    last = buckets[-1][1]
+    return next((i for i,(lo,hi) in enumerate(buckets) if lo<=cost<hi or cost==hi==last), None)
 
-# %% ../../nbs/use/40_evaluate.ipynb #a4e19c2d
+# %% ../../nbs/use/40_evaluate.ipynb #4278f10d
 def _tilted(space, tilt, rng):
     "A random subnet: values of a choice weigh exp(tilt*rank), ranks from 0 for the smallest to 1 for the largest"
-    def _choice(vs): return rng.choices(vs, [math.exp(tilt*i/max(1, len(vs)-1)) for i in range(len(vs))])[0]
-    return space.sample(SimpleNamespace(choice=_choice))
+    def choice(values):
+        last = max(1, len(values)-1)
+        odds = [math.exp(tilt*rank/last) for rank in range(len(values))]
+        return rng.choices(values, odds)[0]
+    return space.sample(SimpleNamespace(choice=choice))
 
-# %% ../../nbs/use/40_evaluate.ipynb #44d00809
+# %% ../../nbs/use/40_evaluate.ipynb #a01aab3d
 def _fill(sn, space, buckets, i, per, rng):
     "Up to `per` different subnets of bucket `i`, in at most 100 tries for each"
-    got = {s:None for s in (space.min, space.max) if _bucket(sn.macs(s), buckets)==i}
-    free = getattr(space, 'space', space) # without limits
-    tilt = 0.
+    found = {s:None for s in (space.min, space.max) if _bucket(sn.macs(s), buckets)==i}
+    tilt, free = 0., getattr(space, 'space', space) # without limits
     for _ in range(100*per):
-        if len(got)>=per: break
+        if len(found)>=per: break
         s = _tilted(free, tilt, rng)
         c = sn.macs(s)
         if _bucket(c, buckets)==i:
-            if s in got: tilt *= .9
-            elif s in space: got[s] = None
-        else: tilt = min(50., tilt+.25) if c<buckets[i][0] else max(-50., tilt-.25)
-    return list(got)
+            if s in found: tilt *= .9
+            elif s in space: found[s] = None
+        elif c<buckets[i][0]: tilt = min(50., tilt+.25)
+        else: tilt = max(-50., tilt-.25)
+    return list(found)
 
-# %% ../../nbs/use/40_evaluate.ipynb #3b9ebfc1
+# %% ../../nbs/use/40_evaluate.ipynb #957f21a3
 def sample_buckets(
     sn, # A `Supernet`
     per:int=8, # Subnets in each bucket
@@ -134,7 +146,7 @@ def sample_buckets(
     space, buckets, rng = space or sn.space, flops_buckets(sn, n, space), random.Random(seed)
     return [_fill(sn, space, buckets, i, per, rng) for i in range(n)]
 
-# %% ../../nbs/use/40_evaluate.ipynb #38709bf5
+# %% ../../nbs/use/40_evaluate.ipynb #7639ec32
 def best_of_buckets(
     table:pd.DataFrame, # As `evaluate_subnets` gives it
     buckets:list, # As `flops_buckets` gives them
@@ -143,13 +155,13 @@ def best_of_buckets(
     lower:bool=None, # Is less of the metric better? Default: by its name (loss, error, mse, ...)
 ) -> pd.DataFrame: # A row per bucket, numbered from 1; nan where a bucket is empty
     "The best row of every bucket; of equally good ones, the cheapest"
-    m, lower, t = _ranked(table, cost, metric, lower)
-    t = t.sort_values([m, cost], ascending=[lower, True], kind='stable')
-    at = [_bucket(c, buckets) for c in t[cost]]
-    t = t.assign(bucket=[None if i is None else i+1 for i in at]).dropna(subset='bucket')
+    metric, lower, t = _ranked(table, cost, metric, lower)
+    t = t.sort_values([metric, cost], ascending=[lower, True], kind='stable')
+    places = [_bucket(c, buckets) for c in t[cost]]
+    t = t.assign(bucket=[None if i is None else i+1 for i in places]).dropna(subset='bucket')
     return t.drop_duplicates('bucket').set_index('bucket').reindex(range(1, len(buckets)+1))
 
-# %% ../../nbs/use/40_evaluate.ipynb #6dc902c1
+# %% ../../nbs/use/40_evaluate.ipynb #f96632a7
 def mean_pareto_accuracy(
     table:pd.DataFrame, # As `evaluate_subnets` gives it, a network that costs `lo` or less included
     lo:float, # Lowest budget; of a supernet `sn.macs(sn.space.min)`
@@ -164,33 +176,49 @@ def mean_pareto_accuracy(
     front = pareto(table, cost, by or metric, lower)
     if not lo<hi: raise ValueError(f'lo, hi: the lowest budget has to be below the highest, got {lo:,} and {hi:,}')
     first = front[cost].min()
-    if not first<=lo: raise ValueError(f'lo: no network of the table is within a budget of {lo:,}, the cheapest costs {first:,}; evaluate the smallest subnet, too')
+    if not first<=lo:
+        raise ValueError(f'lo: no network of the table is within a budget of {lo:,}, the cheapest costs {first:,}; '
+                         'evaluate the smallest subnet, too')
     budgets = np.clip(np.array([*front[cost], hi], dtype=float), lo, hi)
     return float((np.diff(budgets)*front[metric].to_numpy(float)).sum()/(hi-lo))
 
-# %% ../../nbs/use/40_evaluate.ipynb #5cc9636a
+# %% ../../nbs/use/40_evaluate.ipynb #aebcfe72
 @dataclass(frozen=True, eq=False)
 class SupernetScore:
     "What a supernet is worth: chosen on validation, reported on test"
     metric:str # Name of the metric
-    chosen:pd.DataFrame # Smallest subnet, best of each bucket, largest; nan where a bucket is empty. Columns: subnet, macs, params, valid, test
+    chosen:pd.DataFrame # Smallest subnet, best of each bucket (or nan), largest: subnet, macs, params, valid, test
     front:pd.DataFrame # The Pareto front on validation, same columns
-    mean:float # `mean_pareto_accuracy` on test of the networks that validation chooses, over the MACs from smallest to largest
+    mean:float # `mean_pareto_accuracy` on test of what validation chooses, over the MACs from smallest to largest
 
-    def __repr__(self): return f'{self.chosen.drop(columns="subnet")}\nmean Pareto {self.metric} on test: {self.mean:.4f}'
+    def __repr__(self):
+        return f'{self.chosen.drop(columns="subnet")}\nmean Pareto {self.metric} on test: {self.mean:.4f}'
 
-# %% ../../nbs/use/40_evaluate.ipynb #dc083731
+# %% ../../nbs/use/40_evaluate.ipynb #4b09791d
 def _choose(sn, table, n, lower):
     "The Pareto front of `table`, and its smallest subnet, best of `n` buckets and largest, by its column valid"
+    def end(subnet, name): return table[[s==subnet for s in table.subnet]].set_axis([name])
     best = best_of_buckets(table, flops_buckets(sn, n), metric='valid', lower=lower)
-    small, large = (table[[s==end for s in table.subnet]] for end in (sn.space.min, sn.space.max))
-    return pareto(table, metric='valid', lower=lower), pd.concat([small.set_axis(['smallest']), best, large.set_axis(['largest'])])
+    chosen = pd.concat([end(sn.space.min, 'smallest'), best, end(sn.space.max, 'largest')])
+    return pareto(table, metric='valid', lower=lower), chosen
 
-# %% ../../nbs/use/40_evaluate.ipynb #bc49b9ed
+# %% ../../nbs/use/40_evaluate.ipynb #d1fd9d99
+def _check_test(learn, test):
+    "`ValueError` unless `test` is a loader of other data than the learner's own"
+    if test is None:
+        raise ValueError('test: None is not possible, subnets are chosen on the validation data already; '
+                         'give a loader of other data, such as `learn.dls.test_dl(items, with_labels=True)`')
+    def data(dl): return getattr(dl, 'dataset', dl)
+    for k in ('train','valid'):
+        if data(test) is data(getattr(learn.dls, k)):
+            raise ValueError(f'test: this is the {k} data of the learner; what is chosen there cannot be reported '
+                             'there. Give a loader of other data')
+
+# %% ../../nbs/use/40_evaluate.ipynb #73e99348
 def score_supernet(
     learn:Learner, # With a supernet; chooses on its validation loader
     test, # Loader of the pictures that the chosen are reported on
-    subnets=None, # What there is to choose from, beside the smallest and the largest; default: `sample_buckets(sn, per, n, seed)`
+    subnets=None, # To choose from, beside smallest and largest; default: `sample_buckets(sn, per, n, seed)`
     per:int=8, # Subnets in each bucket
     n:int=6, # Buckets
     seed:int=0, # Of the subnets
@@ -198,23 +226,22 @@ def score_supernet(
     lower:bool=None, # Is less of it better? Default: by its name (loss, error, mse, ...)
     calibrate:int=2000, # Training samples for the batch norm statistics of each subnet; 0: keep what there is
 ) -> SupernetScore:
-    "Choose subnets on validation and report them on `test`: smallest, best of each bucket, largest, mean Pareto accuracy. `ValueError` where `test` is the train or validation data"
-    sn, ms, data = supernet_of(learn), _metrics(learn, metric), lambda dl: getattr(dl, 'dataset', dl)
+    "Choose subnets on validation, report them on `test`: smallest, best of each bucket, largest, mean Pareto accuracy"
+    sn, ms = supernet_of(learn), _metrics(learn, metric)
     if len(ms)>1: raise ValueError(f'metric: one that subnets are chosen by, got {len(ms)}')
-    if test is None: raise ValueError('test: None is not possible, subnets are chosen on the validation data already; give a loader of other data, such as `learn.dls.test_dl(items, with_labels=True)`')
-    for k in ('train','valid'):
-        if data(test) is data(getattr(learn.dls, k)): raise ValueError(f'test: this is the {k} data of the learner; what is chosen there cannot be reported there. Give a loader of other data')
+    _check_test(learn, test)
     if subnets is None: subnets = sum(sample_buckets(sn, per, n, seed), [])
-    lo, hi = sn.space.min, sn.space.max
-    table = evaluate_subnets(learn, [lo, hi, *subnets], ms, calibrate=calibrate)
+    smallest, largest = sn.space.min, sn.space.max
+    table = evaluate_subnets(learn, [smallest, largest, *subnets], ms, calibrate=calibrate)
     name, lower, _ = _ranked(table, 'macs', None, lower)
     tables = _choose(sn, table.rename(columns={name:'valid'}), n, lower)
     chosen = evaluate_subnets(learn, pd.concat([t.subnet for t in tables]).dropna(), ms, test, calibrate)
     tested = dict(zip(chosen.subnet, chosen[name]))
     front, best = (t.assign(test=[tested.get(s, math.nan) for s in t.subnet]) for t in tables)
-    return SupernetScore(name, best, front, mean_pareto_accuracy(front, sn.macs(lo), sn.macs(hi), metric='test', by='valid', lower=lower))
+    mean = mean_pareto_accuracy(front, sn.macs(smallest), sn.macs(largest), metric='test', by='valid', lower=lower)
+    return SupernetScore(name, best, front, mean)
 
-# %% ../../nbs/use/40_evaluate.ipynb #e2a5952f
+# %% ../../nbs/use/40_evaluate.ipynb #a51aa6cc
 def plot_pareto(
     tables, # A table as `evaluate_subnets` gives it, or {label: table}
     cost:str='macs', # Column of the cost
@@ -225,15 +252,16 @@ def plot_pareto(
 ): # The axes
     "The best network within each budget, and the others as faint dots"
     if isinstance(tables, pd.DataFrame): tables = {'':tables}
-    if ax is None: ax = plt.subplots(figsize=(6,3), dpi=80)[1]
+    if ax is None: ax = plt.subplots(figsize=(6,3))[1]
     unit, name = {'macs':(1e6,'million MACs'), 'params':(1e6,'million parameters')}.get(cost, (1,cost))
     end = max(t[cost].max() for t in tables.values())/unit
     for label,t in tables.items():
-        m = _ranked(t, cost, metric, lower)[0]
-        f = pareto(t, cost, by or m, lower)
-        line, = ax.step([*f[cost]/unit, end], [*f[m], *f[m][-1:]], where='post', lw=1.5, label=label)
-        ax.plot(f[cost]/unit, f[m], 'o', ms=4, color=line.get_color())
-        ax.plot(t[cost]/unit, t[m], '.', ms=4, alpha=.35, color=line.get_color())
-    ax.set(xlabel=name, ylabel=m)
+        shown = _ranked(t, cost, metric, lower)[0]
+        front = pareto(t, cost, by or shown, lower)
+        steps = [*front[cost]/unit, end], [*front[shown], *front[shown][-1:]]
+        line, = ax.step(*steps, where='post', lw=1.5, label=label)
+        ax.plot(front[cost]/unit, front[shown], 'o', ms=4, color=line.get_color())
+        ax.plot(t[cost]/unit, t[shown], '.', ms=4, alpha=.35, color=line.get_color())
+    ax.set(xlabel=name, ylabel=shown)
     if any(tables): ax.legend(frameon=False, fontsize=8)
     return ax

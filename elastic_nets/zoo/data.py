@@ -59,7 +59,7 @@ class MemoryData:
         for m in y: m.codes = self.vocab
         return (x, *[m if m.ndim else Category(self.vocab[int(m)]) for m in y])
 
-# %% ../../nbs/zoo/62_data.ipynb #01fb23a0
+# %% ../../nbs/zoo/62_data.ipynb #7508470f
 class MemoryDL(TfmdDL):
     "Loader of a `MemoryData`: a batch is one index operation"
     def create_batches(self, samps):
@@ -71,10 +71,12 @@ class MemoryDL(TfmdDL):
 
     def _data(self, items):
         "`MemoryData` of other pictures, or of (picture, target) pairs"
-        x,*y = [torch.stack([torch.as_tensor(o) for o in os]) for os in zip(*[o if isinstance(o, tuple) else (o,) for o in items])]
+        samples = [o if isinstance(o, tuple) else (o,) for o in items]
+        x,*y = [torch.stack([torch.as_tensor(o) for o in os]) for os in zip(*samples)]
         c = self.dataset.x.shape[1]
         if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] != c:
-            raise ValueError(f'pictures must be uint8 of shape ({c}, height, width), got {x.dtype} of shape {tuple(x.shape[1:])}')
+            raise ValueError(f'pictures must be uint8 of shape ({c}, height, width), '
+                             f'got {x.dtype} of shape {tuple(x.shape[1:])}')
         return MemoryData(x, y[0] if y else None, self.dataset.vocab, split_idx=1)
 
 # %% ../../nbs/zoo/62_data.ipynb #67430afa
@@ -142,7 +144,7 @@ def digits_dls(
     splits = _balanced_order(y, seed).tensor_split([int(.6*len(y)), int(.8*len(y))])
     return _memory_dls(x.round().byte().expand(-1,n_in,-1,-1), y, range(10), splits, bs, seed, device=device)
 
-# %% ../../nbs/zoo/62_data.ipynb #2d8f1206
+# %% ../../nbs/zoo/62_data.ipynb #9884e1e2
 def _draw_shapes(
     n:int, # Pictures
     size:int, # Side in pixels
@@ -157,8 +159,10 @@ def _draw_shapes(
         cls,r = torch.randint(1, 4, (n,1,1), generator=g),rand(1,1, lo=.1, hi=.25)
         dx,dy = (at - rand(1,1, lo=.15, hi=.85))/r,(at[:,None] - rand(1,1, lo=.15, hi=.85))/r
         square = torch.maximum(dx.abs(), dy.abs()) < .85
+        disc = dx**2 + dy**2 < 1
         triangle = (dy < .8) & (dx.abs() < (dy+1)*.6)
-        inside = torch.where(cls==1, square, torch.where(cls==2, dx**2 + dy**2 < 1, triangle)) & (rand(1,1) < (.7 if i else 2))
+        drawn = rand(1,1) < (.7 if i else 2) # the first shape always
+        inside = torch.where(cls==1, square, torch.where(cls==2, disc, triangle)) & drawn
         mask = torch.where(inside, cls, mask).byte()
         img = torch.where(inside[:,None], rand(3,1,1, lo=110, hi=230), img)
     return (img + rand(3,size,size, lo=-25, hi=25)).clamp(0, 255).byte(),mask
@@ -181,15 +185,17 @@ def _fold(i, n):
     "Indices `i` folded into 0..n-1 by reflection at the first and last pixel"
     return (n-1) - ((n-1) - i.abs()).abs()
 
-# %% ../../nbs/zoo/62_data.ipynb #0e10e3c1
+# %% ../../nbs/zoo/62_data.ipynb #a2c59adc
 class CropFlip(Transform):
-    "Shift each picture of a batch by up to `pad` pixels, reflecting at the border, and flip half of them; while training only"
+    "While training, shift each picture by up to `pad` pixels, reflected at the border, and flip half of them"
     split_idx,order = 0,5
     def __init__(self, pad:int=4): self.pad = pad
     def encodes(self, x:TensorImage):
         n,c,h,w = x.shape
         at = dict(device=x.device)
-        def places(size): return _fold(torch.arange(size, **at) + torch.randint(-self.pad, self.pad+1, (n,1), **at), size)
+        def places(size):
+            shifts = torch.randint(-self.pad, self.pad+1, (n,1), **at)
+            return _fold(torch.arange(size, **at) + shifts, size)
         rows,cols = places(h),places(w)
         cols = torch.where(torch.rand(n, 1, **at) < .5, cols, cols.flip(1))
         n,c = torch.arange(n, **at),torch.arange(c, **at)
@@ -206,7 +212,7 @@ def _pictures(
     if not res: raise ValueError(f'{folder} has no class folders with pictures: {expected}')
     return res
 
-# %% ../../nbs/zoo/62_data.ipynb #bf43930d
+# %% ../../nbs/zoo/62_data.ipynb #9bac2e61
 def _labels(
     files:list, # Paths of pictures
     vocab:list, # Names of the classes
@@ -214,7 +220,8 @@ def _labels(
     "Class number of each picture, from the name of its folder"
     o2i = {o:i for i,o in enumerate(vocab)}
     for f in files:
-        if f.parent.name not in o2i: raise ValueError(f'{f.parent} is no class of the training pictures: {", ".join(vocab)}')
+        if f.parent.name not in o2i:
+            raise ValueError(f'{f.parent} is no class of the training pictures: {", ".join(vocab)}')
     return torch.tensor([o2i[f.parent.name] for f in files])
 
 # %% ../../nbs/zoo/62_data.ipynb #815f8c59
@@ -246,13 +253,15 @@ def _cached(
     finally: tmp.unlink(missing_ok=True)
     return res
 
-# %% ../../nbs/zoo/62_data.ipynb #4e81805b
+# %% ../../nbs/zoo/62_data.ipynb #02131899
 def _read_cifar(
     path:Path, # Holds train/CLASS/NAME and test/CLASS/NAME
 ) -> dict: # x, y and vocab of all pictures, n_train of them for training
     "All pictures of a CIFAR folder, training first"
     train,test = [_pictures(path/s) for s in ('train','test')]
-    def stat(f): s = f.stat(); return f'{f.relative_to(path)} {s.st_size} {s.st_mtime_ns}'
+    def stat(f):
+        s = f.stat()
+        return f'{f.relative_to(path)} {s.st_size} {s.st_mtime_ns}'
     def make():
         vocab = sorted({f.parent.name for f in train})
         y = _labels(train+test, vocab)
@@ -273,14 +282,14 @@ def _cifar_path(
         f'{Path(os.getenv("FASTAI_HOME", "~/.fastai"))}/data/{name}/train/CLASS/NAME.png and .../test/CLASS/NAME.png, '
         'or give their folder as `path`') from e
 
-# %% ../../nbs/zoo/62_data.ipynb #440b18b3
+# %% ../../nbs/zoo/62_data.ipynb #c7569022
 def cifar_dls(
     n:int=10, # Classes: 10 or 100
     bs:int=128, # Batch size
     n_train:int=None, # Training pictures, for short experiments; default: all that are not for validation
     valid_pct:float=.1, # Share of the training folder set aside for validation
     seed:int=42, # Of the splits and the order of training
-    path:Path=None, # Folder with train/CLASS/NAME and test/CLASS/NAME; default: fastai's, downloaded where it is not there
+    path:Path=None, # Folder with train/CLASS/NAME and test/CLASS/NAME; default: fastai's, downloaded if need be
     device=None, # Default: fastai's
 ) -> SplitLoaders: # Test is CIFAR's own
     "CIFAR-10 or CIFAR-100 in memory; training pictures are shifted by up to 4 pixels and flipped"
@@ -294,9 +303,16 @@ def cifar_dls(
     n_train = len(train) if n_train is None else n_train
     if not 0 < n_train <= len(train): raise ValueError(f'n_train must be from 1 to {len(train)}, got {n_train}')
     stats = cifar_stats if n==10 else ([.507,.487,.441], [.267,.256,.276])
-    return _memory_dls(x, y, vocab, [train[:n_train], valid, torch.arange(n_all, len(y))], bs, seed, stats, [CropFlip()], device)
+    splits = [train[:n_train], valid, torch.arange(n_all, len(y))]
+    return _memory_dls(x, y, vocab, splits, bs, seed, stats, [CropFlip()], device)
 
-# %% ../../nbs/zoo/62_data.ipynb #6d2a3499
+# %% ../../nbs/zoo/62_data.ipynb #e56dc04f
+def _in_order(*splits):
+    "A splitter of fastai for the items of `splits`, one after the other"
+    ends = np.cumsum([0, *map(len, splits)])
+    return lambda items: [list(range(a, b)) for a,b in zip(ends, ends[1:])]
+
+# %% ../../nbs/zoo/62_data.ipynb #40533025
 def imagefolder_dls(
     path:Path, # Holds train/CLASS/NAME and so on
     size:int=224, # Side of the pictures a network sees, in pixels
@@ -315,23 +331,26 @@ def imagefolder_dls(
     halves = _balanced_order(_labels(val, vocab), seed).tensor_split(2)
     val,held = (val,_pictures(path/test)) if test else [[val[i] for i in sorted(h.tolist())] for h in halves]
     _labels(held, vocab)
-    ends = np.cumsum([0, len(train), len(val), len(held)])
-    block = DataBlock((ImageBlock, CategoryBlock(vocab=vocab)), get_y=parent_label,
-        splitter=lambda items: [list(range(a, b)) for a,b in zip(ends, ends[1:])],
-        item_tfms=[RandomResizedCrop(size, split_idx=0), Resize(size), FlipItem()], batch_tfms=Normalize.from_stats(*imagenet_stats, cuda=False))
+    block = DataBlock((ImageBlock, CategoryBlock(vocab=vocab)),
+        get_y=parent_label, splitter=_in_order(train, val, held),
+        item_tfms=[RandomResizedCrop(size, split_idx=0), Resize(size), FlipItem()],
+        batch_tfms=Normalize.from_stats(*imagenet_stats, cuda=False))
     with no_random(seed, reproducible=False):
         dls = block.dataloaders(train+val+held, bs=bs, num_workers=num_workers, device=device or default_device())
     return SplitLoaders(*dls.loaders, device=dls.device)
 
-# %% ../../nbs/zoo/62_data.ipynb #9c05aed4
+# %% ../../nbs/zoo/62_data.ipynb #46824337
 def _cityscapes_files(
     path:Path, # Holds leftImg8bit and gtFine
     split:str, # Cityscapes' train or val
 ) -> list: # Sorted paths; every picture has its label ids
     "Pictures of a split of Cityscapes"
-    def fail(why, e=None): raise FileNotFoundError(
-        f'no Cityscapes in {path}: {why}. Expected {path}/leftImg8bit/{split}/CITY/NAME_leftImg8bit.png and {path}/gtFine/{split}/CITY/NAME_gtFine_labelIds.png, '
-        'or leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip there, for which one registers at https://www.cityscapes-dataset.com') from e
+    def fail(why, e=None):
+        raise FileNotFoundError(
+            f'no Cityscapes in {path}: {why}. Expected {path}/leftImg8bit/{split}/CITY/NAME_leftImg8bit.png and '
+            f'{path}/gtFine/{split}/CITY/NAME_gtFine_labelIds.png, or leftImg8bit_trainvaltest.zip and '
+            'gtFine_trainvaltest.zip there, for which one registers at https://www.cityscapes-dataset.com') from e
+
     try: ds = Cityscapes(path, split, target_type='semantic')
     except (RuntimeError, OSError) as e: fail(f'its folders of {split} are missing or cannot be read', e)
     if not len(ds): fail(f'no pictures for {split}')
@@ -355,9 +374,9 @@ class TrainIds(Transform):
         self.vocab,self.c = [c.name for c in classes],len(classes)
     def encodes(self, f:Path): return PILMask.create(self.ids[np.asarray(Image.open(f))])
 
-# %% ../../nbs/zoo/62_data.ipynb #fb2b7c9e
+# %% ../../nbs/zoo/62_data.ipynb #0d0b7cf8
 class MeanIoU(Metric):
-    "Mean over classes of intersection over union, in [0, 1]; classes that occur neither in masks nor in predictions do not count"
+    "Mean over classes of intersection over union, in [0, 1]; a class in neither masks nor predictions does not count"
     def __init__(self,
         ignore_index:int=255, # Mask value of the pixels left out
         axis:int=1, # Of the classes in the predictions
@@ -377,31 +396,35 @@ class MeanIoU(Metric):
         any_ = self.counts.sum(0) + self.counts.sum(1) - hit
         return (hit[any_>0]/any_[any_>0]).mean().item()
 
-# %% ../../nbs/zoo/62_data.ipynb #39d3410f
+# %% ../../nbs/zoo/62_data.ipynb #7ed979e5
 def cityscapes_dls(
     path:Path, # Holds leftImg8bit and gtFine; https://www.cityscapes-dataset.com
     size:int=768, # Side of the training crops in pixels, at most 1024; other pictures are whole, 1024x2048
     bs:int=16, # Batch size for training; otherwise `bs//4`, since pictures are larger
-    valid:tuple=('jena','ulm','zurich'), # Training cities to validate on, 336 pictures; `()` as in papers: all train, and `valid` is `test`
+    valid:tuple=('jena','ulm','zurich'), # Training cities to validate on; `()` as papers: all train, `valid` is `test`
     seed:int=42, # Of the order of training
     num_workers:int=None, # Processes that read pictures; default: fastai's
     device=None, # Default: fastai's
 ) -> SplitLoaders: # Test is Cityscapes' val
-    "Cityscapes' street scenes and masks of 19 classes, 255 where the loss ignores them; random crops, colours and flips for training"
+    "Cityscapes' street scenes and masks of 19 classes; random crops, colours and flips for training"
     path,valid = Path(path),tuple([valid] if isinstance(valid, str) else valid)
     files,test = [_cityscapes_files(path, s) for s in ('train','val')]
     cities = sorted({f.parent.name for f in files})
-    if bad := set(valid)-set(cities): raise ValueError(f'valid must be training cities ({", ".join(cities)}), got {", ".join(sorted(bad))}')
-    train,held = [f for f in files if f.parent.name not in valid],[f for f in files if f.parent.name in valid] or test
+    if bad := set(valid)-set(cities):
+        raise ValueError(f'valid must be training cities ({", ".join(cities)}), got {", ".join(sorted(bad))}')
+    train = [f for f in files if f.parent.name not in valid]
+    held = [f for f in files if f.parent.name in valid] or test
     _check_bs(bs, len(train))
     with Image.open(train[0]) as im: most = min(im.size)
-    if not 0 < size <= most: raise ValueError(f'size must be from 1 to {most}, the shorter side of the pictures, got {size}')
-    ends = np.cumsum([0, len(train), len(held), len(test)])
+    if not 0 < size <= most:
+        raise ValueError(f'size must be from 1 to {most}, the shorter side of the pictures, got {size}')
     ids = TrainIds()
     masks = TransformBlock(ids, AddMaskCodes(ids.vocab), IntToFloatTensor())
-    block = DataBlock((ImageBlock, masks), get_y=_label_ids, splitter=lambda items: [list(range(a, b)) for a,b in zip(ends, ends[1:])],
+    colours = setup_aug_tfms([o(.4) for o in (Brightness, Contrast, Saturation)])
+    block = DataBlock((ImageBlock, masks), get_y=_label_ids, splitter=_in_order(train, held, test),
         item_tfms=[RandomCrop(size, split_idx=0), FlipItem()],
-        batch_tfms=setup_aug_tfms([o(.4) for o in (Brightness, Contrast, Saturation)]) + [Normalize.from_stats(*imagenet_stats, cuda=False)])
+        batch_tfms=colours + [Normalize.from_stats(*imagenet_stats, cuda=False)])
     with no_random(seed, reproducible=False):
-        dls = block.dataloaders(train+held+test, bs=bs, val_bs=max(1, bs//4), num_workers=num_workers, device=device or default_device())
+        dls = block.dataloaders(train+held+test, bs=bs, val_bs=max(1, bs//4), num_workers=num_workers,
+                                device=device or default_device())
     return SplitLoaders(*dls.loaders, device=dls.device)

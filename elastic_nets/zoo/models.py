@@ -46,9 +46,9 @@ def cnn(
     return init_he(nn.Sequential(OrderedDict(
         stem=stem, **{f'layer{i}':s for i,s in enumerate(stages, 1)}, head=head)))
 
-# %% ../../nbs/zoo/60_models.ipynb #3e066047
+# %% ../../nbs/zoo/60_models.ipynb #f85dbddf
 class BasicBlock(nn.Module):
-    "relu(x + conv(relu(conv(x)))): the residual block of He et al. 2016; where shapes differ, x goes through a 1x1 convolution"
+    "relu(x + conv(relu(conv(x)))) (He et al. 2016); where shapes differ, x goes through a 1x1 convolution"
     def __init__(self,
         ni:int, # Input channels
         nf:int, # Output channels
@@ -102,9 +102,9 @@ def round8(c:float) -> int:
     r = max(8, int(c+4)//8*8)
     return r if r >= .9*c else r+8
 
-# %% ../../nbs/zoo/60_models.ipynb #c73c9079
+# %% ../../nbs/zoo/60_models.ipynb #16732d6d
 class InvertedResidual(nn.Module):
-    "Expand by 1x1, filter depthwise, project by 1x1 without activation; adds its input where shapes allow (Sandler et al. 2018)"
+    "Expand by 1x1, filter depthwise, project by 1x1; adds its input where shapes allow (Sandler et al. 2018)"
     def __init__(self,
         ni:int, # Input channels
         nf:int, # Output channels
@@ -129,14 +129,15 @@ class InvertedResidual(nn.Module):
 _mobilenet_v1 = (64,1,1), (128,2,1), (256,2,2), (512,6,2), (1024,2,2)
 _mobilenet_v2 = (1,16,1,1), (6,24,2,1), (6,32,3,2), (6,64,4,2), (6,96,3,1), (6,160,3,2), (6,320,1,1)
 
-# %% ../../nbs/zoo/60_models.ipynb #11e5e967
+# %% ../../nbs/zoo/60_models.ipynb #f201d08c
 def _separable(
     ni:int, # Input channels
     nf:int, # Output channels
     stride:int=1, # Of the depthwise convolution
 ) -> nn.Sequential:
     "Depthwise, then pointwise convolution (Howard et al. 2017)"
-    return nn.Sequential(OrderedDict(depthwise=conv_bn(ni, ni, stride=stride, groups=ni), pointwise=conv_bn(ni, nf, k=1)))
+    depthwise = conv_bn(ni, ni, stride=stride, groups=ni)
+    return nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=conv_bn(ni, nf, k=1)))
 
 # %% ../../nbs/zoo/60_models.ipynb #d916f223
 def make_stages(
@@ -152,7 +153,7 @@ def make_stages(
         ni = nf
     return res
 
-# %% ../../nbs/zoo/60_models.ipynb #b3ce8204
+# %% ../../nbs/zoo/60_models.ipynb #d01552ca
 def mobilenet_cifar(
     version:int=1, # 1 or 2
     n_classes:int=10, # Outputs
@@ -168,9 +169,10 @@ def mobilenet_cifar(
     rows = [(round8(c*width),n,s) for _,c,n,s in _mobilenet_v2]
     stages = make_stages(InvertedResidual, stem, rows, [dict(expand=e) for e,*_ in _mobilenet_v2])
     last = round8(1280*max(1., width))
-    return cnn(conv_bn(n_in, stem, act=nn.ReLU6), [*stages, conv_bn(rows[-1][0], last, k=1, act=nn.ReLU6)], last, n_classes)
+    first = conv_bn(n_in, stem, act=nn.ReLU6)
+    return cnn(first, [*stages, conv_bn(rows[-1][0], last, k=1, act=nn.ReLU6)], last, n_classes)
 
-# %% ../../nbs/zoo/60_models.ipynb #c582060f
+# %% ../../nbs/zoo/60_models.ipynb #c2994d8c
 class Attention(nn.Module):
     "Multi-head self-attention whose inner width `heads * head_dim` does not depend on `dim`"
     def __init__(self,
@@ -184,7 +186,8 @@ class Attention(nn.Module):
         self.proj = nn.Linear(heads*head_dim, dim)
 
     def forward(self, x): # (batch, tokens, dim)
-        q,k,v = [l(x).unflatten(-1, (-1,self.head_dim)).transpose(1,2) for l in (self.q, self.k, self.v)] # as many heads as there are
+        def heads(layer): return layer(x).unflatten(-1, (-1,self.head_dim)).transpose(1,2) # as many as there are
+        q,k,v = heads(self.q),heads(self.k),heads(self.v)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1,2).flatten(2))
 
 # %% ../../nbs/zoo/60_models.ipynb #9acd8846
@@ -267,9 +270,9 @@ def _dilate(
         elif halved and c.kernel_size==(3,3): c.dilation = c.padding = (2,2)
     return stage
 
-# %% ../../nbs/zoo/60_models.ipynb #0ba2d389
+# %% ../../nbs/zoo/60_models.ipynb #a55558f5
 class Decoder(nn.Module):
-    "Coarse features beside reduced fine ones, mixed by two 3x3 convolutions, at the size of the fine ones (Chen et al. 2018, section 3.2)"
+    "Coarse features beside reduced fine ones, mixed by two 3x3 convolutions (Chen et al. 2018, section 3.2)"
     def __init__(self,
         n_low:int, # Channels of the fine, low-level features
         nf:int, # Channels of the coarse features, and of the result
@@ -282,16 +285,17 @@ class Decoder(nn.Module):
         x = F.interpolate(x, low.shape[-2:], mode='bilinear')
         return self.convs(cat([x, self.reduce(low)], 1))
 
-# %% ../../nbs/zoo/60_models.ipynb #332b114e
+# %% ../../nbs/zoo/60_models.ipynb #4dd9e3c9
 class DeepLabV3Plus(nn.Module):
-    "DeepLabV3+ on a backbone of stages `layer1` to `layer4`; pictures (batch, 3, height, width) to logits (batch, n_classes, height, width)"
+    "DeepLabV3+ on a backbone of stages `layer1` to `layer4`: from pictures to logits of the same height and width"
     def __init__(self,
         backbone:nn.Sequential, # Its children are called in order, and `layer1` gives the low-level features
         n_classes:int, # Outputs
         width:int, # Channels of ASPP and decoder
     ):
         super().__init__()
-        n_low,n_out = [[m for m in s.modules() if isinstance(m, nn.Conv2d)][-1].out_channels for s in (backbone.layer1, backbone.layer4)]
+        def channels(stage): return [m for m in stage.modules() if isinstance(m, nn.Conv2d)][-1].out_channels
+        n_low,n_out = channels(backbone.layer1),channels(backbone.layer4)
         self.backbone = backbone
         self.aspp,self.decoder = init_he(ASPP(n_out, (6,12,18), width)),init_he(Decoder(n_low, width))
         self.head = nn.Conv2d(width, n_classes, 1)
@@ -303,20 +307,22 @@ class DeepLabV3Plus(nn.Module):
             if name=='layer1': low = x
         return F.interpolate(self.head(self.decoder(self.aspp(x), low)), size, mode='bilinear')
 
-# %% ../../nbs/zoo/60_models.ipynb #ed0a4e9d
+# %% ../../nbs/zoo/60_models.ipynb #79f09c7d
 def deeplabv3plus(
-    backbone='resnet50', # torchvision's name of a ResNet, or a `torchvision.models.ResNet`, whose layers are then used, not copied
+    backbone='resnet50', # torchvision's name of a ResNet, or a `ResNet` of it, whose layers are used and not copied
     n_classes:int=21, # Outputs
     weights=None, # Of a backbone given by name, as torchvision takes them: 'DEFAULT', 'IMAGENET1K_V1', ...
     width:int=256, # Channels of ASPP and decoder
 ) -> DeepLabV3Plus: # Trains on batches of at least 2 pictures: ASPP normalises averages of whole pictures
-    "DeepLabV3+ (Chen et al. 2018) at output stride 16, with rates 6, 12 and 18; weights are drawn where `weights` gives none"
+    "DeepLabV3+ (Chen et al. 2018) at output stride 16, with rates 6, 12 and 18; without `weights` they are drawn"
     names = list_models(include='resnet*')
+    allowed = f'backbone must be one of {names} or a torchvision ResNet'
     if isinstance(backbone, str):
-        if backbone not in names: raise ValueError(f'backbone must be one of {names} or a torchvision ResNet, got {backbone!r}')
+        if backbone not in names: raise ValueError(f'{allowed}, got {backbone!r}')
         backbone = get_model(backbone, weights=weights)
-    elif weights is not None: raise ValueError('weights are for a backbone given by name: load them into the ResNet before')
-    if not isinstance(backbone, ResNet): raise TypeError(f'backbone must be one of {names} or a torchvision ResNet, got {type(backbone).__name__}')
+    elif weights is not None:
+        raise ValueError('weights are for a backbone given by name: load them into the ResNet before')
+    if not isinstance(backbone, ResNet): raise TypeError(f'{allowed}, got {type(backbone).__name__}')
     body = nn.Sequential(OrderedDict((n,m) for n,m in backbone.named_children() if n not in ('avgpool','fc')))
     _dilate(body.layer4)
     return DeepLabV3Plus(body, n_classes, width)

@@ -5,29 +5,32 @@
 # %% auto #0
 __all__ = ['ofa_mobilenetv3', 'ofa_proxyless', 'ofa_resnet50', 'compofa_space']
 
-# %% ../../nbs/zoo/61_spaces.ipynb #4e0ffc03
+# %% ../../nbs/zoo/61_spaces.ipynb #74109ab6
 from collections import OrderedDict
 from dataclasses import replace
+from itertools import chain
 from torch import nn
 from ..subnets.subnet import Space
 from .models import InvertedResidual, cnn, conv_bn, init_he, make_stages, round8
 
-# %% ../../nbs/zoo/61_spaces.ipynb #2c86ca0c
+# %% ../../nbs/zoo/61_spaces.ipynb #740c6d64
 def _block_choices(
     name:str, # Of the block
     block:InvertedResidual, # With its largest kernel and expand ratio
     expands:tuple, # Middle channels in multiples of the input's, ascending
     kernels:tuple, # Kernel sizes, ascending
-) -> tuple: # {(kind, name): values} and {(kind, name): what it depends on}, as `Space.given` has it
+) -> tuple: # {(dimension, name): values} and {(dimension, name): what it depends on}, as `Space.given` has it
     "The choices inside of one block"
-    mid,se = ('width',f'{name}.convs.expand.conv'),('width',f'{name}.convs.se.fc1')
-    res = {mid: tuple(round8(block.convs.expand.conv.in_channels*e) for e in expands)}
-    if len(kernels)>1: res['kernel',f'{name}.convs.depthwise.conv'] = kernels
-    gates = {w:(round8(w/4),) for w in res[mid]} if hasattr(block.convs, 'se') else {}
-    if len(vs := sorted({*gates.values()}))<2: return res,{}
-    return {**res, se:tuple(v for v, in vs)},{se:(mid,gates)}
+    middle,gate = ('width',f'{name}.convs.expand.conv'),('width',f'{name}.convs.se.fc1')
+    choices = {middle: tuple(round8(block.convs.expand.conv.in_channels*e) for e in expands)}
+    if len(kernels)>1: choices['kernel',f'{name}.convs.depthwise.conv'] = kernels
+    if not hasattr(block.convs, 'se'): return choices,{}
+    gate_of = {width:(round8(width/4),) for width in choices[middle]} # the one width of the gate for each middle width
+    gates = tuple(sorted({w for w, in gate_of.values()}))
+    if len(gates)<2: return choices,{} # always the same
+    return {**choices, gate:gates},{gate:(middle,gate_of)}
 
-# %% ../../nbs/zoo/61_spaces.ipynb #99afbf96
+# %% ../../nbs/zoo/61_spaces.ipynb #e3cb4622
 def _mobile_space(
     model:nn.Module, # Largest network; its first stage is not elastic
     kernels:list, # Kernel sizes of `layer2`, `layer3`, ...
@@ -35,30 +38,35 @@ def _mobile_space(
     expands:tuple=(3,4,6), # Middle channels in multiples of the input's
 ) -> Space:
     "All the networks inside `model`"
-    got,depth,inside,given = {},{},{},{}
-    for s,ks in enumerate(kernels, 2):
-        blocks = model.get_submodule(f'layer{s}')
-        if len(blocks)>1: depth[f'layer{s}'] = tuple(range(1, len(blocks)))
-        for i,b in enumerate(blocks):
-            new,dep = _block_choices(f'layer{s}.{i}', b, expands, ks)
-            got.update(new); given.update(dep)
-            if i: inside.update(dict.fromkeys(new, (f'layer{s}',i-1)))
-    width,kernel = [{n:v for (k,n),v in got.items() if k==kind} for kind in ('width','kernel')]
+    choices,depth,inside,given = {},{},{},{}
+    for i,sizes in enumerate(kernels, 2):
+        stage = f'layer{i}'
+        blocks = model.get_submodule(stage)
+        if len(blocks)>1: depth[stage] = tuple(range(1, len(blocks)))
+        for position,block in enumerate(blocks):
+            of_block,follows = _block_choices(f'{stage}.{position}', block, expands, sizes)
+            choices.update(of_block)
+            given.update(follows)
+            if position: inside.update(dict.fromkeys(of_block, (stage,position-1)))
+    width,kernel = [{name:v for (dim,name),v in choices.items() if dim==which} for which in ('width','kernel')]
     return Space(width, depth, kernel, tuple(sorted(resolutions)), inside, given=given)
 
-# %% ../../nbs/zoo/61_spaces.ipynb #398aaeaf
+# %% ../../nbs/zoo/61_spaces.ipynb #5d112606
 def _kernels(
     kernels, # Odd sizes for all stages, or a tuple of them for each stage
     n:int, # Stages
 ) -> list: # `n` ascending tuples
     "Kernel sizes of each stage"
-    ks = [kernels]*n if all(isinstance(k, int) for k in kernels) else kernels
-    if len(ks)!=n or not all(len(k) and all(type(v) is int and v>0 and v%2 for v in k) for k in ks):
-        raise ValueError(f'kernels: odd sizes such as (3,5,7), or a tuple of them for each of the {n} stages, got {kernels!r}')
-    return [tuple(sorted({*k})) for k in ks]
+    def is_odd(size): return type(size) is int and size>0 and size%2==1
+    of_stage = [kernels]*n if all(isinstance(k, int) for k in kernels) else kernels
+    if len(of_stage)!=n or not all(len(sizes) and all(map(is_odd, sizes)) for sizes in of_stage):
+        raise ValueError('kernels: odd sizes such as (3,5,7), or a tuple of them '
+                         f'for each of the {n} stages, got {kernels!r}')
+    return [tuple(sorted({*sizes})) for sizes in of_stage]
 
-# %% ../../nbs/zoo/61_spaces.ipynb #8eef7a90
-_mobilenet_v3 = (24,nn.ReLU,False), (40,nn.ReLU,True), (80,nn.Hardswish,False), (112,nn.Hardswish,True), (160,nn.Hardswish,True)
+# %% ../../nbs/zoo/61_spaces.ipynb #501fd5ce
+_mobilenet_v3 = ( # channels, activation and gate of the five stages
+    (24,nn.ReLU,False), (40,nn.ReLU,True), (80,nn.Hardswish,False), (112,nn.Hardswish,True), (160,nn.Hardswish,True))
 _strides_v3 = {224:(2,1,2,2,2,1,2), 32:(1,1,1,2,2,1,2)} # of the stem, the first block and the five stages
 
 # %% ../../nbs/zoo/61_spaces.ipynb #c57c1f91
@@ -75,7 +83,7 @@ def _head_v3(
         mix=nn.Conv2d(nh, nf, 1, bias=False), act=nn.Hardswish(inplace=True),
         flat=nn.Flatten(), drop=nn.Dropout(dropout), fc=nn.Linear(nf, n_classes)))
 
-# %% ../../nbs/zoo/61_spaces.ipynb #cf93c09f
+# %% ../../nbs/zoo/61_spaces.ipynb #c2ee005c
 def ofa_mobilenetv3(
     n_classes:int=1000, # Outputs
     img:int=224, # Side of the picture in pixels that the strides are for: 224, or 32
@@ -85,20 +93,25 @@ def ofa_mobilenetv3(
     dropout:float=0., # Before the linear layer; .1 in the papers' ImageNet training
 ) -> tuple: # The largest network, and its `Space`
     "Once-for-all's MobileNetV3 space (Cai et al. 2020): 2.2e19 networks in one"
-    if img not in _strides_v3: raise ValueError(f'img: strides are known for {" and ".join(map(str, _strides_v3))} pixels, got {img}')
-    ks,(s0,s1,*ss) = _kernels(kernels, len(_mobilenet_v3)),_strides_v3[img]
-    n,nh,nf = [round8(c*width) for c in (16, 960, 1280)]
-    rows = [(n,1,s1)] + [(round8(c*width),4,s) for (c,*_),s in zip(_mobilenet_v3, ss)]
-    kws = [dict(expand=1, act=nn.ReLU)] + [dict(k=k[-1], act=act, se=se) for (_,act,se),k in zip(_mobilenet_v3, ks)]
-    stages = {f'layer{i}':s for i,s in enumerate(make_stages(InvertedResidual, n, rows, kws), 1)}
-    stem,head = conv_bn(3, n, stride=s0, act=nn.Hardswish),_head_v3(rows[-1][0], nh, nf, n_classes, dropout)
-    model = init_he(nn.Sequential(OrderedDict(stem=stem, **stages, head=head)))
-    return model,_mobile_space(model, ks, resolutions)
+    if img not in _strides_v3:
+        raise ValueError(f'img: strides are known for {" and ".join(map(str, _strides_v3))} pixels, got {img}')
+    sizes = _kernels(kernels, len(_mobilenet_v3))
+    stem_stride,first_stride,*strides = _strides_v3[img]
+    first,before_pool,after_pool = [round8(c*width) for c in (16, 960, 1280)]
+    rows = [(first,1,first_stride)] + [(round8(c*width),4,s) for (c,*_),s in zip(_mobilenet_v3, strides)]
+    kws = [dict(expand=1, act=nn.ReLU)]
+    kws += [dict(k=ks[-1], act=act, se=se) for (_,act,se),ks in zip(_mobilenet_v3, sizes)]
+    stages = make_stages(InvertedResidual, first, rows, kws)
+    model = init_he(nn.Sequential(OrderedDict(
+        stem=conv_bn(3, first, stride=stem_stride, act=nn.Hardswish),
+        **{f'layer{i}':s for i,s in enumerate(stages, 1)},
+        head=_head_v3(rows[-1][0], before_pool, after_pool, n_classes, dropout))))
+    return model,_mobile_space(model, sizes, resolutions)
 
 # %% ../../nbs/zoo/61_spaces.ipynb #63fd176e
 _proxyless = (24,4,2), (40,4,2), (80,4,2), (96,4,1), (192,4,2), (320,1,1)
 
-# %% ../../nbs/zoo/61_spaces.ipynb #e98663f9
+# %% ../../nbs/zoo/61_spaces.ipynb #f4b92c32
 def ofa_proxyless(
     n_classes:int=1000, # Outputs
     width:float=1.3, # Multiplier of all channels, rounded to multiples of 8
@@ -106,18 +119,19 @@ def ofa_proxyless(
     resolutions:tuple=(), # Sides of the input in pixels, such as range(128, 225, 4); empty: as it comes
 ) -> tuple: # The largest network, and its `Space`
     "Once-for-all's ProxylessNAS space (Cai et al. 2020)"
-    ks,n = _kernels(kernels, len(_proxyless)),round8(32*width)
-    rows = [(round8(c*width),b,s) for c,b,s in ((16,1,1),*_proxyless)]
-    stages = make_stages(InvertedResidual, n, rows, [dict(expand=1)] + [dict(k=k[-1]) for k in ks])
-    nf = round8(1280*max(1., width))
-    model = cnn(conv_bn(3, n, stride=2, act=nn.ReLU6), [*stages, conv_bn(rows[-1][0], nf, k=1, act=nn.ReLU6)], nf, n_classes)
+    sizes = _kernels(kernels, len(_proxyless))
+    first,last = round8(32*width),round8(1280*max(1., width))
+    rows = [(round8(c*width),n_blocks,stride) for c,n_blocks,stride in ((16,1,1),*_proxyless)]
+    stages = make_stages(InvertedResidual, first, rows, [dict(expand=1)] + [dict(k=ks[-1]) for ks in sizes])
+    stages.append(conv_bn(rows[-1][0], last, k=1, act=nn.ReLU6))
+    model = cnn(conv_bn(3, first, stride=2, act=nn.ReLU6), stages, last, n_classes)
     for m in model.modules():
         if isinstance(m, nn.BatchNorm2d): m.eps = 1e-3
-    return model,_mobile_space(model, ks, resolutions)
+    return model,_mobile_space(model, sizes, resolutions)
 
-# %% ../../nbs/zoo/61_spaces.ipynb #d13ac615
+# %% ../../nbs/zoo/61_spaces.ipynb #625b5460
 class BottleneckD(nn.Module):
-    "1x1, 3x3, 1x1, plus what came in; where shapes differ, that goes through an average and a 1x1 convolution (He et al. 2019)"
+    "1x1, 3x3, 1x1, plus what came in, through an average and a 1x1 convolution where shapes differ (He et al. 2019)"
     def __init__(self,
         ni:int, # Input channels
         nf:int, # Output channels
@@ -125,10 +139,14 @@ class BottleneckD(nn.Module):
         expand:float=.25, # Middle channels in multiples of `nf`, rounded to multiples of 8
     ):
         super().__init__()
-        nh = round8(round(nf*expand))
-        self.conv1,self.conv2,self.conv3 = conv_bn(ni, nh, k=1),conv_bn(nh, nh, stride=stride),conv_bn(nh, nf, k=1, act=None)
+        middle = round8(round(nf*expand))
+        self.conv1 = conv_bn(ni, middle, k=1)
+        self.conv2 = conv_bn(middle, middle, stride=stride)
+        self.conv3 = conv_bn(middle, nf, k=1, act=None)
         pool = nn.AvgPool2d(stride, stride, ceil_mode=True) if stride>1 else nn.Identity()
-        self.shortcut = nn.Identity() if ni==nf and stride==1 else nn.Sequential(OrderedDict(pool=pool, conv=conv_bn(ni, nf, k=1, act=None)))
+        same = ni==nf and stride==1
+        if same: self.shortcut = nn.Identity()
+        else: self.shortcut = nn.Sequential(OrderedDict(pool=pool, conv=conv_bn(ni, nf, k=1, act=None)))
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x): return self.act(self.conv3(self.conv2(self.conv1(x))) + self.shortcut(x))
@@ -147,49 +165,57 @@ class Residual(nn.Module):
 # %% ../../nbs/zoo/61_spaces.ipynb #33d4ba07
 _resnet50 = (256,4,1), (512,4,2), (1024,6,2), (2048,4,2) # channels, blocks of which two may be dropped, stride
 
-# %% ../../nbs/zoo/61_spaces.ipynb #dba843d6
+# %% ../../nbs/zoo/61_spaces.ipynb #9fad7bcb
 def _bottleneck_space(
     resolutions:tuple, # Sides of the input in pixels
     widths:tuple=(.65,.8,1.), # Share of the channels of a stage
     expands:tuple=(.2,.25,.35), # Middle channels in multiples of a stage's
 ) -> Space:
     "All the networks inside a ResNet50D"
-    def _ws(c): return tuple(round8(c*w) for w in widths)
-    stem = _ws(64)
+    def widths_of(channels): return tuple(round8(channels*w) for w in widths)
+    stem = widths_of(64)
     width = {'stem.conv1.conv':tuple(sorted({round8(c//2) for c in stem})), 'stem.conv2.conv':stem}
     depth,inside,given = {'stem':(0,1)},{},{}
-    for s,(c,n,_) in enumerate(_resnet50, 1):
-        out = f'layer{s}.0.conv3.conv'
-        width[out],depth[f'layer{s}'] = _ws(c),(n-3,n-2,n-1)
-        mids = {w:tuple(round8(round(w*e)) for e in expands) for w in width[out]}
-        vs = tuple(sorted({m for ms in mids.values() for m in ms}))
-        for i in range(n):
-            a,b = [('width',f'layer{s}.{i}.conv{j}.conv') for j in (1,2)]
-            width[a[1]],width[b[1]],given[a],given[b] = vs,vs,(('width',out),mids),(a,{v:(v,) for v in vs})
-            if i: inside[a],inside[b] = [(f'layer{s}',i-1)]*2
+    for i,(channels,n_blocks,_) in enumerate(_resnet50, 1):
+        stage,out = f'layer{i}',f'layer{i}.0.conv3.conv'
+        width[out] = widths_of(channels)
+        depth[stage] = (n_blocks-3, n_blocks-2, n_blocks-1)
+        hidden_of = {w:tuple(round8(round(w*e)) for e in expands) for w in width[out]} # by the stage's width
+        hidden = tuple(sorted({*chain(*hidden_of.values())}))
+        for position in range(n_blocks):
+            conv1,conv2 = [f'{stage}.{position}.conv{k}.conv' for k in (1,2)]
+            width[conv1] = width[conv2] = hidden
+            given['width',conv1] = ('width',out), hidden_of
+            given['width',conv2] = ('width',conv1), {h:(h,) for h in hidden} # it follows conv1
+            if position: inside['width',conv1] = inside['width',conv2] = (stage,position-1)
     return Space(width, depth, {}, tuple(sorted(resolutions)), inside, given=given)
 
-# %% ../../nbs/zoo/61_spaces.ipynb #da9dc3ef
+# %% ../../nbs/zoo/61_spaces.ipynb #0819eeac
 def ofa_resnet50(
     n_classes:int=1000, # Outputs
     resolutions:tuple=(), # Sides of the input in pixels, such as range(128, 225, 4); empty: as it comes
 ) -> tuple: # The largest network, and its `Space`
     "Once-for-all's ResNet50D space (Cai et al. 2020)"
-    stem = nn.Sequential(OrderedDict(conv1=conv_bn(3, 32, stride=2), res=Residual(conv_bn(32, 32)), conv2=conv_bn(32, 64), pool=nn.MaxPool2d(3, 2, 1)))
+    stem = nn.Sequential(OrderedDict(
+        conv1=conv_bn(3, 32, stride=2), res=Residual(conv_bn(32, 32)),
+        conv2=conv_bn(32, 64), pool=nn.MaxPool2d(3, 2, 1)))
     stages = make_stages(BottleneckD, 64, _resnet50, [dict(expand=.35)]*len(_resnet50))
     return cnn(stem, stages, _resnet50[-1][0], n_classes),_bottleneck_space(resolutions)
 
-# %% ../../nbs/zoo/61_spaces.ipynb #ced91ac8
+# %% ../../nbs/zoo/61_spaces.ipynb #edd98a05
 def compofa_space(
     space:Space, # Of `ofa_mobilenetv3` or `ofa_proxyless`: with as many depths in a stage as widths in its blocks
 ) -> Space: # 243 networks, times the choices of kernel and resolution
     "Tie the expand ratios of a stage to its depth (Sahni et al. 2021): (2,3), (3,4), (4,6)"
     width,given = {},dict(space.given)
-    for n,ws in space.width.items():
-        run = next((r for r in space.depth if n.startswith(f'{r}.')), None)
-        if ('width',n) not in given:
-            if run is None: continue # no depth to follow: whole
-            if len(ds := space.depth[run])!=len(ws): raise ValueError(f'space: {n!r} has widths {ws}, its stage has depths {ds}; as many of each are needed')
-            given['width',n] = (('depth',run),{d:(w,) for d,w in zip(ds, ws)})
-        width[n] = ws
+    for name,widths in space.width.items():
+        if ('width',name) not in given:
+            stage = next((s for s in space.depth if name.startswith(f'{s}.')), None)
+            if stage is None: continue # no depth to follow: whole
+            depths = space.depth[stage]
+            if len(depths)!=len(widths):
+                raise ValueError(f'space: {name!r} has widths {widths}, its stage has depths {depths}; '
+                                 'as many of each are needed')
+            given['width',name] = (('depth',stage),{d:(w,) for d,w in zip(depths, widths)})
+        width[name] = widths
     return replace(space, width=width, given=given)
