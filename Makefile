@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 OLDEST ?= .venv-oldest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test export readme lint docs-check coverage dist test-oldest hooks speed growing shrinking onion evidence pages clean
+.PHONY: demo test export readme lint docs-check coverage dist test-oldest hooks speed growing shrinking onion evidence gpu-evidence pages clean
 
 demo: $(READY) # the main job; `make demo ARGS="--data cifar10"` passes arguments on
 	$(BIN)/elastic-nets demo $(ARGS)
@@ -65,6 +65,10 @@ onion: $(READY) # docs/onion.md: as long; the second pass runs what depends on t
 
 evidence: $(READY) # the long runs that verdicts hang on: a day on one core, a row on disk per finished run
 	OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python -W ignore benchmarks/evidence.py $(ARGS)
+
+MINUTES ?= 11
+gpu-evidence: # what a GPU can say in that time; needs neither git nor network. ARGS=--tiny tries it without a card
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -W ignore benchmarks/gpu_evidence.py --minutes $(MINUTES) $(ARGS)
 
 pages: $(READY) # the same pages anew, from the rows that are there
 	for b in speed grow shrink onion; do $(BIN)/python benchmarks/$${b}_report.py || exit 1; done

@@ -110,7 +110,14 @@ def rows(path):
     return _read(path, os.stat(path).st_mtime_ns) if Path(path).exists() else []
 
 @lru_cache
-def _read(path, changed): return [json.loads(l) for l in open(path)]
+def _read(path, changed):
+    "Whole lines: another process may be writing the last one"
+    with open(path, encoding='utf-8') as f: return [json.loads(l) for l in f if l.endswith('\n')]
+
+def append(path, row):
+    "At once, so that rows of several processes do not mix"
+    Path(path).parent.mkdir(exist_ok=True)
+    with open(path, 'ab', buffering=0) as f: f.write((json.dumps(row)+'\n').encode())
 
 def by_seed(rs, keep=lambda row: True): return {r['config']['seed']:r for r in rs if keep(r)}
 
@@ -129,8 +136,7 @@ def write_row(path, name, config):
     row = {}
     print(f'{name}: {config}', flush=True)
     yield row
-    Path(path).parent.mkdir(exist_ok=True)
-    with open(path, 'a') as f: f.write(json.dumps(dict(name=name, config=config, **row, **stamp()))+'\n')
+    append(path, dict(name=name, config=config, **row, **stamp()))
     print('  ', row, flush=True)
 
 # Runs

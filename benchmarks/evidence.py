@@ -5,7 +5,7 @@ comes first. Costs are not taken from these runs, which may share a machine, but
 
 nice -n 19 python benchmarks/evidence.py [--only NAME ...] [--seeds 0 1 2] [--list]
 """
-import argparse, os, sys, traceback
+import argparse, os, sys, time, traceback
 from collections import namedtuple
 import torch
 from common import results, rows, write_row
@@ -164,7 +164,9 @@ def run_next(asked, kinds, failed, only=()):
         try:
             with write_row(kinds[kind].path, name, c) as row:
                 if row is None: continue
-                row.update(kinds[kind].train(c), threads=torch.get_num_threads())
+                begin = time.perf_counter()
+                row.update(kind=kind, **kinds[kind].train(c), threads=torch.get_num_threads())
+                row['all'] = round(time.perf_counter()-begin, 1) # seconds, with data and evaluation
         except Exception:
             failed.add((kind,str(c)))
             traceback.print_exc()

@@ -86,22 +86,22 @@ def seeded(c):
 
 # Learning rates
 
-def search(path, name, base, first):
+def search(path, name, base, first, widen=True):
     """Rates that are still to be run with `base`, and the best, None before it is known:
-    by validation, and a best at the edge widens the grid by a factor of two"""
+    by validation, and with `widen` a best at the edge widens the grid by a factor of two"""
     def same(c): return {k:v for k,v in c.items() if k!='lr'}=={k:v for k,v in base.items() if k!='lr'}
     found = {r['config']['lr']:r['valid'] for r in rows(path) if r['name']==name and same(r['config'])}
     asked = {*first, *found}
     missing = sorted(asked-{*found})
     if missing: return missing, None
     best = max(found, key=lambda lr: found[lr] if found[lr]==found[lr] else 0.)
-    if best==max(asked) and best<6.: return [2*best], None
-    if best==min(asked): return [best/2], None
+    if widen and best==max(asked) and best<6.: return [2*best], None
+    if widen and best==min(asked): return [best/2], None
     return [], best
 
-def rate_runs(path, name, base, first):
+def rate_runs(path, name, base, first, widen=True):
     "The runs of a search"
-    for lr in search(path, name, base, first)[0]: yield name, dict(base, lr=lr)
+    for lr in search(path, name, base, first, widen)[0]: yield name, dict(base, lr=lr)
 
 def valid_of(path, name, c):
     "What a run gave on validation; None before it is a row"
