@@ -71,7 +71,7 @@ gpu-evidence: # what a GPU can say in that time; needs neither git nor network. 
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -W ignore benchmarks/gpu_evidence.py --minutes $(MINUTES) $(ARGS)
 
 pages: $(READY) # the same pages anew, from the rows that are there
-	for b in speed grow shrink onion; do $(BIN)/python benchmarks/$${b}_report.py || exit 1; done
+	for b in speed grow shrink onion verdicts; do $(BIN)/python benchmarks/$${b}_report.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info

@@ -8,9 +8,10 @@ nice -n 19 python benchmarks/evidence.py [--only NAME ...] [--seeds 0 1 2] [--li
 import argparse, os, sys, time, traceback
 from collections import namedtuple
 import torch
+from card import pass_time
 from common import results, rows, write_row
 from grow import PLAN, UNIFORM
-from grow_report import pass_time, step_times
+from grow_report import step_times
 import grow_steps, onion, shrink, shrink_cost
 from trials import FAMILY, GROWTH, family, growth, rate_runs, search, valid_of
 

@@ -31,10 +31,9 @@ NETS = {
     'ResNet-50, 224 pixels': Net(torchvision.models.resnet50, 256, 224, 'width'),
     'ResNet-101, 224 pixels': Net(torchvision.models.resnet101, 192, 224, 'width'),
     'DeiT-B, 224 pixels': Net(partial(timm.create_model, 'deit_base_patch16_224'), 128, 224, 'depth'),
-    'DeepLabV3+ on ResNet-101, its backbone':
-        Net(partial(deeplabv3plus, 'resnet101', n_classes=19), 16, 513, 'width'),
-    'ResNet-20 of base 32, batch 512': resnet20(32, 512),
-    'ResNet-20 of base 96, batch 1024': resnet20(96, 1024),
+    'DeepLabV3+ R101 backbone': Net(partial(deeplabv3plus, 'resnet101', n_classes=19), 16, 513, 'width'),
+    'ResNet-20 base 32, batch 512': resnet20(32, 512),
+    'ResNet-20 base 96, batch 1024': resnet20(96, 1024),
     'ResNet-56, batch 1024': Net(partial(resnet_cifar, 56), 1024, 32, 'width'),
 }
 SPACES = {
