@@ -49,8 +49,8 @@ def sizes_table():
         ours = ', '.join(f'{x:.2f}x' for x in allowed(r))
         stages, theirs = (', '.join(cells) for cells in ([p[0] for p in plans], [f'{p[2]:.2f}x' for p in plans]))
         return [net, fmt+('' if opt=='fastai' else f', {opt}'), bs, *parts, f'{ms[1.]:.1f}', stages, ours, theirs]
-    return table(['','format','batch',*[f'{s:g}' for s in sizes],'ms at 1','plan of the paper','allows here','published'],
-                 map(line, SIZES), left=2)
+    head = ['','format','batch',*[f'{s:g}' for s in sizes],'ms at 1','plan of the paper','allows here','published']
+    return table(head, map(line, SIZES), left=2)
 
 # Growth
 
@@ -104,8 +104,8 @@ def family_table(names):
         if name in ('full','smallest'): end = {'largest' if name=='full' else 'smallest': end_alone(runs)}
         mean_of = '' if name in ('full','smallest') else spread([*map(test, runs.values())], ' (one run)')
         seconds = mean([r['seconds'] for r in runs.values()])
-        return [names.get(name, name.replace('_', ' ')), len(runs), epochs, f'{bs:,}', f'{lr:g}', end.get('smallest', ''),
-                end.get('largest', ''), mean_of, f'{seconds:.0f}']
+        label, ends = names.get(name, name.replace('_', ' ')), [end.get(k, '') for k in ('smallest','largest')]
+        return [label, len(runs), epochs, f'{bs:,}', f'{lr:g}', *ends, mean_of, f'{seconds:.0f}']
     def end_alone(runs): return spread([*map(test, runs.values())], ' (one run)')
     return table(['','seeds','epochs','batch','lr','smallest','largest','mean Pareto','seconds'],
                  [line(*item) for item in families().items()])

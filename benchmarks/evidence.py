@@ -109,14 +109,14 @@ def growth_options(seed):
 
 def onion_runs(net, seed):
     "At the learning rates of the short runs"
-    for recipe in (*onion.PUBLISHED, *onion.winners()[:1]): yield from onion.confirming(net, recipe, None, seed, onion.LONG)
+    for recipe in (*onion.PUBLISHED, *onion.winners()[:1]):
+        yield from onion.confirming(net, recipe, None, seed, onion.LONG)
     for width in onion.FOUR: yield from onion.confirming(net, 'alone', width, seed, onion.LONG)
 
 # Families at four times the steps, and on hard labels
 
 TIMES = 4
 HARD = dict(target='hard')
-VARIANTS = dict(delayed_shrinking={}, bignas={}, progressive_shrinking={}, full={}, smallest={})
 WITH_LABELS = ('delayed_shrinking','bignas')
 SEEDED = dict(core=.5, init='variance')
 
@@ -137,7 +137,8 @@ def family_runs(seed):
     def rated(name, c, lr):
         if lr is not None: yield name, dict(c, lr=lr)
     for r in WITH_LABELS:
-        yield from rated(f'{r}, hard labels', dict(long(r), **HARD), search(FAMILIES, 'lr', short(r, **HARD), shrink.LRS)[1])
+        lr = search(FAMILIES, 'lr', short(r, **HARD), shrink.LRS)[1]
+        yield from rated(f'{r}, hard labels', dict(long(r), **HARD), lr)
     epochs = TIMES*shrink.EPOCHS['full']
     core = dict(FAMILY, recipe='seeded', search=False, epochs=epochs, options=dict(SEEDED, core=epochs//2), seed=seed)
     yield from rated('seeded', core, search(FAMILIES, 'lr', short_seeded(), shrink.LRS)[1])

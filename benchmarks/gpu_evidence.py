@@ -124,7 +124,8 @@ def family_run(name, tiny, **kw):
     return dict(base, **{**own, **kw})
 
 def family_search(name, tiny):
-    return family_run(name, tiny, search=True, seed=100, epochs=LENGTHS[name.removeprefix('hard_')]//3)
+    epochs = 2 if tiny else LENGTHS[name.removeprefix('hard_')]//3
+    return family_run(name, tiny, search=True, seed=100, epochs=epochs)
 
 def family_rate(a, name): return search(a.out, 'lr', family_search(name, a.tiny), a.rates['family'], not a.tiny)[1]
 
@@ -206,8 +207,8 @@ def main(argv=None):
     begin = time.time()
     until = begin+60*a.minutes-5
     def command(part, at):
-        tiny = ['--tiny'] if a.tiny else []
-        return [sys.executable, '-W', 'ignore', __file__, '--part', part, '--until', str(at), '--out', str(a.out), *tiny]
+        options = ['--part', part, '--until', str(at), '--out', str(a.out), *(['--tiny'] if a.tiny else [])]
+        return [sys.executable, '-W', 'ignore', __file__, *options]
     if not a.tiny: cifar_dls(n_train=512, device='cpu') # decoded once, for all that follow
     of_tables = min(begin+TABLES, until)
     serve([command('tables', of_tables)], of_tables+15)

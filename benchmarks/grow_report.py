@@ -298,8 +298,8 @@ def long_runs():
     rs = [r for r in rs if r['name'] not in ('dense','plan') or r['config']['epochs']==most]
     names = LONG_NAMES+[n for n in names_of(rs) if n not in LONG_NAMES]
     times_of = step_times('ResNet-20, base 32', 'bf16 channels_last')
-    setting = (f"ResNet-20 of base 32, {start['n_train']:,} pictures, batch 128, bf16. The dense network's best of what "
-               f"was searched: {start['schedule']}, rate {start['lr']:g}, weight decay {start['wd']:g}.")
+    setting = (f"ResNet-20 of base 32, {start['n_train']:,} pictures, batch 128, bf16. The dense network's best of "
+               f"what was searched: {start['schedule']}, rate {start['lr']:g}, weight decay {start['wd']:g}.")
     return '\n\n'.join([setting, compare(rs, names, times_of)])
 
 # Pictures and figure 6

@@ -138,7 +138,8 @@ EXPANSION = [
           segment_above('backbone grown, 2 stages', 'dense', -.5)),
     Claim('there, 2 stages are better than 3', '+1.3 points of mIoU',
           segment_above('backbone grown, 2 stages', 'backbone grown, 3 stages')),
-    Claim('accuracy on ImageNet: ResNet-50, ResNet-101, DeiT-B', '-0.3, -0.2, -0.3 points', untested('no ImageNet here')),
+    Claim('accuracy on ImageNet: ResNet-50, ResNet-101, DeiT-B', '-0.3, -0.2, -0.3 points',
+          untested('no ImageNet here')),
     Claim('accuracy on CIFAR-100, mIoU on Cityscapes', '-0.04, -0.5 points', untested()),
 ]
 

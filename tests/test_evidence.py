@@ -68,7 +68,8 @@ def test_dense_runs_until_it_is_good_enough(queue):
     "Then, and not before, what grows is compared with it, at equal epochs and at equal cost"
     def epochs(rows): return [(r['name'],r['config']['epochs']) for r in rows if r['name']!='lr']
     passes = evidence.plan_passes(evidence.PLAN)
-    def compared(e): return [('plan',e), ('plan, equal cost',round(e/passes)), ('dense, cost of the plan',round(e*passes))]
+    def compared(e):
+        return [('plan',e), ('plan, equal cost',round(e/passes)), ('dense, cost of the plan',round(e*passes))]
     assert epochs(queue(lambda e: 86.))==[('dense',12), *compared(12)]
     assert epochs(queue(lambda e: 80.+e/3))==[('dense',12), ('dense',18), *compared(18)]
     assert epochs(queue(lambda e: 50.))==[('dense',12), ('dense',18), ('dense',27), *compared(27)]
