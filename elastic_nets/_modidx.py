@@ -1369,6 +1369,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'elastic_nets.zoo.data._pictures': ('zoo/data.html#_pictures', 'elastic_nets/zoo/data.py'),
                                        'elastic_nets.zoo.data._pixels': ('zoo/data.html#_pixels', 'elastic_nets/zoo/data.py'),
                                        'elastic_nets.zoo.data._read_cifar': ('zoo/data.html#_read_cifar', 'elastic_nets/zoo/data.py'),
+                                       'elastic_nets.zoo.data._split_cities': ('zoo/data.html#_split_cities', 'elastic_nets/zoo/data.py'),
                                        'elastic_nets.zoo.data.cifar_dls': ('zoo/data.html#cifar_dls', 'elastic_nets/zoo/data.py'),
                                        'elastic_nets.zoo.data.cityscapes_dls': ('zoo/data.html#cityscapes_dls', 'elastic_nets/zoo/data.py'),
                                        'elastic_nets.zoo.data.digits_dls': ('zoo/data.html#digits_dls', 'elastic_nets/zoo/data.py'),
