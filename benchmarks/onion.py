@@ -16,6 +16,10 @@ from fastai.metrics import accuracy
 from fastai.optimizer import SGD
 from elastic_nets.zoo.data import MemoryData, SplitLoaders, cifar_dls
 from elastic_nets.zoo.models import mobilenet_cifar, resnet_cifar, vgg_cifar
+from elastic_nets.shrink.choices import (
+    Annealed, ByImportance, OwnMomentum, RatePerSkin, combine_avg, combine_core, combine_project, combine_skins,
+    equal_macs
+)
 from elastic_nets.shrink.recipe import Construct, Recipe, inside_out, levels_of, outside_in
 from elastic_nets.shrink.training import OnionTraining
 from elastic_nets.shrink.methods import (
@@ -46,26 +50,46 @@ WIDTHS, FOUR = tuple(i/8 for i in range(2,9)), (.25,.5,.75,1.)
 
 base = us_net(levels=7)
 def on(field, **new): return replace(base, **{field: replace(getattr(base, field), **new)})
+def sorting(when, recipe): return replace(recipe, construct=replace(recipe.construct, sort=when))
 
 RECIPES = { # name -> recipe: the base with one field changed
     'us_net': base,
-    'construct: no sandwich': on('construct', smallest=False), 'construct: four widths': on('construct', levels=4), 'construct: four, spaced in MACs': on('construct', levels=4, spacing='macs'),
-    'construct: each layer its width': on('construct', levels=0), 'construct: depth skins': on('construct', dims=('depth',), levels=4),
-    'construct: private BN': on('construct', levels=4, bn='private'), 'construct: private statistics': on('construct', levels=4, bn='statistics'),
-    'gradient: hard labels': on('gradient', target='hard'), 'gradient: next larger': on('gradient', target='next'),
-    **{f'gradient: {r}': on('gradient', combine=r) for r in ('avg','project','core','skins')},
-    'update: small first': on('update', steps='small first'), 'update: large first': on('update', steps='large first'),
-    'update: own momentum': on('update', steps='large first', momentum='own'), 'update: rate per skin': on('update', skin_lr=True),
-    'schedule: epsilon for 20 %': on('schedule', ramp=.2), 'schedule: delayed 50 %': on('schedule', warmup=.5, ramp=.02),
-    'schedule: delayed 50 %, sorted once': replace(on('schedule', warmup=.5, ramp=.02), construct=replace(base.construct, sort='once')),
-    'schedule: inside out': replace(base, schedule=inside_out(4)), 'schedule: outside in': replace(base, schedule=outside_in(4)),
-    'schedule: outside in, sorted at phases': replace(base, schedule=outside_in(4), construct=replace(base.construct, sort='phases')),
-    'schedule: by importance': on('construct', levels=0, sample='importance'), 'schedule: annealed to .1': on('schedule', end=.1),
+    'construct: no sandwich': on('construct', smallest=False),
+    'construct: four widths': on('construct', levels=4),
+    'construct: four, spaced in MACs': on('construct', levels=4, spacing=equal_macs),
+    'construct: each layer its width': on('construct', levels=0),
+    'construct: depth skins': on('construct', dims=('depth',), levels=4),
+    'construct: private BN': on('construct', levels=4, bn='private'),
+    'construct: private statistics': on('construct', levels=4, bn='statistics'),
+    'gradient: hard labels': on('gradient', target='hard'),
+    'gradient: next larger': on('gradient', target='next'),
+    'gradient: avg': on('gradient', combine=combine_avg),
+    'gradient: project': on('gradient', combine=combine_project),
+    'gradient: core': on('gradient', combine=combine_core),
+    'gradient: skins': on('gradient', combine=combine_skins),
+    'update: small first': on('update', steps='small first'),
+    'update: large first': on('update', steps='large first'),
+    'update: own momentum': on('update', steps='large first', rule=OwnMomentum),
+    'update: rate per skin': on('update', rule=RatePerSkin),
+    'schedule: epsilon for 20 %': on('schedule', ramp=.2),
+    'schedule: delayed 50 %': on('schedule', warmup=.5, ramp=.02),
+    'schedule: delayed 50 %, sorted once': sorting('once', on('schedule', warmup=.5, ramp=.02)),
+    'schedule: inside out': replace(base, schedule=inside_out(4)),
+    'schedule: outside in': replace(base, schedule=outside_in(4)),
+    'schedule: outside in, sorted at phases': sorting('phases', replace(base, schedule=outside_in(4))),
+    'schedule: by importance': on('construct', levels=0, odds=ByImportance),
+    'schedule: annealed to .1': replace(base, schedule=Annealed(0., 0., end=.1)),
 }
 PARENT = { # a value that needs a second change to mean anything -> the recipe that has that change
-    'construct: four, spaced in MACs': 'construct: four widths', 'construct: private BN': 'construct: four widths', 'construct: private statistics': 'construct: four widths', 'update: own momentum': 'update: large first',
-    'schedule: delayed 50 %, sorted once': 'schedule: delayed 50 %', 'schedule: outside in, sorted at phases': 'schedule: outside in', 'schedule: by importance': 'construct: each layer its width',
+    'construct: four, spaced in MACs': 'construct: four widths',
+    'construct: private BN': 'construct: four widths',
+    'construct: private statistics': 'construct: four widths',
+    'update: own momentum': 'update: large first',
+    'schedule: delayed 50 %, sorted once': 'schedule: delayed 50 %',
+    'schedule: outside in, sorted at phases': 'schedule: outside in',
+    'schedule: by importance': 'construct: each layer its width',
 }
+
 def widths_only(recipe): return replace(recipe, construct=replace(recipe.construct, dims=('width',)))
 
 PUBLISHED = dict( # CompOFA ties widths to depths: in shrink.py

@@ -7,7 +7,7 @@ from onion import (
     BASE, FOUR, LONG, LRS, NETS, PARENT, PUBLISHED, RECIPES, SCREEN, SEARCH, SHARE,
     base_rates, best_lr, by_rate, gpu, on_vgg, path, ratio, winners
 )
-from report import Page, interval, made, mean, paired, table, verdict
+from report import Page, half_width, interval, made, mean, paired, table, verdict
 
 page = Page('onion')
 
@@ -160,33 +160,58 @@ def more_seeds():
     "Which networks got more than the first three seeds"
     some = [net for net in NETS if len(runs_of('confirm', net, 'us_net'))>3]
     if not some: return ''
-    return ('The first three were run for every network; their intervals were too wide for an answer, '
-            f"so {' and '.join(some)} got more. "
-            'That this was decided after a look makes intervals a little narrower than they should be.')
+    text = (f"The first three were run for every network. Then {' and '.join(some)} got more, after a look at "
+            'intervals, which makes them a little narrower there than they should be.')
+    wider = [net for net in NETS if net not in some and widest(net)>max(map(widest, some))]
+    if wider: text += f" {' and '.join(wider)} got none, though intervals are wider there."
+    return text
+
+def widest(net): return max(half_width(found) for aim,found in aims_of(net).items() if aim!=SECONDS)
 
 # Learning rates
 
 def rate_line(label, one, two, chosen):
     "What the first and the second seed of a search gave at each rate"
     def found(lr): return ', '.join(f'{got[lr]:.2f}' for got in (one, two) if lr in got)
-    return [label, *map(found, LRS), f'{chosen:g}' if chosen else '']
+    open_end = not_between(one, chosen)
+    return [label, *map(found, LRS), (f'{chosen:g}'+(f', {open_end}' if open_end else '')) if chosen else '']
+
+def not_between(got, chosen):
+    "Why a chosen rate does not lie between two others that were run; '' where it does"
+    i = LRS.index(chosen) if chosen else 0
+    if not chosen: return ''
+    if i in (0, len(LRS)-1): return 'at the edge'
+    missing = [lr for lr in (LRS[i-1], LRS[i+1]) if lr not in got]
+    return f"{' and '.join(map(str, missing))} not run" if missing else ''
 
 def label(recipe, width): return recipe if width is None else f'width {width:g} alone'
 
 def searched(name): return dict.fromkeys((r['config']['recipe'], r['config'].get('width')) for r in RUNS if name(r))
 
-@page.place
-def learning_rates():
+def searches():
+    "Label, what each seed of a search gave, and the rate that was chosen"
     searches = [('screen', SCREEN, r, None) for r in dict.fromkeys(['us_net', BEST])]
     searches += [('lr', SEARCH, r, w) for r,w in searched(lambda r: r['name']=='lr')]
-    body = []
     for name,seeds,recipe,width in searches:
         one, two = (by_rate(name, recipe, s, width) for s in seeds)
-        body.append(rate_line(label(recipe, width), one, two, best_lr(recipe, width)))
+        yield label(recipe, width), one, two, best_lr(recipe, width)
     for recipe,width in searched(lambda r: r['name'] in ('confirm','alone') and r['config']['net']=='vgg'):
-        chosen = best_lr(recipe, width, 'vgg')
-        body.append(rate_line(f'vgg: {label(recipe, width)}', on_vgg(recipe, width), {}, chosen))
-    return table(['',*map(str, LRS),'chosen'], body)
+        yield f'vgg: {label(recipe, width)}', on_vgg(recipe, width), {}, best_lr(recipe, width, 'vgg')
+
+@page.place
+def learning_rates(): return table(['',*map(str, LRS),'chosen'], [rate_line(*search) for search in searches()])
+
+@page.place
+def open_searches():
+    "Which chosen rates do not lie between two others that were run"
+    some = [f'{label} ({chosen:g}: {why})' for label,one,_,chosen in searches() if (why := not_between(one, chosen))]
+    return f"Not every best rate lies between worse ones: {'; '.join(some)}." if some else ''
+
+@page.place
+def n_comparisons(): return sum(aim!=SECONDS for net in NETS for aim in aims_of(net))
+
+@page.place
+def mobilenet_us_net(): return mean_of(runs_of('confirm', 'mobilenet', 'us_net'), at_width('0.25'))
 
 # Settings
 
@@ -199,7 +224,7 @@ def batch(): return BASE['bs']
 @page.place
 def base_steps():
     fewer = ''.join(f' ({share:g} of that for {net})' for net,share in SHARE.items() if share!=1)
-    return f"{BASE['steps']}{fewer}"
+    return f"{BASE['steps']} steps of the base{fewer}"
 
 @page.place
 def number_format():
@@ -207,7 +232,7 @@ def number_format():
     return 'bf16 for all' if gpu else 'bf16 for all but MobileNet, which is faster in fp32'
 
 @page.place
-def n_rates(): return len(LRS)
+def rates(): return ', '.join(map(str, LRS))
 
 @page.place
 def screen_seeds(): return ', '.join(map(str, SCREEN))

@@ -17,6 +17,8 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
+from elastic_nets.shrink.choices import combine_avg
+from elastic_nets.shrink.gradients import combine_sum
 from elastic_nets.shrink.methods import bignas
 from elastic_nets.shrink.recipe import Construct, Delayed, Gradient, Phase, Phases, Recipe
 from elastic_nets.shrink.training import OnionTraining
@@ -30,7 +32,7 @@ def taught(k, *subspace):
     "A phase of once-for-all: `k` networks learn from a trained teacher"
     return Recipe(Construct(k), Gradient('teacher'), schedule=Phases((Phase(1, subspace, full=False),)))
 
-def jointly(k, rule='sum'):
+def jointly(k, rule=combine_sum):
     "Delayed shrinking after its ramp"
     return Recipe(Construct(k), Gradient('distill', rule), schedule=Delayed(0., 0.))
 
@@ -46,7 +48,7 @@ NETS = {'ResNet-20 space': (resnet_space, 64, 32)} # network and space, batch, p
 LARGE = {'ResNet-20 space': (resnet_space, 1024, 32), # on a GPU
          'MobileNetV3 space': (partial(ofa_mobilenetv3, kernels=(7,)), 128, 224)}
 FORMATS = {'fp32': [], 'bf16 channels_last': [CPUMixed, ChannelsLast]}
-NETWORKS, RULES = (2,4,8), ('sum','avg')
+NETWORKS, RULES = (2,4,8), dict(sum=combine_sum, avg=combine_avg)
 
 # Time
 
@@ -109,7 +111,7 @@ def peak(name, fmt, k, rule, n=4):
     before = allocated()
     for i in range(n): step(learn, jointly(max(NETWORKS)), i) # all subnets there will be: compiled kernels stay
     forget_most()
-    for i in range(n): step(learn, jointly(k, rule), i)
+    for i in range(n): step(learn, jointly(k, RULES[rule]), i)
     return round(most_allocated()-before, 1)
 
 def alone(*args):

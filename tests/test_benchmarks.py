@@ -1,4 +1,4 @@
-"What decides in the benchmarks: which recipes are combined and chosen, by what, at equal cost, and which runs a restart skips"
+"What decides in the benchmarks: which recipes are combined and chosen, by what, at equal cost; what a restart skips"
 import sys
 from pathlib import Path
 from types import SimpleNamespace

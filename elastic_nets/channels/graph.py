@@ -23,16 +23,16 @@ class ChannelGroup:
     readers:tuple # Layers that read them
     why:str='' # Why they are frozen; empty where they are elastic
 
-# %% ../../nbs/channels/02_graph.ipynb #cee0d523
+# %% ../../nbs/channels/02_graph.ipynb #e626c2c8
 @dataclass
 class Axis:
     "For each index of one dimension: its group (-1: none) and its rank in it"
     group:torch.Tensor # int64 of shape (n,), an index into the groups of the graph
     rank:torch.Tensor # int64 of shape (n,), counted in units
 
-    def __post_init__(self): # The same key for every axis with these numbers
-        numbers = self.group.numpy().tobytes()+self.rank.numpy().tobytes()
-        self.key = hashlib.blake2b(numbers, digest_size=16).digest()
+    @property
+    def key(self): # The same for every axis with these numbers
+        return hashlib.blake2b(self.group.numpy().tobytes()+self.rank.numpy().tobytes(), digest_size=16).digest()
 
 # %% ../../nbs/channels/02_graph.ipynb #58dbec50
 @dataclass
@@ -193,7 +193,7 @@ def _repr_html_(self:ChannelGraph):
     stages = [f'<br>stage <b>{escape(k)}</b>: {len(v)} blocks may be dropped' for k,v in self.stages.items()]
     return f'<table>{_tr(_HEAD, "th")}{rows}</table>{"".join(stages)}<br>{self.summary()}'
 
-# %% ../../nbs/channels/02_graph.ipynb #b102e11f
+# %% ../../nbs/channels/02_graph.ipynb #c2b1ef00
 @patch
 def plot(self:ChannelGraph,
     ax=None, # Axes to draw into; None: new ones
@@ -209,7 +209,7 @@ def plot(self:ChannelGraph,
         ax.scatter(made, [y]*len(made), color=color, s=18)
         ax.scatter(read, [y]*len(read), facecolors='white', edgecolors=[color], s=18, zorder=3)
     _explain(ax, layers, groups)
-    ax.set_title(self.summary(), fontsize=9)
+    ax.set_title(self.summary(), fontsize=9, loc='left')
     return ax
 
 # %% ../../nbs/channels/02_graph.ipynb #538f6fc7

@@ -189,16 +189,22 @@ def _group_norm(labeller, m, name, x):
     labeller.outs[name] = (1, c)
     return x
 
-# %% ../../nbs/channels/00_labels.ipynb #a402b95e
+# %% ../../nbs/channels/00_labels.ipynb #dd1424cd
 MOVES = set('''view reshape flatten permute transpose t contiguous squeeze unsqueeze expand expand_as repeat chunk split
     tensor_split unbind getitem roll clone detach movedim swapaxes narrow select tile unflatten pixel_shuffle
     pixel_unshuffle flip view_as Flatten Unflatten PixelShuffle PixelUnshuffle'''.split())
+
+# %% ../../nbs/channels/00_labels.ipynb #57b6663a
 JOINS = {'cat', 'concat', 'concatenate', 'stack'}
+
+# %% ../../nbs/channels/00_labels.ipynb #1134a4b2
 SPATIAL = set('''max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d
     adaptive_max_pool1d adaptive_max_pool2d lp_pool2d interpolate upsample
     MaxPool1d MaxPool2d AvgPool1d AvgPool2d AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveMaxPool1d AdaptiveMaxPool2d
     LPPool2d Upsample UpsamplingNearest2d UpsamplingBilinear2d ZeroPad2d ReflectionPad2d ReplicationPad2d ConstantPad2d
     BlurPool'''.split())
+
+# %% ../../nbs/channels/00_labels.ipynb #3c74bda0
 REDUCE = {'mean', 'sum', 'amax', 'amin', 'prod', 'std', 'var'}
 
 # %% ../../nbs/channels/00_labels.ipynb #0901111c

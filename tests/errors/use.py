@@ -1,0 +1,71 @@
+"Comparing subnets; nothing is taken out or evaluated before what is wrong is said"
+from functools import cache
+from unittest.mock import patch
+import pandas as pd
+from fastai.learner import Learner
+from fastai.metrics import accuracy, error_rate
+from torch import nn
+from elastic_nets.subnets.subnet import Subnet
+from elastic_nets.subnets.supernet import Supernet
+from elastic_nets.use.evaluate import (
+    evaluate_subnets, flops_buckets, mean_pareto_accuracy, pareto, sample_buckets, score_supernet
+)
+from elastic_nets.zoo.data import digits_dls
+from elastic_nets.zoo.models import resnet_cifar
+
+@cache
+def dls(): return digits_dls(device='cpu')
+
+@cache
+def learner():
+    learn = Learner(dls(), resnet_cifar(8, n_in=1), metrics=accuracy)
+    learn.to_supernet(depths=(0,1))
+    return learn
+
+def space(): return learner().supernet.space
+
+def before_work(f, *args, **kwargs):
+    "Call `f`; taking out a subnet is work"
+    with patch.object(Supernet, 'extract', side_effect=AssertionError('work began')): return f(*args, **kwargs)
+
+def evaluate(*args, learn=None, **kwargs): return before_work(evaluate_subnets, learn or learner(), *args, **kwargs)
+def score(test, **kwargs): return before_work(score_supernet, learner(), test, **kwargs)
+
+def plain(): return Learner(dls(), nn.Linear(2,2), metrics=accuracy)
+
+def without_metrics():
+    learn = Learner(dls(), resnet_cifar(8, n_in=1))
+    return learn.to_supernet() and learn
+
+def with_another_model():
+    learn = Learner(dls(), resnet_cifar(8, n_in=1), metrics=accuracy)
+    learn.to_supernet()
+    learn.model = nn.Linear(2, 2)
+    return learn
+
+def three(): return pd.DataFrame(dict(subnet=list('abc'), macs=[10,20,50], accuracy=[.5,.7,.9]))
+
+ERRORS = [
+    ('no supernet', lambda: evaluate([], learn=plain()), 'call learn.to_supernet'),
+    ('a supernet of another model', lambda: evaluate([Subnet()], learn=with_another_model()), 'to another model'),
+    ('a subnet of another model', lambda: with_another_model().subnet(Subnet()), 'another model'),
+    ('a subnet outside the space', lambda: evaluate([Subnet(width={'nowhere':3})]), "'nowhere' is not a choice"),
+    ('no subnet', lambda: evaluate([space().min, .5]), 'a Subnet is expected', TypeError),
+    ('no subnets at all', lambda: evaluate([]), 'subnets: none given'),
+    ('a part of a sample', lambda: evaluate(space().min, calibrate=.5), 'calibrate: a number'),
+    ('two metrics of one name', lambda: evaluate(space().min, [accuracy, accuracy]), 'name of its own'),
+    ('no metric', lambda: evaluate([Subnet()], learn=without_metrics()), 'metrics: this learner has none'),
+    ('chosen and reported on the same data', lambda: score(dls().valid), 'test: this is the valid data'),
+    ('reported on training data', lambda: score(dls().train), 'test: this is the train data'),
+    ('the same data in another loader', lambda: score(dls().valid.new(bs=7)), 'test: this is the valid data'),
+    ('nothing to report on', lambda: score(None), 'test: None'),
+    ('two metrics to choose by', lambda: score(dls().test, metric=[accuracy, error_rate]), 'metric: one'),
+    ('no subnets in a bucket', lambda: score(dls().test, per=0), 'per: a number'),
+    ('no buckets', lambda: score(dls().test, n=0), 'n: a number'),
+    ('half a bucket', lambda: flops_buckets(learner().supernet, .5), 'n: a number of buckets'),
+    ('half a subnet', lambda: sample_buckets(learner().supernet, per=.5), 'per: a number of subnets'),
+    ('no such cost', lambda: mean_pareto_accuracy(three(), 1, 2, cost='seconds'), "cost: 'seconds' is no column"),
+    ('no such metric', lambda: pareto(three(), metric='acc'), "'acc' is no column of the table; it has subnet, macs"),
+    ('a budget that buys nothing', lambda: mean_pareto_accuracy(three(), 5, 50), 'evaluate the smallest'),
+    ('an empty range of budgets', lambda: mean_pareto_accuracy(three(), 20, 20), 'below the highest'),
+]
