@@ -340,6 +340,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'elastic_nets.grow.deepen._unlike': ('grow/deepen.html#_unlike', 'elastic_nets/grow/deepen.py'),
                                           'elastic_nets.grow.deepen.branch_ends': ( 'grow/deepen.html#branch_ends',
                                                                                     'elastic_nets/grow/deepen.py'),
+                                          'elastic_nets.grow.deepen.check_opt': ( 'grow/deepen.html#check_opt',
+                                                                                  'elastic_nets/grow/deepen.py'),
                                           'elastic_nets.grow.deepen.check_shared': ( 'grow/deepen.html#check_shared',
                                                                                      'elastic_nets/grow/deepen.py'),
                                           'elastic_nets.grow.deepen.copy_block': ( 'grow/deepen.html#copy_block',

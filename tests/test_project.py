@@ -5,7 +5,7 @@ from notebooks import handmade, imports, modules, nothing, notebooks, package, r
 
 @pytest.mark.parametrize('nb', notebooks, ids=repr)
 def test_notebook_runs(nb):
-    assert 'Success' in run('nbdev-test', '--path', nb.path)
+    assert 'Success' in run('nbdev-test', nb.path)
 
 def test_each_module_can_be_the_first():
     "Imported alone, nothing of the package being there yet"

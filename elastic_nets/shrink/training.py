@@ -96,13 +96,12 @@ def _check_arguments(recipe, distill, watch):
                          'or use '
                          "Gradient('distill')")
 
-# %% ../../nbs/shrink/24_training.ipynb #cb6db5af
+# %% ../../nbs/shrink/24_training.ipynb #2e131907
 def _check_space(sn, recipe):
     "`ValueError` where the supernet's space has not what the recipe draws from"
     c = recipe.construct
     if not isinstance(sn.space, Space):
-        raise ValueError(f'space: limits {getattr(sn.space, "limits", "")} are for searching; train the whole space, '
-                         'learn.supernet.space = space.space')
+        raise ValueError('space: limits are for searching; train the whole space, learn.supernet.space = space.space')
     space = chosen_space(c, sn.space)
     if c.k>1 and nothing_to_choose(space):
         raise ValueError(f'space: it has one subnet, the full network, where {c.dims} may be chosen; give to_supernet '
