@@ -129,7 +129,8 @@ def locate(
     place, kept, known = Place({}, dropped), kept_units(graph, width), {}
     def index(axis):
         if axis is None: return slice(None)
-        if (key := axis.key) not in known: known[key] = axis_index(graph, axis, kept)
+        key = axis.group.numpy().tobytes(), axis.rank.numpy().tobytes()
+        if key not in known: known[key] = axis_index(graph, axis, kept)
         return known[key]
     for name,axes in graph.axes.items():
         if place.has(name) and not whole(idx := tuple(map(index, axes))): place.index[name] = idx
