@@ -9,7 +9,6 @@ __all__ = []
 import torch
 from dataclasses import dataclass, field
 from fastcore.basics import patch
-from math import prod
 from .graph import ChannelGraph
 
 # %% ../../nbs/channels/03_place.ipynb #bd0d7153
@@ -129,9 +128,8 @@ def locate(
     place, kept, known = Place({}, dropped), kept_units(graph, width), {}
     def index(axis):
         if axis is None: return slice(None)
-        key = axis.group.numpy().tobytes(), axis.rank.numpy().tobytes()
-        if key not in known: known[key] = axis_index(graph, axis, kept)
-        return known[key]
+        if axis.key not in known: known[axis.key] = axis_index(graph, axis, kept)
+        return known[axis.key]
     for name,axes in graph.axes.items():
         if place.has(name) and not whole(idx := tuple(map(index, axes))): place.index[name] = idx
     for layer,size in kernel.items():
