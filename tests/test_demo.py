@@ -1,10 +1,13 @@
 "The command: bad arguments, and what an interruption leaves"
 import json
 import pytest
-from elastic_nets import demo
+from elastic_nets.app import demo
 
-def small(*args): return dict(rows=[dict(macs=m*1e6, params=1e3, accuracy=.9, latency_ms=1., latency_iqr_ms=.1, latency_n=30) for m in (1,2)], seconds=1., space=9,
-                              saved=dict(file='subnet.pt', macs=1e6, max_difference=0.))
+def small(*args):
+    "What `shrink` returns, without a training"
+    row = dict(params=1e3, accuracy=.9, latency_ms=1., latency_iqr_ms=.1, latency_n=30)
+    saved = dict(file='subnet.pt', macs=1e6, max_difference=0.)
+    return dict(rows=[dict(macs=m*1e6, **row) for m in (1,2)], seconds=1., space=9, saved=saved)
 
 def interrupted(*args): raise KeyboardInterrupt
 
@@ -22,7 +25,9 @@ def test_nothing_finished_is_said(monkeypatch, tmp_path, capsys):
     assert demo.main(['demo', '--out', str(tmp_path)])==130
     assert 'none yet' in capsys.readouterr().err
 
-@pytest.mark.parametrize('args, said', [(['--epochs','2'], 'too few'), (['--data','mnist'], 'digits'), (['--seed','x'], 'int')])
-def test_bad_arguments(args, said, capsys):
+bad = {'too few':['--epochs','2'], 'digits':['--data','mnist'], 'int':['--seed','x']}
+
+@pytest.mark.parametrize('said, args', bad.items())
+def test_bad_arguments_are_refused(said, args, capsys):
     with pytest.raises(SystemExit): demo.main(['demo', *args])
     assert said in capsys.readouterr().err

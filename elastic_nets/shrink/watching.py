@@ -16,7 +16,6 @@ from fastai.callback.training import GradientAccumulation
 from fastai.learner import Metric
 from fastai.torch_core import find_bs, to_float
 from fastcore.basics import first, patch, risinstance
-from fastcore.foundation import L
 from itertools import takewhile
 from matplotlib import pyplot as plt
 from random import Random

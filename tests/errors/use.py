@@ -31,6 +31,8 @@ def before_work(f, *args, **kwargs):
 def evaluate(*args, learn=None, **kwargs): return before_work(evaluate_subnets, learn or learner(), *args, **kwargs)
 def score(test, **kwargs): return before_work(score_supernet, learner(), test, **kwargs)
 
+def plain(): return Learner(dls(), nn.Linear(2,2), metrics=accuracy)
+
 def without_metrics():
     learn = Learner(dls(), resnet_cifar(8, n_in=1))
     return learn.to_supernet() and learn
@@ -44,10 +46,10 @@ def with_another_model():
 def three(): return pd.DataFrame(dict(subnet=list('abc'), macs=[10,20,50], accuracy=[.5,.7,.9]))
 
 ERRORS = [
-    ('no supernet', lambda: evaluate([], learn=Learner(dls(), nn.Linear(2,2), metrics=accuracy)), 'call learn.to_supernet'),
-    ('a supernet of another model', lambda: evaluate([Subnet()], learn=with_another_model()), 'belongs to another model'),
+    ('no supernet', lambda: evaluate([], learn=plain()), 'call learn.to_supernet'),
+    ('a supernet of another model', lambda: evaluate([Subnet()], learn=with_another_model()), 'to another model'),
     ('a subnet of another model', lambda: with_another_model().subnet(Subnet()), 'another model'),
-    ('a subnet outside the space', lambda: evaluate([space().min, Subnet(width={'nowhere':3})]), "'nowhere' is not a choice"),
+    ('a subnet outside the space', lambda: evaluate([Subnet(width={'nowhere':3})]), "'nowhere' is not a choice"),
     ('no subnet', lambda: evaluate([space().min, .5]), 'a Subnet is expected', TypeError),
     ('no subnets at all', lambda: evaluate([]), 'subnets: none given'),
     ('a part of a sample', lambda: evaluate(space().min, calibrate=.5), 'calibrate: a number'),
@@ -63,7 +65,7 @@ ERRORS = [
     ('half a bucket', lambda: flops_buckets(learner().supernet, .5), 'n: a number of buckets'),
     ('half a subnet', lambda: sample_buckets(learner().supernet, per=.5), 'per: a number of subnets'),
     ('no such cost', lambda: mean_pareto_accuracy(three(), 1, 2, cost='seconds'), "cost: 'seconds' is no column"),
-    ('no such metric', lambda: pareto(three(), metric='acc'), "metric: 'acc' is no column of the table; it has subnet, macs"),
+    ('no such metric', lambda: pareto(three(), metric='acc'), "'acc' is no column of the table; it has subnet, macs"),
     ('a budget that buys nothing', lambda: mean_pareto_accuracy(three(), 5, 50), 'evaluate the smallest'),
     ('an empty range of budgets', lambda: mean_pareto_accuracy(three(), 20, 20), 'below the highest'),
 ]
