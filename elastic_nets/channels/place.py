@@ -9,7 +9,6 @@ __all__ = []
 import torch
 from dataclasses import dataclass, field
 from fastcore.basics import patch
-from math import prod
 from .graph import ChannelGraph
 
 # %% ../../nbs/channels/03_place.ipynb #bd0d7153
@@ -54,7 +53,7 @@ class Place:
     "Where one subnet lives: what it takes of every tensor, and which blocks it goes without"
     index:dict # Tensor name -> a slice or an int64 tensor per leading dimension; tensors that stay whole are absent
     dropped:tuple=() # Names of the blocks that are not there
-    shares:dict=field(default_factory=dict) # Linear layer that mixes positions -> share of the channels it still works on
+    shares:dict=field(default_factory=dict) # Linear layer that mixes positions -> share of its channels that are left
 
     def __post_init__(self): object.__setattr__(self, 'gone', tuple(f'{b}.' for b in self.dropped))
 
@@ -129,8 +128,8 @@ def locate(
     place, kept, known = Place({}, dropped), kept_units(graph, width), {}
     def index(axis):
         if axis is None: return slice(None)
-        if (key := axis.key) not in known: known[key] = axis_index(graph, axis, kept)
-        return known[key]
+        if axis.key not in known: known[axis.key] = axis_index(graph, axis, kept)
+        return known[axis.key]
     for name,axes in graph.axes.items():
         if place.has(name) and not whole(idx := tuple(map(index, axes))): place.index[name] = idx
     for layer,size in kernel.items():

@@ -16,7 +16,6 @@ from fastai.callback.training import GradientAccumulation
 from fastai.learner import Metric
 from fastai.torch_core import find_bs, to_float
 from fastcore.basics import first, patch, risinstance
-from fastcore.foundation import L
 from itertools import takewhile
 from matplotlib import pyplot as plt
 from random import Random
@@ -258,6 +257,19 @@ class SubnetMetric(Metric):
     @property
     def name(self): return f'{self.metric.name.replace("accuracy","acc")}_{self.which}'
 
+# %% ../../nbs/shrink/23_watching.ipynb #e6a33d2d
+def calibrated(model, dl, n, ranks):
+    "`model` with statistics recomputed, from `n` samples of each process"
+    calibrate_bn(model, dl, n)
+    mean_over_ranks([*model.buffers()], ranks)
+    return model
+
+# %% ../../nbs/shrink/23_watching.ipynb #d25e23e3
+def middle(todo):
+    "What is trained nearest to half the width and half the depth"
+    half, macs = todo.space.uniform(.5, .5), todo.sn.macs
+    return min(todo.levels or [half], key=lambda net: (abs(macs(net)-macs(half)), -macs(net)))
+
 # %% ../../nbs/shrink/23_watching.ipynb #336355cc
 class SubnetMetrics(OnionPart):
     "Adds the learner's first metric for some subnets, for the time of a fit"
@@ -280,19 +292,6 @@ class SubnetMetrics(OnionPart):
         net = sn.extract(sub)
         net.register_forward_pre_hook(lambda m, xb: at_size(xb, sub.resolution))
         return (net if sub in sn.private else calibrated(net, self.dls.train, 512, o.now.ranks)).eval()
-
-# %% ../../nbs/shrink/23_watching.ipynb #e6a33d2d
-def calibrated(model, dl, n, ranks):
-    "`model` with statistics recomputed, from `n` samples of each process"
-    calibrate_bn(model, dl, n)
-    mean_over_ranks([*model.buffers()], ranks)
-    return model
-
-# %% ../../nbs/shrink/23_watching.ipynb #d25e23e3
-def middle(todo):
-    "What is trained nearest to half the width and half the depth"
-    half, macs = todo.space.uniform(.5, .5), todo.sn.macs
-    return min(todo.levels or [half], key=lambda net: (abs(macs(net)-macs(half)), -macs(net)))
 
 # %% ../../nbs/shrink/23_watching.ipynb #2c33baa7
 class KeepBest(OnionPart):
@@ -372,7 +371,7 @@ def before_step(self:GradientProbe):
             self.rows.append(dict(step=self.n, eps=eps, layer=n, **_compare(self.full[n]/scale, used/scale, eps)))
     self.full, self.n = {}, self.n+1
 
-# %% ../../nbs/shrink/23_watching.ipynb #26ed3daf
+# %% ../../nbs/shrink/23_watching.ipynb #93150a77
 def plot_gradients(
     probe:GradientProbe, # After a fit
     step:int=None, # Which step's layers are drawn; None: the first it kept
@@ -394,5 +393,5 @@ def plot_gradients(
     axs[0].set(title=f'norm, step {step}', xlabel='layer')
     axs[1].set(title=f'cosine with the full network, step {step}', xlabel='layer')
     axs[2].set(title='norm / full network', xlabel='step')
-    axs[0].legend()
+    fig.legend(*axs[0].get_legend_handles_labels(), loc='outside upper right', ncol=3)
     return axs
