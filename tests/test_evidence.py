@@ -115,7 +115,7 @@ def test_tables_and_runs_for_a_card(tiny):
     gpu.work(tiny)
     runs = [r for r in common.rows(tiny.out) if r['name']!='steps']
     assert [(r['kind'],r['name']) for r in runs]==[
-        ('growth','lr'), ('growth','dense'), ('growth','plan'), ('family','lr'), ('family','delayed_shrinking')]
+        ('growth','lr'), ('growth','dense'), ('growth','plan'), ('family','delayed_shrinking')]
     assert all({'all','machine','commit'}<={*r} for r in runs) and runs[2]['stages'][-1]['width']==1
     before = len(common.rows(tiny.out))
     gpu.measure_tables(tiny)
@@ -145,7 +145,8 @@ def test_a_card_has_every_recipe_and_three_seeds(tmp_path):
         if name=='lr': common.append(a.out, dict(name='lr', config=c, valid=80-abs(c['lr']-.4)))
     common._read.cache_clear()
     runs = [(kind,name,c) for kind,name,c in gpu.configs(a) if name!='lr' and not name.startswith('probe')]
-    families = {name:{c['seed'] for kind,n,c in runs if kind=='family' and n==name} for name in gpu.RECIPES}
+    names = [*gpu.RECIPES, *gpu.MORE]
+    families = {name:{c['seed'] for kind,n,c in runs if kind=='family' and n==name} for name in names}
     assert all(seeds=={0,1,2} for seeds in families.values())
     assert all(c['n_train']==45_000 and c['lr'] in (.4,.2) for *_,c in runs)
     assert min(c['epochs'] for kind,_,c in runs if kind=='family')>=30
