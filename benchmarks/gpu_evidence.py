@@ -82,11 +82,11 @@ def measure_tables(a):
 
 TINY = dict(n_train=64, bs=32, epochs=2)
 LARGE = dict(GROWTH, n_train=45_000, epochs=30, bs=512, opt='fused', wd=5e-4)
-FAMILIES = dict(FAMILY, n_train=45_000, bs=1024, opt='fused', wd=5e-4, per=1)
+FAMILIES = dict(FAMILY, n_train=45_000, bs=512, opt='fused', wd=5e-4, per=1)
 RATES = dict(growth=(.2,.4,.8), family=(.2,.4,.8))
 LENGTHS = dict(full=30, smallest=30, delayed_shrinking=30, seeded=30, bignas=44, progressive_shrinking=67, compofa=37)
-RECIPES = dict(full={}, delayed_shrinking={}, bignas={}, progressive_shrinking={}, seeded={}, smallest={},
-               hard_delayed_shrinking=dict(target='hard'), hard_bignas=dict(target='hard'), compofa={})
+RECIPES = dict(full={}, delayed_shrinking={}, bignas={}, progressive_shrinking={}, seeded={}) # those of most verdicts
+MORE = dict(hard_delayed_shrinking=dict(target='hard'), hard_bignas=dict(target='hard'), smallest={}, compofa={})
 
 def growth_base(tiny): return dict(LARGE, **TINY, net=8, width=8) if tiny else LARGE
 def growth_search(tiny): return dict(growth_base(tiny), epochs=1 if tiny else 12, seed=100)
@@ -102,6 +102,13 @@ def growth_runs(a, seed):
     if a.tiny: return
     yield 'plan, 45 epochs', dict(grown, epochs=45)
     yield 'dense, 20 epochs', dict(dense, epochs=20)
+
+def growth_options(a, seed):
+    "Other plans and inits, and growth in the flat part of a schedule"
+    lr = search(a.out, 'lr', growth_search(a.tiny), a.rates['growth'], not a.tiny)[1]
+    if lr is None or a.tiny: return
+    dense = dict(LARGE, lr=lr, seed=seed)
+    grown = dict(dense, plan=grow.PLAN, init='orthogonal')
     yield 'uniform', dict(grown, plan=grow.UNIFORM)
     yield 'plan, variance', dict(grown, init='variance')
     yield 'dense, flat', dict(dense, schedule='flat', lr=lr/2)
@@ -120,18 +127,20 @@ def family_run(name, tiny, **kw):
     epochs = 2 if tiny else kw.pop('epochs', LENGTHS[recipe])
     options = dict(core=max(1, epochs//2), init='variance') if recipe=='seeded' else shrink.OPTIONS.get(recipe, {})
     base = dict(FAMILIES, **TINY, few=[32,32]) if tiny else FAMILIES
-    own = dict(search=False, recipe=recipe, options=options, **RECIPES[name], epochs=epochs)
+    own = dict(search=False, recipe=recipe, options=options, **{**RECIPES, **MORE}[name], epochs=epochs)
     return dict(base, **{**own, **kw})
 
-def family_search(name, tiny):
-    epochs = 2 if tiny else LENGTHS[name.removeprefix('hard_')]//3
-    return family_run(name, tiny, search=True, seed=100, epochs=epochs)
+def family_search(name):
+    epochs = LENGTHS[name.removeprefix('hard_')]//3
+    return family_run(name, False, search=True, seed=100, epochs=epochs, n_train=20_000)
 
-def family_rate(a, name): return search(a.out, 'lr', family_search(name, a.tiny), a.rates['family'], not a.tiny)[1]
+def family_rates(a, names):
+    for name in names: yield from rate_runs(a.out, 'lr', family_search(name), a.rates['family'])
 
-def family_runs(a, seed):
-    for name in a.recipes:
-        lr = family_rate(a, name)
+def family_runs(a, names, seed):
+    "Those whose rate is known; a tiny one needs none"
+    for name in names:
+        lr = .1 if a.tiny else search(a.out, 'lr', family_search(name), a.rates['family'])[1]
         if lr is not None: yield name, dict(family_run(name, a.tiny, seed=seed), lr=lr)
 
 def configs(a):
@@ -139,11 +148,15 @@ def configs(a):
     def of(kind, runs): return ((kind, name, c) for name,c in runs)
     yield from of('growth', rate_runs(a.out, 'lr', growth_search(a.tiny), a.rates['growth'], not a.tiny))
     for s in a.seeds: yield from of('growth', growth_runs(a, s))
-    if not a.tiny: yield from of('growth', probes())
-    for name in a.recipes:
-        runs = rate_runs(a.out, 'lr', family_search(name, a.tiny), a.rates['family'], not a.tiny)
-        yield from of('family', runs)
-    for s in a.seeds: yield from of('family', family_runs(a, s))
+    if not a.tiny:
+        yield from of('growth', probes())
+        yield from of('family', family_rates(a, a.recipes))
+    for s in a.seeds: yield from of('family', family_runs(a, a.recipes, s))
+    if a.tiny: return
+    yield from of('family', family_rates(a, MORE))
+    for s in a.seeds:
+        yield from of('growth', growth_options(a, s))
+        yield from of('family', family_runs(a, MORE, s))
 
 # A worker
 
@@ -197,7 +210,7 @@ def settings(argv=None):
     p.add_argument('--until', type=float, help=argparse.SUPPRESS)
     a = p.parse_args(argv)
     a.seeds = [0] if a.tiny else [0,1,2]
-    a.rates = dict(growth=(.1,), family=(.1,)) if a.tiny else RATES
+    a.rates = dict(growth=(.1,)) if a.tiny else RATES
     a.recipes = ['delayed_shrinking'] if a.tiny else [*RECIPES]
     return a
 

@@ -270,11 +270,11 @@ def longer():
     for name in names:
         runs = long_runs_of(name)
         c = config_of(runs)
-        means = [spread_of(runs, smallest), spread_of(runs, largest), spread_of(runs, test)]
-        if c['recipe'] in shrink.ALONE: means = ['']*2+[means[2]]
-        mine = long_runs_of('delayed_shrinking')
-        beside = '' if c['recipe'] in shrink.ALONE or runs==mine else interval(paired(mine, runs, test), count=True)
-        body.append([NAMES.get(name, name.replace('_', ' ')), len(runs), c['epochs'], f"{c['lr']:g}", *means, beside])
+        alone, mine = c['recipe'] in shrink.ALONE, long_runs_of('delayed_shrinking')
+        cells = accuracies(c['recipe'], runs)
+        beside = '' if alone or name=='delayed_shrinking' else interval(paired(mine, runs, test), count=True)
+        body.append([NAMES.get(name, name.replace('_', ' ')), len(runs), c['epochs'], f"{c['lr']:g}", cells[0],
+                     *cells[-2:], beside])
     return table(['','seeds','epochs','lr','smallest','largest','mean Pareto','delayed shrinking minus this (seeds)'],
                  body)
 

@@ -1,5 +1,5 @@
 "One run of each kind, for the queues `evidence.py` (a processor, hours) and `gpu_evidence.py` (a card, minutes)"
-import copy, time
+import time
 import torch
 import fastai.callback.all # noqa: F401, patches Learner
 from fastai.callback.channelslast import ChannelsLast

@@ -115,7 +115,7 @@ def test_tables_and_runs_for_a_card(tiny):
     gpu.work(tiny)
     runs = [r for r in common.rows(tiny.out) if r['name']!='steps']
     assert [(r['kind'],r['name']) for r in runs]==[
-        ('growth','lr'), ('growth','dense'), ('growth','plan'), ('family','lr'), ('family','delayed_shrinking')]
+        ('growth','lr'), ('growth','dense'), ('growth','plan'), ('family','delayed_shrinking')]
     assert all({'all','machine','commit'}<={*r} for r in runs) and runs[2]['stages'][-1]['width']==1
     before = len(common.rows(tiny.out))
     gpu.measure_tables(tiny)
@@ -145,7 +145,49 @@ def test_a_card_has_every_recipe_and_three_seeds(tmp_path):
         if name=='lr': common.append(a.out, dict(name='lr', config=c, valid=80-abs(c['lr']-.4)))
     common._read.cache_clear()
     runs = [(kind,name,c) for kind,name,c in gpu.configs(a) if name!='lr' and not name.startswith('probe')]
-    families = {name:{c['seed'] for kind,n,c in runs if kind=='family' and n==name} for name in gpu.RECIPES}
+    names = [*gpu.RECIPES, *gpu.MORE]
+    families = {name:{c['seed'] for kind,n,c in runs if kind=='family' and n==name} for name in names}
     assert all(seeds=={0,1,2} for seeds in families.values())
     assert all(c['n_train']==45_000 and c['lr'] in (.4,.2) for *_,c in runs)
     assert min(c['epochs'] for kind,_,c in runs if kind=='family')>=30
+
+# Pages while rows are still coming
+
+def row_of(kind, name, c):
+    "A row as a run would leave it"
+    where = dict(machine='a card', commit='abc', date='2026-11-27')
+    value = 80+c['seed']+len(name)/10
+    row = dict(name=name, config=c, kind=kind, valid=value, test=value, seconds=10., cpu_seconds=9., overhead=.1,
+               steps=100, all=20., **where)
+    if kind=='family' and c['recipe'] not in shrink.ALONE and name!='lr':
+        row.update(smallest=[1000, value, value], largest=[9000, value, value], buckets=[[1000, value, value]]*6)
+    if kind=='onion':
+        widths = {str(w):value for w in evidence.onion.FOUR}
+        both = dict(widths={str(c['width']):value}) if 'width' in c else dict(widths=widths, mean_pareto=value)
+        row.update(valid=both, test=both)
+    return row
+
+def test_pages_can_be_made_at_any_time(path, monkeypatch, share=.7):
+    "From a share of the rows that both queues will leave"
+    reports = {n:pytest.importorskip(f'{n}_report') for n in ('grow','shrink','onion','verdicts')}
+    monkeypatch.setattr(evidence, 'GROWN', path)
+    monkeypatch.setattr(evidence, 'FAMILIES', path)
+    found = []
+    for _ in range(4): # runs follow from rows
+        done = [r['config'] for r in found]
+        for kind,name,c in evidence.configs((0,1,2)):
+            if kind=='steps' or c in done: continue
+            found.append(row_of(kind, name, c))
+            common.append(path, found[-1])
+        common._read.cache_clear()
+    found = found[:round(share*len(found))]
+    def of(kind): return [r for r in found if r['kind']==kind]
+    monkeypatch.setattr(reports['grow'], 'LONG', of('growth'))
+    monkeypatch.setattr(reports['shrink'], 'LONG', of('family'))
+    monkeypatch.setattr(reports['onion'], 'RUNS', [*reports['onion'].RUNS, *of('onion')])
+    monkeypatch.setattr(reports['verdicts'].card, 'LATER', of('growth')+of('family'))
+    pages = {name:module.page.render() for name,module in reports.items()}
+    assert 'nan' not in ''.join(pages.values())
+    v = reports['verdicts']
+    assert {v.little_loss(.13).verdict, v.above('bignas').verdict, v.onion_best('vgg').verdict}<={
+        v.REPRODUCED, v.NOT_REPRODUCED, v.NOT_SHOWN}
