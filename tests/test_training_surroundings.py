@@ -4,7 +4,10 @@ from copy import deepcopy
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.training import GradientAccumulation, GradientClip
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import OptimWrapper, SGD
 from torch import nn
 from torch.utils._pytree import tree_flatten
@@ -14,6 +17,8 @@ from elastic_nets.shrink.methods import bignas, delayed_shrinking, slimmable
 from elastic_nets.shrink.recipe import Construct, Delayed, Gradient, Phase, Phases, Recipe, Update
 from elastic_nets.shrink.training import OnionTraining
 from elastic_nets.subnets.batches import calibrate_bn
+from elastic_nets.zoo.data import digits_dls
+from elastic_nets.zoo.models import resnet_cifar
 from helpers import Float32Loss, Scaled, add, differ, grad, label, says, times
 from helpers_shrink import Noted, all_four, close, fit, lr, matrices_net, n_batches, new_learner, usage, with_norm, x
 
@@ -295,3 +300,23 @@ def test_untrained_full_network_is_calibrated():
         cbs=[See()],
     )
     assert stale == [True] * 3
+
+class Bf16Learner(MixedPrecision):
+    "fastai's own mixed precision, on a CPU"
+    def before_fit(self):
+        super().before_fit()
+        self.autocast = torch.autocast('cpu', dtype=torch.bfloat16)
+
+@pytest.mark.parametrize('full', [True, False])
+def test_mixed_precision_ends_with_the_batch(full):
+    "Also where the first network of a step asks a teacher in the middle of fastai's own forward and loss"
+    learn = Learner(digits_dls(bs=256, device='cpu'), resnet_cifar(8, n_in=1), loss_func=CrossEntropyLossFlat())
+    learn.to_supernet()
+    after = []
+    class Watched(Callback):
+        order, run_valid = 1000, False
+        def after_batch(self): after.append(torch.is_autocast_enabled('cpu'))
+    rec = Recipe(Construct(k=2), Gradient('teacher'), schedule=Phases((Phase(1, k=1, teach=True), Phase(1, full=full))))
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-2, cbs=[OnionTraining(rec, watch=(), estimate=False), Bf16Learner('bf16'), Watched()])
+    assert len(after)==len(learn.dls.train) and not any(after)

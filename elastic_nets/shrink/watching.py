@@ -8,7 +8,7 @@ __all__ = ['GradientProbe', 'plot_gradients']
 # %% ../../nbs/shrink/23_watching.ipynb #08341264
 import time, torch
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
+from copy import copy, deepcopy
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.tracker import SaveModelCallback
@@ -41,7 +41,9 @@ class Passes:
     def precise(self):
         "Mixed precision; gives a function that makes an output 32-bit again"
         mp = first(self.learn.cbs, risinstance(MixedPrecision))
-        with mp.autocast if mp and mp.autocast is not None else nullcontext(): yield to_float if mp else lambda x: x
+        # a copy: the learner's own may be open at this moment, and remembers only one state to go back to
+        mixed = copy(mp.autocast) if mp and mp.autocast is not None else nullcontext()
+        with mixed: yield to_float if mp else lambda x: x
 
     def forward(self, sn, net, xb):
         with self.precise() as exact: return exact(run_network(sn, net, xb))
