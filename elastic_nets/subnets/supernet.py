@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Supernet']
 
-# %% ../../nbs/subnets/14_supernet.ipynb #04502157
+# %% ../../nbs/subnets/14_supernet.ipynb #052042e9
 import torch
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from math import prod
 from torch import nn
 from torch.utils._pytree import tree_map
+from weakref import WeakSet
 from ..channels.labels import NotElasticError
 from ..channels.place import Place, take, whole
 from elastic_nets.channels.surgery import (check_state, copy_model, cut_channels, layer_attrs, own_tensors,
@@ -23,7 +24,10 @@ from .choices import check_choice, fit_space, make_space
 from .elastic import Cut, DROP, elastic_class, smaller_kernel
 from .batches import at_size, is_norm
 
-# %% ../../nbs/subnets/14_supernet.ipynb #82c4c9d6
+# %% ../../nbs/subnets/14_supernet.ipynb #c6fd0178
+supernets = WeakSet() # All that are alive: whose is this space?
+
+# %% ../../nbs/subnets/14_supernet.ipynb #bdc89a22
 class Supernet:
     "Beside a model: its subnets can be switched on, measured and taken out"
     def __init__(self,
@@ -50,8 +54,9 @@ class Supernet:
         self.trained = False # have subnets been trained? Who sorts channels then scrambles them
         self.xb = tree_map(lambda x: x[:1].detach().cpu(), as_inputs(xb))
         self.layers = _make_elastic(model, self.graph, self.space)
+        supernets.add(self)
 
-    def __getstate__(self): return {k:v for k,v in vars(self).items() if k not in ('_plans','_positions','_checked')}
+    def __getstate__(self): return {k:v for k,v in vars(self).items() if k not in ('_plans','_positions','_checked','_costs')}
 
     def __repr__(self):
         s, low, high = self.space, *[self.macs(s)/1e6 for s in (self.space.min, self.space.max)]
