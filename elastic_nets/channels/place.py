@@ -53,7 +53,7 @@ class Place:
     "Where one subnet lives: what it takes of every tensor, and which blocks it goes without"
     index:dict # Tensor name -> a slice or an int64 tensor per leading dimension; tensors that stay whole are absent
     dropped:tuple=() # Names of the blocks that are not there
-    shares:dict=field(default_factory=dict) # Linear layer that mixes positions -> share of the channels it still works on
+    shares:dict=field(default_factory=dict) # Linear layer that mixes positions -> share of its channels that are left
 
     def __post_init__(self): object.__setattr__(self, 'gone', tuple(f'{b}.' for b in self.dropped))
 
