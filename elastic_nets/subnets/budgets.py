@@ -32,15 +32,15 @@ def axis_table(
         tables.append((of.name, of.unit, of.size, [*accumulate(here, initial=0)]))
     return fixed, tables
 
-# %% ../../nbs/subnets/18_budgets.ipynb #4761630b
+# %% ../../nbs/subnets/18_budgets.ipynb #e77737b3
 class Costs:
     "MACs and parameters of the subnets of a supernet, from tables that are made once"
     def __init__(self, sn):
         graph, whole = sn.graph, sn.space.max
         self.blocks = {b:(stage,i) for stage in sn.space.depth for i,b in enumerate(graph.stages[stage])}
-        groups, axes = [*graph.groups.values()], [axis for axes in graph.axes.values() for axis in axes if axis is not None]
-        self.tables = {axis.key:axis for axis in [*axes, *graph.mixers.values()]}
-        self.tables = {key:axis_table(axis, groups) for key,axis in self.tables.items()}
+        axes = [axis for of_tensor in [*graph.axes.values(), graph.mixers.values()] for axis in of_tensor]
+        axes = {axis.key:axis for axis in axes if axis is not None}
+        self.tables = {key:axis_table(axis, [*graph.groups.values()]) for key,axis in axes.items()}
         shapes = {n:p.shape for n,p in sn.model.named_parameters(remove_duplicate=False)}
         self.shapes = {n:self._dims(graph, n, shape) for n,shape in shapes.items()}
         self.homes = {n:[home for b,home in self.blocks.items() if f'{n}.'.startswith(f'{b}.')] for n in shapes}
@@ -120,28 +120,31 @@ def _cost_name(cost):
     "What a function of a subnet is called in messages"
     return name if (name := getattr(cost, '__name__', '<')).isidentifier() else 'cost'
 
-# %% ../../nbs/subnets/18_budgets.ipynb #e12fe3f7
+# %% ../../nbs/subnets/18_budgets.ipynb #93ce55b4
 def _limit(space, cost, lo, hi):
     "(cost, lo, hi), or an error that says what is wrong with them"
     if not callable(cost): raise TypeError(f'cost: a function of a subnet such as `sn.macs` is expected, got {cost!r}')
     if not lo<=hi: raise ValueError(f'lo, hi: the lowest comes first, got lo={lo}, hi={hi}')
     if lo==-math.inf and hi==math.inf: raise ValueError('lo, hi: give one of them, or both; without there is no limit')
     name, smallest, largest = _cost_name(cost), cost(space.min), cost(space.max)
-    if hi<smallest: raise ValueError(f'{name}: at most {hi:.4g} is not possible, the smallest subnet has {smallest:.4g}')
-    if lo>largest: raise ValueError(f'{name}: at least {lo:.4g} is not possible, the full network has {largest:.4g}')
+    for bad,word,limit,what,has in ((hi<smallest, 'most', hi, 'smallest subnet', smallest),
+                                    (lo>largest, 'least', lo, 'full network', largest)):
+        if bad: raise ValueError(f'{name}: at {word} {limit:.4g} is not possible, the {what} has {has:.4g}')
     return cost, lo, hi
 
-# %% ../../nbs/subnets/18_budgets.ipynb #642fbfc2
+# %% ../../nbs/subnets/18_budgets.ipynb #2999cba2
 @patch
 def constrain(self:Space,
     cost=None, # Function of a subnet, such as `sn.macs`, that rises with every choice
     lo:float=-math.inf, # The lowest that is allowed
     hi:float=math.inf, # The highest
-    **budgets, # `macs`, `params`, `latency` by name, as `Supernet.constrain` takes them, of the supernet's own space
+    macs=None, # Of the very space of a supernet: a budget, as `Supernet.constrain` takes it
+    params=None, # Likewise
+    latency=None, # Likewise
 ) -> Constrained:
     "The subnets whose `cost` is in [lo, hi]: `sample`, `in`, `count` and iteration keep to them"
-    if not budgets: return Constrained(self, (_limit(self, cost, lo, hi),))
-    res = supernet_with(self).constrain(**budgets)
+    if macs is params is latency is None: return Constrained(self, (_limit(self, cost, lo, hi),))
+    res = supernet_with(self).constrain(macs, params, latency)
     return res if cost is None else res.constrain(cost, lo, hi)
 
 # %% ../../nbs/subnets/18_budgets.ipynb #6113f210
