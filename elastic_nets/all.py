@@ -13,6 +13,7 @@ from .subnets.supernet import *
 from .subnets.norms import *
 from .subnets.learner import *
 from .subnets.cost import *
+from .subnets.budgets import *
 from .shrink.gradients import *
 from .shrink.recipe import *
 from .shrink.step import *
