@@ -5,7 +5,7 @@ from faults.fits import FITS, POINTS
 from faults.harness import Lab, lives
 
 pytestmark = [pytest.mark.xdist_group('faults'), pytest.mark.skipif(sys.platform=='win32', reason='needs fork')]
-KILLS = int(os.environ.get('FAULTS', 3)) # per fit
+KILLS = int(os.environ.get('FAULTS', 2)) # per fit
 LIVES = int(os.environ.get('LIVES', 1)) # fits of each kind
 
 @pytest.fixture(scope='module')
