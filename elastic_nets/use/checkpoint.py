@@ -73,7 +73,7 @@ def seal(
     data[at:at+64] = sha256(data).hexdigest().encode()
     return bytes(data)
 
-# %% ../../nbs/use/44_checkpoint.ipynb #3c1a4a4c
+# %% ../../nbs/use/44_checkpoint.ipynb #c9b60652
 def unseal(
     data:bytes, # Of a file
 ) -> tuple: # What `seal` was given
@@ -83,7 +83,7 @@ def unseal(
     if not found or end>len(data): raise ValueError('it is cut short, damaged at its beginning, or no checkpoint')
     blank = bytearray(data)
     blank[found.start(1):found.end(1)] = b'0'*64
-    if sha256(blank).hexdigest()!=found[1].decode(): raise ValueError('its checksum is wrong: it is damaged, or cut short')
+    if sha256(blank).hexdigest()!=found[1].decode(): raise ValueError('its checksum is wrong: damaged, or cut short')
     try:
         head = json.loads(data[8:end])['__metadata__']
         return json.loads(head['about']), unpack(json.loads(head['state']), load(data))
@@ -285,12 +285,12 @@ def load_fit_state(
         p.grad = None if n not in state['grads'] else torch.zeros_like(p) if g is None else _like(p, g)
     load_callbacks_state(learn, state['callbacks'])
 
-# %% ../../nbs/use/44_checkpoint.ipynb #0ec5553c
+# %% ../../nbs/use/44_checkpoint.ipynb #07f546f9
 def _check_same(mine, given):
     "`ValueError` where a network has not the tensors of a file"
     for n in mine.keys()|given.keys():
         a, b = [tuple(d[n].shape) if n in d else None for d in (mine, given)]
-        if a!=b: raise ValueError(f'checkpoint: {n} has shape {b} in the file, and {a} in this network (None: it is not there)')
+        if a!=b: raise ValueError(f'checkpoint: {n} has shape {b} in the file, {a} in this network (None: not there)')
 
 # %% ../../nbs/use/44_checkpoint.ipynb #8d206c93
 def about_fit(
@@ -319,13 +319,14 @@ def _recipe(learn):
     given = onion.teacher is not None
     return f'{onion.recipe!r}, seed {onion.seed}, {"with" if given else "without"} a given teacher'
 
-# %% ../../nbs/use/44_checkpoint.ipynb #7b725e1b
+# %% ../../nbs/use/44_checkpoint.ipynb #5bfa14dc
 def _growth(learn):
     "What makes a fit with growth, in words"
     names = ('plan','init','submodule','carry_state','adapt_lr','block','place','half_life','zero_last')
     def text(v): return getattr(v, '__name__', None) or repr(v)
     grow = [cb for cb in learn.cbs if isinstance(cb, (GrowWidth,GrowDepth))]
-    return [f'{type(cb).__name__}: ' + ', '.join(f'{k}={text(vars(cb)[k])}' for k in names if k in vars(cb)) for cb in grow]
+    def options(cb): return ', '.join(f'{k}={text(vars(cb)[k])}' for k in names if k in vars(cb))
+    return [f'{type(cb).__name__}: {options(cb)}' for cb in grow]
 
 # %% ../../nbs/use/44_checkpoint.ipynb #bc1a6eaa
 def newest(
