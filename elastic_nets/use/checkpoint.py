@@ -117,6 +117,11 @@ def _sync_folder(folder):
     try: os.fsync(fd)
     finally: os.close(fd)
 
+# %% ../../nbs/use/44_checkpoint.ipynb #d821eb32
+def _loader_rngs(dls):
+    "Generators of the loaders; PyTorch's have none of their own"
+    return [dl.rng for dl in dls.loaders if isinstance(getattr(dl, 'rng', None), random.Random)]
+
 # %% ../../nbs/use/44_checkpoint.ipynb #2adc1c50
 def rng_state(
     dls, # DataLoaders
@@ -126,11 +131,6 @@ def rng_state(
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return dict(python=random.getstate(), numpy=(kind, words.tolist(), *rest), torch=torch.get_rng_state(), cuda=cuda,
                 loaders=[rng.getstate() for rng in _loader_rngs(dls)])
-
-# %% ../../nbs/use/44_checkpoint.ipynb #d821eb32
-def _loader_rngs(dls):
-    "Generators of the loaders; PyTorch's have none of their own"
-    return [dl.rng for dl in dls.loaders if isinstance(getattr(dl, 'rng', None), random.Random)]
 
 # %% ../../nbs/use/44_checkpoint.ipynb #d66b9953
 def set_rng_state(
@@ -292,6 +292,23 @@ def _check_same(mine, given):
         a, b = [tuple(d[n].shape) if n in d else None for d in (mine, given)]
         if a!=b: raise ValueError(f'checkpoint: {n} has shape {b} in the file, {a} in this network (None: not there)')
 
+# %% ../../nbs/use/44_checkpoint.ipynb #875a2bd6
+def _recipe(learn):
+    "The recipe of a fit, in words"
+    onion = getattr(learn, 'onion_training', None)
+    if onion is None: return None
+    given = onion.teacher is not None
+    return f'{onion.recipe!r}, seed {onion.seed}, {"with" if given else "without"} a given teacher'
+
+# %% ../../nbs/use/44_checkpoint.ipynb #5bfa14dc
+def _growth(learn):
+    "What makes a fit with growth, in words"
+    names = ('plan','init','submodule','carry_state','adapt_lr','block','place','half_life','zero_last')
+    def text(v): return getattr(v, '__name__', None) or repr(v)
+    grow = [cb for cb in learn.cbs if isinstance(cb, (GrowWidth,GrowDepth))]
+    def options(cb): return ', '.join(f'{k}={text(vars(cb)[k])}' for k in names if k in vars(cb))
+    return [f'{type(cb).__name__}: {options(cb)}' for cb in grow]
+
 # %% ../../nbs/use/44_checkpoint.ipynb #8d206c93
 def about_fit(
     learn, # A Learner, before its fit changes anything
@@ -310,23 +327,6 @@ def about_fit(
         'rates': hypers, 'schedules': [{k:at(s) for k,s in scheds.items()} for scheds in curves],
         'recipe': _recipe(learn), 'growth': _growth(learn)}
     return json.loads(json.dumps(res))
-
-# %% ../../nbs/use/44_checkpoint.ipynb #875a2bd6
-def _recipe(learn):
-    "The recipe of a fit, in words"
-    onion = getattr(learn, 'onion_training', None)
-    if onion is None: return None
-    given = onion.teacher is not None
-    return f'{onion.recipe!r}, seed {onion.seed}, {"with" if given else "without"} a given teacher'
-
-# %% ../../nbs/use/44_checkpoint.ipynb #5bfa14dc
-def _growth(learn):
-    "What makes a fit with growth, in words"
-    names = ('plan','init','submodule','carry_state','adapt_lr','block','place','half_life','zero_last')
-    def text(v): return getattr(v, '__name__', None) or repr(v)
-    grow = [cb for cb in learn.cbs if isinstance(cb, (GrowWidth,GrowDepth))]
-    def options(cb): return ', '.join(f'{k}={text(vars(cb)[k])}' for k in names if k in vars(cb))
-    return [f'{type(cb).__name__}: {options(cb)}' for cb in grow]
 
 # %% ../../nbs/use/44_checkpoint.ipynb #bc1a6eaa
 def newest(
