@@ -13,8 +13,8 @@ demo: $(READY) # the main job; `make demo ARGS="--data cifar10"` passes argument
 test: $(READY) # two processes of one thread each; `make test ARGS="-k readme"` picks tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --maxschedchunk 1 $(ARGS)
 
-faults: $(READY) # kills fits at random moments, 20 times each and some minutes; `make faults FAULTS=100` kills more
-	FAULTS=$(or $(FAULTS),20) $(BIN)/python -m pytest -q tests/test_checkpoint_kills.py $(ARGS)
+faults: $(READY) # kills fits of each kind 20 times, at random moments: minutes; `make faults FAULTS=100` kills more
+	FAULTS=$(or $(FAULTS),20) $(BIN)/python -m pytest -qs tests/test_checkpoint_kills.py $(ARGS)
 
 # ---- while you work (see CONTRIBUTING.md)
 

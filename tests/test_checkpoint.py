@@ -3,6 +3,7 @@ import os, pickle, random, warnings
 from functools import partial
 import pytest, torch
 from fastai.callback.core import Callback
+from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
 from fastai.callback.training import GradientAccumulation, GradientClip
@@ -125,6 +126,21 @@ def test_callbacks_remember(tmp_path):
     assert goes_on(make, tmp_path/'runs', callbacks=cbs)
     first, last = [[(c.best, getattr(c, 'wait', None)) for c in seen[i]] for i in (0,-1)]
     assert first==last
+
+class HalfOnCpu(MixedPrecision):
+    "bfloat16 with a scaler of losses, which grows every third step"
+    def before_fit(self):
+        self.autocast, self.scales = torch.autocast('cpu', dtype=torch.bfloat16), []
+        self.learn.scaler = torch.amp.GradScaler('cpu', init_scale=8., growth_interval=3)
+
+def test_mixed_precision(tmp_path):
+    scales = []
+    class Look(Callback):
+        order = 70
+        def after_batch(self):
+            if self.training: scales.append(self.learn.scaler.get_scale())
+    assert goes_on(learner, tmp_path, at=(13,), callbacks=lambda: [HalfOnCpu(), Look()])
+    assert scales[-1]==scales[23]>=2**9
 
 class Average(Callback):
     "A user's moving average of the weights"

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ElasticCheckpoint']
 
-# %% ../../nbs/use/44_checkpoint.ipynb #2ab7c07e
-import errno, json, math, numpy as np, os, random, re, torch
+# %% ../../nbs/use/44_checkpoint.ipynb #22efa8fb
+import json, numpy as np, os, random, re, torch
 from collections import Counter
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.fp16 import MixedPrecision
@@ -20,7 +20,6 @@ from fastcore.foundation import L
 from hashlib import sha256
 from pathlib import Path
 from safetensors.torch import load, save
-from torch import nn
 from warnings import warn
 from .. import __version__
 from ..channels.surgery import get_groups, optimizers, set_groups

@@ -8,7 +8,7 @@ from faults import fits
 class Lab:
     "Processes fork from one that has imported everything and trained nothing"
     def __init__(self, folder):
-        self.folder, self.kills = Path(folder), 0
+        self.folder, self.kills, self.while_writing = Path(folder), 0, 0
         self.context = multiprocessing.get_context('forkserver')
         self.context.set_forkserver_preload(['faults.fits'])
         path = os.pathsep.join(p for p in sys.path if p) # it imports in silence, or not
@@ -37,6 +37,7 @@ class Lab:
         "A process that dies while it writes; did it?"
         p = self.process(kind, self.folder/name, self.folder/f'{name}.txt', 3, point, nth)
         p.join()
+        self.while_writing += p.exitcode==-9
         return self.count(p)
 
     def killed_after(self, kind, name, seconds):
