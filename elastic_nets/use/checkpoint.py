@@ -416,7 +416,7 @@ def _epochs(self:ElasticCheckpoint):
         self.due = True
         self._save(epoch+1, 0)
 
-# %% ../../nbs/use/44_checkpoint.ipynb #7f36c149
+# %% ../../nbs/use/44_checkpoint.ipynb #d3f12de3
 @patch
 def _batches(self:ElasticCheckpoint):
     "As `Learner.all_batches`, from the batch of the file on"
@@ -430,6 +430,7 @@ def _batches(self:ElasticCheckpoint):
     batches = iter(learn.dl)
     for _ in range(skip): next(batches)
     if skip: self._load()
+    if training: self.resume = None # its tensors are in use now, or free
     for i,b in enumerate(batches, skip):
         learn.one_batch(i, b)
         if not training: continue
