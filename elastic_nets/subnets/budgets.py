@@ -367,7 +367,7 @@ class SpaceProfile:
 
 # %% ../../nbs/subnets/18_budgets.ipynb #a8d4c306
 def profile_space(
-    sn:Supernet,
+    sn:Supernet, # Whose subnets are looked at
     n:int=200, # Random subnets
     seed:int=0, # Same seed, same subnets
     space=None, # A part of its space, as `restrict` and `constrain` make it; None: all of it
