@@ -396,9 +396,12 @@ def _between(self:OnionTraining, i, net, loss):
     self.opt.step()
     self.opt.zero_grad()
 
-# %% ../../nbs/shrink/24_training.ipynb #af9ca225
+# %% ../../nbs/shrink/24_training.ipynb #49d0332c
 @patch
-def tell(self:OnionTraining, event, *args):
+def tell(self:OnionTraining,
+    event:str, # Name of the method
+    *args, # What it is given
+):
     "An event of our own, `after_net(net, loss)` or `seen_losses(pairs)`, for callbacks that have the method"
     for cb in self.learn.cbs.sorted('order'):
         if heard := getattr(type(cb), event, None): heard(cb, *args)

@@ -371,7 +371,7 @@ def before_step(self:GradientProbe):
             self.rows.append(dict(step=self.n, eps=eps, layer=n, **_compare(self.full[n]/scale, used/scale, eps)))
     self.full, self.n = {}, self.n+1
 
-# %% ../../nbs/shrink/23_watching.ipynb #26ed3daf
+# %% ../../nbs/shrink/23_watching.ipynb #93150a77
 def plot_gradients(
     probe:GradientProbe, # After a fit
     step:int=None, # Which step's layers are drawn; None: the first it kept
@@ -393,5 +393,5 @@ def plot_gradients(
     axs[0].set(title=f'norm, step {step}', xlabel='layer')
     axs[1].set(title=f'cosine with the full network, step {step}', xlabel='layer')
     axs[2].set(title='norm / full network', xlabel='step')
-    axs[0].legend()
+    fig.legend(*axs[0].get_legend_handles_labels(), loc='outside upper right', ncol=3)
     return axs
