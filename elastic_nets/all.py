@@ -26,6 +26,7 @@ from .grow.deepen import *
 from .grow.stages import *
 from .grow.growing import *
 from .use.evaluate import *
+from .use.search import *
 from .look.plots import *
 from .zoo.models import *
 from .zoo.spaces import *
