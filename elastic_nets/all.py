@@ -27,6 +27,7 @@ from .grow.stages import *
 from .grow.growing import *
 from .use.evaluate import *
 from .use.search import *
+from .use.latency import *
 from .look.plots import *
 from .zoo.models import *
 from .zoo.spaces import *

@@ -76,21 +76,29 @@ def _numbers(self:Costs, name, subnet, counts):
         return dim if isinstance(dim, int) else counts[dim]
     return prod(map(_size, self.shapes[name]))
 
-# %% ../../nbs/subnets/18_budgets.ipynb #1fc6bd4e
+# %% ../../nbs/subnets/18_budgets.ipynb #12dc7f08
 @patch
-def macs(self:Costs,
+def layer_macs(self:Costs,
     subnet:Subnet, # Of the supernet's space
-) -> int: # For one sample
-    "As `sn.macs`"
+) -> dict: # Layer -> multiply-accumulates for one sample
+    "As `sn.layer_macs`"
     counts, there = self._counts(subnet)
-    total = 0
+    found = {}
     for name,positions in self.positions[subnet.resolution].items():
         if not there(name): continue
         if name in self.mixers:
             key, n = self.mixers[name]
             positions = round(positions*counts[key]/n)
-        total += positions*self._numbers(name, subnet, counts)
-    return total
+        found[name.removesuffix('weight').removesuffix('.')] = positions*self._numbers(name, subnet, counts)
+    return found
+
+# %% ../../nbs/subnets/18_budgets.ipynb #1c8868e2
+@patch
+def macs(self:Costs,
+    subnet:Subnet, # Of the supernet's space
+) -> int: # For one sample
+    "As `sn.macs`"
+    return sum(self.layer_macs(subnet).values())
 
 # %% ../../nbs/subnets/18_budgets.ipynb #d23ccde4
 @patch
