@@ -963,8 +963,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'elastic_nets/shrink/watching.py'),
                                               'elastic_nets.shrink.watching.calibrated': ( 'shrink/watching.html#calibrated',
                                                                                            'elastic_nets/shrink/watching.py'),
-                                              'elastic_nets.shrink.watching.copied': ( 'shrink/watching.html#copied',
-                                                                                       'elastic_nets/shrink/watching.py'),
                                               'elastic_nets.shrink.watching.estimate': ( 'shrink/watching.html#estimate',
                                                                                          'elastic_nets/shrink/watching.py'),
                                               'elastic_nets.shrink.watching.mean_over_ranks': ( 'shrink/watching.html#mean_over_ranks',

@@ -91,7 +91,7 @@ def fingerprint(
         digest.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
-# %% ../../nbs/use/40_evaluate.ipynb #39055c36
+# %% ../../nbs/use/40_evaluate.ipynb #24b8beb0
 class _Results:
     "Figures that are known: in memory for the very same loaders and metrics, and in a file if there is one"
     known = WeakKeyDictionary() # loader -> {what else matters: values}
@@ -118,7 +118,8 @@ class _Results:
     def put(self, subnet, values):
         self.memory[subnet, *self.key] = values
         if self.file is None: return
-        with self.file.open('a') as f: f.write(json.dumps({**self.line, 'subnet':subnet.to_json(), 'values':values})+'\n')
+        line = json.dumps({**self.line, 'subnet':subnet.to_json(), 'values':values})
+        with self.file.open('a') as f: f.write(f'{line}\n')
 
 # %% ../../nbs/use/40_evaluate.ipynb #64bf35b1
 def evaluate_subnets(

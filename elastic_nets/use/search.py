@@ -59,7 +59,7 @@ def first_guesses(
         if s in space: found.append(s)
     return list(dict.fromkeys(found))[:n]
 
-# %% ../../nbs/use/41_search.ipynb #74bdc863
+# %% ../../nbs/use/41_search.ipynb #b727acaa
 def open_study(
     storage, # A file; None: in memory only
     about:dict, # What the study must be about
@@ -80,7 +80,8 @@ def open_study(
                                 direction='minimize' if lower else 'maximize')
     for k,v in about.items():
         had = study.user_attrs.get(k, v)
-        if had!=v: raise ValueError(f'storage: {str(storage)!r} holds a search with {k} {had}, not {v}; name another file')
+        if had!=v:
+            raise ValueError(f'storage: {str(storage)!r} holds a search with {k} {had}, not {v}; name another file')
         study.set_user_attr(k, v)
     return study
 
