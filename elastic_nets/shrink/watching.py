@@ -8,7 +8,7 @@ __all__ = ['GradientProbe', 'plot_gradients']
 # %% ../../nbs/shrink/23_watching.ipynb #976708c0
 import time, torch
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
+from copy import copy, deepcopy
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.tracker import SaveModelCallback
@@ -21,7 +21,7 @@ from matplotlib import pyplot as plt
 from random import Random
 from torch.nn import functional as F
 from warnings import warn
-from ..subnets.batches import at_size, calibrate_bn, inputs_of, quiet
+from ..subnets.batches import at_size, calibrate_bn, quiet
 from ..subnets.learner import MadeBatches
 from ..subnets.norms import held_beside
 from .step import as_it_was, detached, run_network, scalar
