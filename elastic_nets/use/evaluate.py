@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from types import SimpleNamespace
 from weakref import WeakKeyDictionary
 from ..subnets.subnet import Subnet
-from ..subnets.batches import at_size, calibrate_bn, calibrate_together, quiet
+from ..subnets.batches import at_size, calibrate_together, quiet
 from ..subnets.learner import MadeBatches, makes_data, supernet_of
 
 # %% ../../nbs/use/40_evaluate.ipynb #6af5e807
