@@ -149,7 +149,7 @@ def evaluate_subnets(
     rows = [[s, sn.macs(s), sn.n_params(s), *found[s]] for s in subnets]
     return pd.DataFrame(rows, columns=['subnet', 'macs', 'params', *[m.name for m in ms]])
 
-# %% ../../nbs/use/40_evaluate.ipynb #0dcad9bd
+# %% ../../nbs/use/40_evaluate.ipynb #dcbc921b
 def ranked(
     table:pd.DataFrame,
     cost:str, # Column of the cost
@@ -157,7 +157,8 @@ def ranked(
     lower:bool, # Is less of the metric better? None: by its name (loss, error, mse, ...)
 ) -> tuple: # (metric, lower, rows)
     "Name of the metric, whether less of it is better, and the rows that have it and a cost"
-    if metric is None: metric = next((c for c in table.columns if c not in ('subnet','macs','params','latency',cost)), None)
+    others = ('subnet', 'macs', 'params', 'latency', cost)
+    if metric is None: metric = next((c for c in table.columns if c not in others), None)
     for k,c in dict(cost=cost, metric=metric).items():
         if c not in table.columns:
             raise ValueError(f'{k}: {c!r} is no column of the table; it has {", ".join(map(str, table.columns))}')
