@@ -134,7 +134,7 @@ def public_functions():
 
 def described(o):
     "Parameter -> its comment"
-    return {n:c for n,c in docments(o, returns=False).items() if n not in ('self','cls')}
+    return {n:c for n,c in docments(o, returns=False, args_kwargs=True).items() if n not in ('self','cls')}
 
 def test_every_parameter_is_described():
     "By a comment behind it, where `help` and the notebooks find it"

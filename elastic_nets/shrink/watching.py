@@ -8,7 +8,7 @@ __all__ = ['GradientProbe', 'plot_gradients']
 # %% ../../nbs/shrink/23_watching.ipynb #976708c0
 import time, torch
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
+from copy import copy, deepcopy
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.tracker import SaveModelCallback
@@ -21,7 +21,7 @@ from matplotlib import pyplot as plt
 from random import Random
 from torch.nn import functional as F
 from warnings import warn
-from ..subnets.batches import at_size, calibrate_bn, inputs_of, quiet
+from ..subnets.batches import at_size, calibrate_bn, quiet
 from ..subnets.learner import MadeBatches
 from ..subnets.norms import held_beside
 from .step import as_it_was, detached, run_network, scalar
@@ -42,7 +42,9 @@ class Passes:
     def precise(self):
         "Mixed precision; gives a function that makes an output 32-bit again"
         mp = first(self.learn.cbs, risinstance(MixedPrecision))
-        with mp.autocast if mp and mp.autocast is not None else nullcontext(): yield to_float if mp else lambda x: x
+        # a copy: the learner's own may be open at this moment, and remembers only one state to go back to
+        mixed = copy(mp.autocast) if mp and mp.autocast is not None else nullcontext()
+        with mixed: yield to_float if mp else lambda x: x
 
     def forward(self, sn, net, xb):
         with self.precise() as exact: return exact(run_network(sn, net, xb))

@@ -391,7 +391,7 @@ class SpaceProfile:
 
 # %% ../../nbs/subnets/18_budgets.ipynb #77f035a0
 def profile_space(
-    sn:Supernet,
+    sn:Supernet, # Whose subnets are looked at
     n:int=200, # Random subnets
     seed:int=0, # Same seed, same subnets
     space=None, # A part of its space, as `restrict` and `constrain` make it; None: all of it

@@ -116,7 +116,7 @@ class _Results:
     def get(self, subnet): return self.memory.get((subnet, *self.key)) or self.disk.get(subnet.to_json())
 
     def put(self, subnet, values):
-        self.memory[subnet, *self.key] = values
+        self.memory[(subnet, *self.key)] = values
         if self.file is None: return
         line = json.dumps({**self.line, 'subnet':subnet.to_json(), 'values':values})
         with self.file.open('a') as f: f.write(f'{line}\n')
@@ -149,7 +149,7 @@ def evaluate_subnets(
     rows = [[s, sn.macs(s), sn.n_params(s), *found[s]] for s in subnets]
     return pd.DataFrame(rows, columns=['subnet', 'macs', 'params', *[m.name for m in ms]])
 
-# %% ../../nbs/use/40_evaluate.ipynb #dcbc921b
+# %% ../../nbs/use/40_evaluate.ipynb #0dcad9bd
 def ranked(
     table:pd.DataFrame,
     cost:str, # Column of the cost
@@ -157,8 +157,8 @@ def ranked(
     lower:bool, # Is less of the metric better? None: by its name (loss, error, mse, ...)
 ) -> tuple: # (metric, lower, rows)
     "Name of the metric, whether less of it is better, and the rows that have it and a cost"
-    others = ('subnet', 'macs', 'params', 'latency', cost)
-    if metric is None: metric = next((c for c in table.columns if c not in others), None)
+    known = 'subnet', 'macs', 'params', 'latency', cost
+    if metric is None: metric = next((c for c in table.columns if c not in known), None)
     for k,c in dict(cost=cost, metric=metric).items():
         if c not in table.columns:
             raise ValueError(f'{k}: {c!r} is no column of the table; it has {", ".join(map(str, table.columns))}')

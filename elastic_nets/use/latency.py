@@ -62,7 +62,7 @@ class Setting:
 
 # %% ../../nbs/use/42_latency.ipynb #179af7ee
 def time_subnets(
-    sn:Supernet,
+    sn:Supernet, # Whose subnets are timed
     subnets, # Of its space
     batch:int=1, # Samples at once
     device='cpu', # Where

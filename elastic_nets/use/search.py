@@ -147,7 +147,6 @@ def _word(choice): return ' '.join(choice).strip()
 def _ask_and_tell(learn, space, study, n, metrics, calibrate, together=8):
     "Evaluate what the study proposes until it has `n` subnets"
     from optuna.distributions import IntDistribution
-    from optuna.trial import TrialState
     whole, evaluated = getattr(space, 'space', space), {t.user_attrs['subnet'] for t in finished(study)}
     numbers = {c:IntDistribution(0, k-1) for c,k in choice_counts(whole).items()}
     bar = progress_bar(range(n), leave=False) if hasattr(learn, 'progress') else None
