@@ -36,7 +36,7 @@ def _methods(cls):
         if inspect.isfunction(f) and not n.startswith('_') and _ours(f): yield f
 
 def show_docments(objs, *others):
-    "Let `help` show the docments of the public functions and classes among `objs`, and of what is patched into `others`"
+    "Let `help` show the docments of public functions and classes among `objs`, and of what is patched into `others`"
     public = [o for o in objs if _ours(o) and (inspect.isfunction(o) or inspect.isclass(o))]
     classes = [o for o in public if inspect.isclass(o)]
     for o in [*public, *[f for c in (*classes, *others) for f in _methods(c)]]:

@@ -12,6 +12,7 @@ def try_out(file):
         def run(*args): subprocess.run([python, *args], cwd=d, check=True)
         site, = Path(d).glob('lib/python*/site-packages')
         (site/'borrowed.pth').write_text(sysconfig.get_path('purelib')) # torch and the rest, 6 GB, come from here
+        run('-m', 'pip', 'uninstall', '-qqy', 'setuptools') # an old one, before Python 3.12
         run('-m', 'pip', 'install', '-q', '--no-deps', '--no-build-isolation', '--ignore-installed', file)
         run('-c', f'import elastic_nets as e; assert e.__file__.startswith({d!r}), e.__file__')
         run(Path(d)/'bin/elastic-nets', 'demo', '--epochs', '3', '--out', 'demo-output')

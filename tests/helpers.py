@@ -1,5 +1,5 @@
 "What several test files use: learners without noise, comparisons, recorders, a network whose gradients are written out"
-import random
+import functools, random
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -14,6 +14,7 @@ from fastai.optimizer import SGD, Adam, OptimWrapper, ranger
 from fastcore.foundation import L
 from sklearn.datasets import load_digits
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -198,3 +199,12 @@ def counted_macs(f):
     "MACs of every matrix product and convolution that `f()` runs, counted by PyTorch below the layers"
     with _attention_as_products(), FlopCounterMode(display=False) as counter: f()
     return counter.get_total_flops()//2
+
+@functools.cache
+def compiles_in_place():
+    "Does `Module.compile` compile here? With PyTorch 2.8 and Python 3.10 its own counter says no"
+    counter, m = CompileCounter(), nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    m.compile(backend=counter)
+    m(torch.ones(2, 4))
+    torch._dynamo.reset()
+    return counter.frame_count==1

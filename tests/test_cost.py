@@ -11,13 +11,13 @@ from elastic_nets.subnets import cost
 from elastic_nets.subnets.cost import CostMeter, cost_table, latency, layer_macs, macs, n_params
 from elastic_nets.subnets.supernet import Supernet
 from elastic_nets.zoo.models import resnet_cifar, vit
-from helpers import counted_macs, new_learner
+from helpers import compiles_in_place, counted_macs, new_learner
 
 hooks = torch.nn.modules.module._global_forward_hooks
 
 def compiled_twice(counter):
-    "For training and validation; PyTorch 2.8 compiles a model in place less often, or more, with and without a meter"
-    return torch.__version__<(2,9) or counter.frame_count==2
+    "For training and for validation"
+    return counter.frame_count==2 or not compiles_in_place()
 
 # ---- networks and subnets
 

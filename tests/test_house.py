@@ -158,5 +158,6 @@ def test_help_costs_nothing_until_it_is_asked_for():
 def test_defaults_of_dataclasses_suit_python_3_10():
     "Which refuses any dict there, later versions only what has no hash"
     classes = [o for _,o in public_functions() if dataclasses.is_dataclass(o)]
-    bad = [f'{c.__name__}.{f.name}' for c in classes for f in dataclasses.fields(c) if isinstance(f.default, (list,dict,set))]
+    fields = [(c, f) for c in classes for f in dataclasses.fields(c)]
+    bad = [f'{c.__name__}.{f.name}' for c,f in fields if isinstance(f.default, (list,dict,set))]
     nothing(bad, 'a default that is a dict, list or set comes from field(default_factory=...)')

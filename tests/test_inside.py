@@ -12,7 +12,7 @@ from elastic_nets.shrink.methods import us_net
 @pytest.fixture(scope='module')
 def tut():
     "What the tutorial's cells define down to the widget, with shorter trainings: one epoch of four batches, two widths evaluated"
-    nb = json.loads((Path(__file__).parent.parent/'nbs/tutorials/inside_the_onion.ipynb').read_text(encoding='utf-8'))
+    nb = json.loads((Path(__file__).parent.parent/'nbs/course/06_inside_the_onion.ipynb').read_text(encoding='utf-8'))
     ns = {}
     for src in (''.join(c['source']) for c in nb['cells'] if c['cell_type']=='code'):
         exec(src, ns)

@@ -63,7 +63,7 @@ class Steps(Callback):
     def before_step(self):
         cb = self.onion_training
         self.grads.append([None if p.grad is None else p.grad.clone() for p in self.model.parameters()])
-        self.eps.append(cb.eps); self.subnets.append(cb.subnets); self.batch.append(self.epoch*n_batches+self.iter)
+        self.eps.append(cb.eps); self.subnets.append(cb.nets[1:]); self.batch.append(self.epoch*n_batches+self.iter)
 
 def by_hand(learn, n_acc=None, clip=None, seed=0):
     "The same training as a plain loop: gradients of each step, and the model in the end"
@@ -252,10 +252,12 @@ def test_mixup_and_label_smoothing():
         return F.mse_loss(pred, teacher)
     fit(learn, MixUp(), see, OnionTraining(recipe, distill=distill, watch=(), estimate=False))
     assert len(seen)==60 and all(seen) and learn.loss_func is loss
-    cb = OnionTraining(recipe)
-    fit(learn, MixUp(), cb)
+    class Found(Callback):
+        def before_batch(self): found.append(self.onion_training.now.distill)
+    found = []
+    fit(learn, MixUp(), OnionTraining(recipe), Found())
     p,t = torch.randn(2,5,3)
-    assert torch.equal(cb.distill_func(p, t), F.cross_entropy(p, t.softmax(1))) # the default is found although MixUp replaces the loss
+    assert torch.equal(found[0](p, t), F.cross_entropy(p, t.softmax(1))) # although MixUp replaces the loss
 
 def test_mixup_and_hard_labels():
     "Subnets that learn from labels learn from the mixed ones"
@@ -316,7 +318,7 @@ def test_errors():
     fails('call learn.to_supernet', lambda: fit(learn, OnionTraining(recipe)))
     for a,b in zip(before.values(), learn.model.state_dict().values()): assert torch.equal(a, b) # not one step was trained
 
-def test_handle_goes_with_the_best_model():
+def test_supernet_goes_with_the_best_model():
     "SaveModelCallback loads the best weights in the end: private batch norms are those of the same epoch"
     from fastai.callback.tracker import SaveModelCallback
     from elastic_nets.shrink.methods import slimmable
@@ -335,8 +337,8 @@ def test_handle_goes_with_the_best_model():
     sn,(x,y) = learn.supernet,[t[600:664] for t in data(torch.float32)]
     assert (sn.extract(sn.space.min).eval()(x).argmax(1)==y).float().mean().item() == pytest.approx(best)
 
-def test_best_handle_of_a_fit_that_stops():
-    "A fit stopped in the middle of an epoch, and a later one that is no better, leave the handle of the best epoch with its model"
+def test_best_supernet_of_a_fit_that_stops():
+    "A fit stopped in the middle of an epoch, and a later one that is no better, leave the supernet's state of the best epoch with its model"
     from fastai.callback.tracker import SaveModelCallback
     from elastic_nets.shrink.methods import slimmable
     class Stop(Callback):
@@ -357,7 +359,7 @@ def test_best_handle_of_a_fit_that_stops():
         assert all(map(torch.equal, now(), want))
 
 def test_export_with_own_parameters():
-    "What lives on the handle is not in the optimizer's groups after a fit, and in them during the next"
+    "What lives beside the model is not in the optimizer's groups after a fit, and in them during the next"
     from elastic_nets.shrink.methods import slimmable
     learn,seen = new_learner(torch.float32, widths=(.5,1.)),[]
     class Count(Callback):
@@ -385,14 +387,20 @@ from fastai.vision.all import *
 from fastai.distributed import *
 import fastai.distributed as fd
 from elastic_nets.shrink.recipe import Construct, Gradient, Recipe, Update
+from elastic_nets.shrink.choices import ByImportance, combine_avg, combine_project
 from elastic_nets.shrink.training import OnionTraining
 from elastic_nets.shrink.methods import delayed_shrinking, slimmable, us_net
 from elastic_nets.subnets.supernet import Supernet
 fd.DistributedDL._broadcast = lambda self, t, rank: (lambda x: (torch.distributed.broadcast(x, rank), x.tolist())[1])(torch.LongTensor(t)) # fastai's is for a GPU
+class Losses(Callback):
+    "Running losses of the sizes of subnets, in the end"
+    order,kept = 90,{}
+    def after_batch(self):
+        if hasattr(self.learn, 'by_importance'): self.kept = dict(self.by_importance.size_loss)
 torch.set_num_threads(1)
 two = 'RANK' in os.environ
-RECIPES = dict(sum=us_net(), avg=Recipe(Construct(k=3), Gradient('distill', 'avg')), project=Recipe(Construct(k=3), Gradient('hard', 'project')), steps=Recipe(Construct(k=3, levels=4), Gradient('hard'), Update('large first')),
-    importance=Recipe(Construct(k=3, sample='importance')), delayed=delayed_shrinking(warmup=.25, ramp=.25), private=slimmable(k=2))
+RECIPES = dict(sum=us_net(), avg=Recipe(Construct(k=3), Gradient('distill', combine_avg)), project=Recipe(Construct(k=3), Gradient('hard', combine_project)), steps=Recipe(Construct(k=3, levels=4), Gradient('hard'), Update('large first')),
+    importance=Recipe(Construct(k=3, odds=ByImportance)), delayed=delayed_shrinking(warmup=.25, ramp=.25), private=slimmable(k=2))
 g = torch.Generator().manual_seed(0)
 x,y = torch.randn(64, 3, generator=g), torch.randint(3, (64,), generator=g)
 x[32:] *= 4 # one process has the large losses
@@ -403,10 +411,10 @@ for name,rec in RECIPES.items():
     model = nn.Sequential(nn.Linear(3, 8), *([nn.BatchNorm1d(8)] if name=='private' else []), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
     learn = Learner(DataLoaders(dl(), dl(), device='cpu'), model, loss_func=nn.CrossEntropyLoss(), metrics=accuracy, opt_func=partial(SGD, mom=.9)).remove_cb(ProgressCallback)
     learn.supernet = Supernet(model, x[:2], (.25,.5,.75,1.))
-    cbs = [OnionTraining(rec), *([GradientAccumulation(16 if two else 32)] if name=='avg' else [])]
+    cbs = [losses := Losses(), OnionTraining(rec), *([GradientAccumulation(16 if two else 32)] if name=='avg' else [])]
     with learn.distrib_ctx(sync_bn=False, cpu=True) if two else learn.no_bar(), learn.no_logging(): learn.fit(6, .05, cbs=cbs)
     own = [p.detach() for p in learn.supernet.held_params()]
-    torch.save((learn.model.state_dict(), own, cbs[0].gaps), f'{sys.argv[1]}/{name}{os.environ.get("RANK", "")}')
+    torch.save((learn.model.state_dict(), own, losses.kept), f'{sys.argv[1]}/{name}{os.environ.get("RANK", "")}')
 """
 
 def test_distributed(tmp_path):

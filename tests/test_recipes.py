@@ -16,7 +16,7 @@ from elastic_nets.channels.place import put, take
 from elastic_nets.zoo.models import resnet_cifar
 from elastic_nets.shrink.training import OnionTraining
 from elastic_nets.shrink.methods import (
-    bignas, compofa, delayed_shrinking, onion, progressive_shrinking, slimmable, us_net
+    bignas, compofa, delayed_shrinking, onion, progressive_shrinking, slimmable, us_net, zero_last_bn
 )
 from elastic_nets.zoo.spaces import compofa_space
 from elastic_nets.subnets.subnet import Subnet
@@ -318,7 +318,7 @@ def test_delayed_shrinking(code, kwargs, warm, ramp):
 
 def test_delayed_epochs():
     "The published run: 270 epochs, 150 for the full network with the code's count of them, 5 for the ramp"
-    at = lambda rec: [rec.schedule.weight_at(i, 270) for i in range(270)]
+    at = lambda rec: [rec.schedule.eps_at(i, 270) for i in range(270)]
     ramp = [1e-4+(1-1e-4)*i/5 for i in range(5)]
     assert at(delayed_shrinking())==pytest.approx([0]*135+ramp+[1]*130, abs=1e-12)
     assert at(delayed_shrinking(warmup=150/270, code=True))==pytest.approx([0]*145+ramp+[1]*120, abs=1e-12)
@@ -409,3 +409,15 @@ def test_compofa(teacher, rate):
     assert [len(s.nets) for s in hand.steps]==[1]*(ends[0] if teacher else 0)+[4]*(36-(ends[0] if teacher else 0))
     kwargs = {} if teacher else dict(teacher=deepcopy(given).train())
     equal(learn, trained(learn, compofa(teacher), 6, lr=rate, **kwargs), hand)
+
+def test_zero_last_bn_takes_the_last():
+    "The last batch norm of each block that may be dropped, and no other; the block says nothing then, whatever the others are"
+    model = resnet_cifar(20, n_in=1)
+    for name,p in model.named_parameters():
+        if p.ndim==1: nn.init.normal_(p) # biases too: a first batch norm of weight 0 would not silence its block
+    sn = Supernet(model.eval(), torch.randn(2,1,8,8), depths=(0,1))
+    names = zero_last_bn(sn)
+    blocks = [b for blocks in sn.graph.stages.values() for b in blocks]
+    assert names==sorted(f'{b}.conv2.bn' for b in blocks)
+    weights = {n:m.weight for n,m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    assert {n for n,w in weights.items() if not w.any()}=={*names}

@@ -71,7 +71,7 @@ cases = [
     Case('alexnet', lambda: pooled('alexnet')),
     *map(tv_case, ('convnext_tiny', 'densenet121', 'efficientnet_b0', 'efficientnet_v2_s')),
     tv_case('googlenet', init_weights=False),
-    tv_case('inception_v3', 75, init_weights=False, aux_logits=False), # the smallest input; with its second classifier 299
+    tv_case('inception_v3', 75, init_weights=False, aux_logits=False), # 299 pixels with its second classifier
     Case('maxvit_t', maxvit, note=heads),
     *map(tv_case, ('mnasnet0_5', 'mobilenet_v2', 'mobilenet_v3_small', 'regnet_x_400mf', 'regnet_y_400mf')),
     *map(tv_case, ('resnet18', 'resnext50_32x4d')),

@@ -30,9 +30,9 @@ class Axis:
     group:torch.Tensor # int64 of shape (n,), an index into the groups of the graph
     rank:torch.Tensor # int64 of shape (n,), counted in units
 
-    @property
-    def key(self): # The same for every axis with these numbers
-        return hashlib.blake2b(self.group.numpy().tobytes()+self.rank.numpy().tobytes(), digest_size=16).digest()
+    def __post_init__(self): # The same key for every axis with these numbers
+        numbers = self.group.numpy().tobytes()+self.rank.numpy().tobytes()
+        self.key = hashlib.blake2b(numbers, digest_size=16).digest()
 
 # %% ../../nbs/channels/02_graph.ipynb #8be9b9a4
 @dataclass

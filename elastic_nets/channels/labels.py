@@ -289,10 +289,10 @@ def _trials(self:Labeller, move):
             for a,b in more: ties.tie(a, b)
             for attrs in _counted(move, names, self.attrs): yield ties, attrs, names
 
-# %% ../../nbs/channels/00_labels.ipynb #efa8edc2
-def _only(move, dim):
-    "`move` of a tensor that has names along one dimension alone"
-    return replace(move, names=tuple(l if d==dim else None for d,l in enumerate(move.names)))
+# %% ../../nbs/channels/00_labels.ipynb #f0006293
+def _only(move, dims):
+    "`move` of a tensor that has names along these dimensions alone"
+    return replace(move, names=tuple(l if d in dims else None for d,l in enumerate(move.names)))
 
 @patch
 def _free(self:Labeller, move):
@@ -307,7 +307,7 @@ def trial(self:Labeller):
     new.ties, new.attrs = self.ties.trial(), dict(self.attrs)
     return new
 
-# %% ../../nbs/channels/00_labels.ipynb #ba30b4f9
+# %% ../../nbs/channels/00_labels.ipynb #bb81ca40
 @patch
 def move(self:Labeller,
     move:Move,
@@ -318,16 +318,18 @@ def move(self:Labeller,
     others = [n.origin[0] for n in move.origins(torch.Tensor)]
     free = self._free(move)
     names = self._try(free) if free.dims else None if others else nothing
-    if names is None and len(free.dims)>1: # one of them alone may be the trouble
-        for dim in free.dims:
-            if self.trial()._try(_only(free, dim)) is None: self.freeze(free.names[dim], why)
+    if names is None and len(free.dims)>1: # some of them may be the trouble: add one at a time
+        good = []
+        for dim in free.dims[::-1]:
+            if self.trial()._try(_only(free, good+[dim])) is not None: good.append(dim)
+            else: self.freeze(free.names[dim], why)
         free = self._free(move)
         names = self._try(free) if free.dims else None
     if names is None:
         self.freeze([free.names, others], why)
         names = _landing(free, self.ties) or nothing
     for dim in set(move.dims)-set(free.dims): # what is frozen already needs no test
-        cold = _landing(_only(move, dim), self.ties)
+        cold = _landing(_only(move, [dim]), self.ties)
         names = [tuple(a if a is not None else b for a,b in zip(*both)) for both in zip(names, cold or nothing)]
     return names
 

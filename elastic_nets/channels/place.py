@@ -9,7 +9,6 @@ __all__ = []
 import torch
 from dataclasses import dataclass, field
 from fastcore.basics import patch
-from math import prod
 from .graph import ChannelGraph
 
 # %% ../../nbs/channels/03_place.ipynb #bd0d7153
@@ -48,13 +47,13 @@ def whole(
     "Does `idx` take everything?"
     return all(isinstance(i, slice) and i==slice(None) for i in idx)
 
-# %% ../../nbs/channels/03_place.ipynb #e2d05968
+# %% ../../nbs/channels/03_place.ipynb #c347cff9
 @dataclass(frozen=True, eq=False)
 class Place:
     "Where one subnet lives: what it takes of every tensor, and which blocks it goes without"
     index:dict # Tensor name -> a slice or an int64 tensor per leading dimension; tensors that stay whole are absent
     dropped:tuple=() # Names of the blocks that are not there
-    shares:dict=field(default_factory=dict) # Linear layer that mixes positions -> share of the channels it still works on
+    shares:dict=field(default_factory=dict) # Linear layer that mixes positions -> share of its channels that are left
     attrs:dict=field(default_factory=dict) # Layer -> attributes that count channels: {'num_heads': 2}
 
     def __post_init__(self): object.__setattr__(self, 'gone', tuple(f'{b}.' for b in self.dropped))
@@ -118,7 +117,7 @@ def axis_index(
     "Where along `axis` the units lie that stay"
     return _true_at(kept[_units(graph, axis)])
 
-# %% ../../nbs/channels/03_place.ipynb #b07c3861
+# %% ../../nbs/channels/03_place.ipynb #fd90ad2a
 def locate(
     graph:ChannelGraph,
     width:dict={}, # Group -> number of channels that stay, or a bool tensor over its units; absent groups stay whole
@@ -130,8 +129,8 @@ def locate(
     place, kept, known = Place({}, dropped), kept_units(graph, width), {}
     def index(axis):
         if axis is None: return slice(None)
-        if (key := axis.key) not in known: known[key] = axis_index(graph, axis, kept)
-        return known[key]
+        if axis.key not in known: known[axis.key] = axis_index(graph, axis, kept)
+        return known[axis.key]
     for name,axes in graph.axes.items():
         if place.has(name) and not whole(idx := tuple(map(index, axes))): place.index[name] = idx
     for layer,size in kernel.items():

@@ -177,7 +177,7 @@ def followed_dims(
     fits = [dims for dims in combinations(range(len(of)), len(shape)) if all(of[d]==n for d,n in zip(dims, shape))]
     return fits[0] if len(fits)==1 else None
 
-# %% ../../nbs/channels/04_surgery.ipynb #00cb7774
+# %% ../../nbs/channels/04_surgery.ipynb #a5668d94
 def check_state(
     opt, # As for `optimizers`
     params, # Name -> parameter whose shape or order is going to change
@@ -190,7 +190,8 @@ def check_state(
                 raise ValueError(
                     f'opt: {type(o).__name__} keeps {k!r} of shape {tuple(t.shape)} for {name} of shape '
                     f'{tuple(p.shape)}, and which of its dimensions follow cannot be told; take an optimizer '
-                    'whose state has the shape of the weight, or forget it first (`opt.clear_state()` of fastai, `carry_state=False` in growth)')
+                    'whose state has the shape of the weight, or forget it first (`opt.clear_state()` of fastai, '
+                    '`carry_state=False` in growth)')
 
 # %% ../../nbs/channels/04_surgery.ipynb #12141337
 def written_out(

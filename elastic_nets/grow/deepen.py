@@ -101,9 +101,10 @@ def depths_at(
     if not 0<depth<=1: raise ValueError(f'depth is a share of the blocks in (0, 1], got {depth}')
     return {n: max(1, round(depth*len(names))) for n,names in like_blocks(model, graph).items()}
 
-# %% ../../nbs/grow/31_deepen.ipynb #15d449b5
+# %% ../../nbs/grow/31_deepen.ipynb #257d789b
 def _is_skip(m): return type(m).__name__ in _RATES
 
+# %% ../../nbs/grow/31_deepen.ipynb #fe3b9e79
 def _skips(
     blocks:list, # Of a whole stage
 ) -> list: # For each block: name in the block -> layer (`nn.Identity` or None where another block has one)
@@ -173,7 +174,17 @@ def _new_group(
     others_behind = [p for p in left[first:] if id(p) not in order]
     return [*left[:first], *sorted(mine, key=lambda p: order[id(p)]), *others_behind]
 
-# %% ../../nbs/grow/31_deepen.ipynb #49eb3640
+# %% ../../nbs/grow/31_deepen.ipynb #1c74b7d0
+def check_opt(
+    opt, # An optimizer of fastai or PyTorch, or None
+    model:nn.Module, # Before it is changed
+):
+    "`ValueError` where `opt` is the optimizer of another model"
+    mine = {id(p) for p in model.parameters()}
+    if opt is not None and not any(id(p) in mine for g in get_groups(opt) for p in g):
+        raise ValueError('opt has none of the parameters of this model: is it the optimizer of another one?')
+
+# %% ../../nbs/grow/31_deepen.ipynb #de0d8e35
 def update_opt(
     opt, # An optimizer of fastai or PyTorch, or None
     model:nn.Module, # As it is now
@@ -182,11 +193,9 @@ def update_opt(
 ):
     "Let the optimizer know exactly the parameters of `model`"
     if opt is None: return
-    order, groups = {id(p):i for i,p in enumerate(model.parameters())}, get_groups(opt)
-    if not any(id(p) in order for g in groups for p in g):
-        raise ValueError('opt has none of the parameters of this model: is it the optimizer of another one?')
-    left = {id(p) for p in gone}
-    set_groups(opt, [_new_group(g, source, left, order) for g in groups], {p:n for n,p in model.named_parameters()})
+    order, left = {id(p):i for i,p in enumerate(model.parameters())}, {id(p) for p in gone}
+    groups = [_new_group(g, source, left, order) for g in get_groups(opt)]
+    set_groups(opt, groups, {p:n for n,p in model.named_parameters()})
     forget(opt, gone)
     for o in optimizers(opt):
         if isinstance(o, torch.optim.Optimizer): continue
@@ -222,7 +231,7 @@ def check_shared(
             raise ValueError(f'{own[0]} and {other} are the same parameter, and a block that comes later would get one '
                              'of its own: a model that shares weights between blocks cannot grow in depth')
 
-# %% ../../nbs/grow/31_deepen.ipynb #acdeedd2
+# %% ../../nbs/grow/31_deepen.ipynb #b3ac344f
 def start_shallow(
     model:nn.Module, # Whole; changed in place
     graph:ChannelGraph, # `trace_channels(model, xb)`
@@ -234,6 +243,7 @@ def start_shallow(
     places = [b for names in graph.stages.values() for b in names]
     if empty := [b for b in places if isinstance(model.get_submodule(b), nn.Identity)]:
         raise ValueError(f'{empty[0]} has been dropped already: start_shallow takes a whole model')
+    check_opt(opt, model)
     for stage,names in like_blocks(model, graph).items():
         blocks = [model.get_submodule(b) for b in names]
         gone += [p for b in blocks[to[stage]:] for p in b.parameters()]
@@ -302,9 +312,10 @@ def copy_block(
         for p in new.get_submodule(layer).parameters(recurse=False): p.data.zero_()
     return new, source
 
-# %% ../../nbs/grow/31_deepen.ipynb #668e47a5
+# %% ../../nbs/grow/31_deepen.ipynb #a493e141
 PLACES = {'insert': insert_blocks, 'stack': stack_blocks}
 
+# %% ../../nbs/grow/31_deepen.ipynb #e13c6943
 def place_by_name(
     place, # A function, or its name
 ):
@@ -341,7 +352,7 @@ def _add_blocks(model, names, n, order, ema, zero):
     _fill(model, names, blocks, skips)
     return source
 
-# %% ../../nbs/grow/31_deepen.ipynb #869eed02
+# %% ../../nbs/grow/31_deepen.ipynb #34fab00d
 def grow_depth(
     model:nn.Module, # With `keep` blocks; changed in place, old blocks move as they are
     graph:ChannelGraph, # Of the whole model
@@ -355,6 +366,7 @@ def grow_depth(
     "Add blocks, copies of the deepest ones; old parameters stay the same objects with the same values"
     parts, to, arrange = like_blocks(model, graph), depths_at(model, graph, depth), place_by_name(place)
     _check_growth(model, parts, keep, to, ema)
+    check_opt(opt, model)
     orders = {n: _arrange(keep[n], to[n], arrange) for n in parts if to[n]>keep[n]}
     zero = {n: ends_of(graph, parts[n][0]) if zero_last else [] for n in orders}
     source = {}

@@ -44,7 +44,7 @@ def past_of(
     if flag is None and not all(p.requires_grad for p in params): return 'some of its parameters are frozen'
     return ''
 
-# %% ../../nbs/grow/33_growing.ipynb #c357b3ca
+# %% ../../nbs/grow/33_growing.ipynb #17b7169a
 def _check_plan(cb, plan, start, stages):
     "`ValueError` where the callback `cb` cannot follow `plan`"
     name = type(cb).__name__
@@ -56,6 +56,7 @@ def _check_plan(cb, plan, start, stages):
     if (start, stages)!=(None, None):
         raise ValueError('a plan has its own start and stages: give either a plan, or start and stages')
 
+# %% ../../nbs/grow/33_growing.ipynb #59961558
 class _Grow(Callback):
     "Start the fit with a small network and let it grow, in stages, to the one that was passed in"
     order,run_valid = -5,False # after the model is on its device, before anything wraps it

@@ -131,12 +131,13 @@ def opt_like(
     cls, defaults = type(opt_func.opt), opt_func.opt.defaults
     return partial(OptimWrapper, opt=cls, **{k:v for k,v in defaults.items() if k in signature(cls).parameters})
 
-# %% ../../nbs/grow/32_stages.ipynb #f67d2c44
+# %% ../../nbs/grow/32_stages.ipynb #8b6c5209
 def _changes_steps(cb):
     "Is this a callback that a step is measured with?"
     users = type(cb).__module__.split('.')[0] not in ('fastai','elastic_nets') # they may make the targets
     return users or isinstance(cb, (MixedPrecision, ChannelsLast, GradientClip, MixHandler))
 
+# %% ../../nbs/grow/32_stages.ipynb #ae1903bd
 def stepper(
     learn, # A Learner
     model:nn.Module, # Of another size than the learner's
@@ -219,7 +220,7 @@ def speedup(self:StagePlan,
     lengths = np.diff([*self.starts, 1.])
     return float(step[-1]/(lengths*step).sum())
 
-# %% ../../nbs/grow/32_stages.ipynb #72cc3b0a
+# %% ../../nbs/grow/32_stages.ipynb #5fe03069
 def _small_share(speedup, saved, n, smallest):
     "The part of the fit below full size that gives `speedup`, where a step below it saves `saved` on average"
     if speedup is None: return n/(n+1) # equally long stages
@@ -228,6 +229,7 @@ def _small_share(speedup, saved, n, smallest):
                          'can give here with a fifth of the steps at full size: ask for less, or start smaller')
     return (1-1/speedup)/saved
 
+# %% ../../nbs/grow/32_stages.ipynb #859aa42c
 def choose_stages(
     measured:tuple, # (size, seconds, MACs), sizes rising to 1
     speedup:float=None, # Wanted, in seconds of training steps

@@ -138,10 +138,11 @@ def init_variance(
     signs = torch.cat([torch.ones(len(first)), -torch.ones(pairs), torch.zeros(len(single))]).double()
     return torch.cat([first, second, single]), signs*(old/new)**.5
 
-# %% ../../nbs/grow/30_widen.ipynb #d21ee59f
+# %% ../../nbs/grow/30_widen.ipynb #786ef44c
 INITS = dict(orthogonal=init_orthogonal, random=init_random, replicate=init_replicate, net2net=init_net2net,
              bert2bert=init_bert2bert, variance=init_variance)
 
+# %% ../../nbs/grow/30_widen.ipynb #5c1fcbbf
 def init_by_name(
     init, # A function, or its name
 ):
@@ -197,9 +198,10 @@ def start_narrow(
     cut_channels(model, locate(graph, width=keep))
     return keep
 
-# %% ../../nbs/grow/30_widen.ipynb #cc1ddc73
+# %% ../../nbs/grow/30_widen.ipynb #58cfad05
 NORMS = nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm
 
+# %% ../../nbs/grow/30_widen.ipynb #f6d453a0
 def _dealt_out(
     x:torch.Tensor, # As `init` returns it: the old filters and inputs come first
     at:tuple, # Where they really are, per dimension
@@ -269,7 +271,7 @@ def make_copies(
         if graph.reads.get(g.name)==d: x *= share.to(x).view(-1, *[1]*(x.ndim-1-d))
     return x
 
-# %% ../../nbs/grow/30_widen.ipynb #6ed838ba
+# %% ../../nbs/grow/30_widen.ipynb #e1651749
 def grown_values(
     graph:ChannelGraph, # Of the whole model
     grown:list, # Of `Growing` tensors
@@ -286,6 +288,7 @@ def grown_values(
     put_all([(x, g.at, g.old.data) for x,g in zip(new, grown)])
     return [make_copies(x, graph, g, copies) for x,g in zip(new, grown)]
 
+# %% ../../nbs/grow/30_widen.ipynb #83427f07
 def _copies_of(graph, keep, to, init):
     "For an init that copies: group -> (parents, shares) of the groups that grow"
     units = {n: graph.groups[n].unit for n in to}

@@ -63,6 +63,26 @@ def equal_shares(
     "Networks whose choices stand at the same share of their range, in equal steps"
     return list(dict.fromkeys(space.level(i/(n-1)) for i in range(n)))
 
+# %% ../../nbs/shrink/21_recipe.ipynb #9d914d1f
+def _check_plugin(name, cls):
+    "`ValueError` unless `cls` is a class, or None: every fit makes an object of its own"
+    if cls is None or isinstance(cls, type): return
+    raise ValueError(f'{name}: a class, of which every fit makes an object, such as those of 26_choices; got {cls!r}')
+
+# %% ../../nbs/shrink/21_recipe.ipynb #749e6a5a
+def _check_levels(c):
+    "`ValueError` where a construction with, or without, levels asks for what it cannot have"
+    if not callable(c.spacing):
+        raise ValueError(f'spacing: a function (space, n, macs) -> subnets, such as equal_shares, got {c.spacing!r}')
+    if c.spacing is not equal_shares and not c.levels:
+        raise ValueError('spacing: it spaces levels, and there are none; say how many by levels')
+    if c.levels and c.odds is not None:
+        raise ValueError('odds: they are for drawing among many subnets; with levels there are few, leave it out')
+    if c.bn!='shared' and not c.levels:
+        raise ValueError(f'bn: {c.bn!r} needs a countable number of networks: say how many by levels')
+    if c.bn!='shared' and c.sort=='phases':
+        raise ValueError("sort: 'phases' would mix up private batch norms; 'once' or 'never' with them")
+
 # %% ../../nbs/shrink/21_recipe.ipynb #25fce79c
 @dataclass(frozen=True)
 class Construct:
@@ -89,26 +109,6 @@ class Construct:
         _one_of('what is private in batch norm', 'bn', self.bn, 'shared', 'private', 'statistics')
         _check_levels(self)
         _check_plugin('odds', self.odds)
-
-# %% ../../nbs/shrink/21_recipe.ipynb #749e6a5a
-def _check_levels(c):
-    "`ValueError` where a construction with, or without, levels asks for what it cannot have"
-    if not callable(c.spacing):
-        raise ValueError(f'spacing: a function (space, n, macs) -> subnets, such as equal_shares, got {c.spacing!r}')
-    if c.spacing is not equal_shares and not c.levels:
-        raise ValueError('spacing: it spaces levels, and there are none; say how many by levels')
-    if c.levels and c.odds is not None:
-        raise ValueError('odds: they are for drawing among many subnets; with levels there are few, leave it out')
-    if c.bn!='shared' and not c.levels:
-        raise ValueError(f'bn: {c.bn!r} needs a countable number of networks: say how many by levels')
-    if c.bn!='shared' and c.sort=='phases':
-        raise ValueError("sort: 'phases' would mix up private batch norms; 'once' or 'never' with them")
-
-# %% ../../nbs/shrink/21_recipe.ipynb #9d914d1f
-def _check_plugin(name, cls):
-    "`ValueError` unless `cls` is a class, or None: every fit makes an object of its own"
-    if cls is None or isinstance(cls, type): return
-    raise ValueError(f'{name}: a class, of which every fit makes an object, such as those of 26_choices; got {cls!r}')
 
 # %% ../../nbs/shrink/21_recipe.ipynb #68ec32c6
 def chosen_space(
@@ -137,6 +137,12 @@ def _other(space, rng, odds=None, but=None):
         if (s := space.sample(rng))!=but: return s
     raise ValueError('space: it has one subnet, the full network; give to_supernet more widths, depths or kernels')
 
+# %% ../../nbs/shrink/21_recipe.ipynb #2c881e4f
+def _sample_free(c, space, rng, k, full, odds):
+    "Networks each of whose choices is drawn for itself"
+    nets = [space.max]*full + [space.min]*(c.smallest and k>1)
+    return nets + [_other(space, rng, odds, space.max if full else None) for _ in range(k-len(nets))]
+
 # %% ../../nbs/shrink/21_recipe.ipynb #a5e662fc
 @patch
 def sample_nets(self:Construct,
@@ -158,12 +164,6 @@ def sample_nets(self:Construct,
     nets = [pool[-1]]*full + [pool[0]]*(self.smallest and k>1)
     rest = [s for s in pool if s not in nets]
     return [*dict.fromkeys(nets)] + rng.sample(rest, min(k-len(nets), len(rest)))
-
-# %% ../../nbs/shrink/21_recipe.ipynb #2c881e4f
-def _sample_free(c, space, rng, k, full, odds):
-    "Networks each of whose choices is drawn for itself"
-    nets = [space.max]*full + [space.min]*(c.smallest and k>1)
-    return nets + [_other(space, rng, odds, space.max if full else None) for _ in range(k-len(nets))]
 
 # %% ../../nbs/shrink/21_recipe.ipynb #6b9b166b
 def _try_rule(f):
@@ -311,6 +311,13 @@ def ends(self:Phases,
     done = [*accumulate(p.length for p in self.phases)]
     return [round(d/done[-1]*n) for d in done]
 
+# %% ../../nbs/shrink/21_recipe.ipynb #a2c4c489
+def _phase_lr(phase, i, n):
+    "Learning rate of step `i` of the `n` of a phase: up to `lr` in its warm-up, then down along a cosine"
+    warm = round(phase.warmup*n)
+    if i<warm: return phase.lr*((i+1)/(warm+1))
+    return phase.lr*((1+cos(pi*(i-warm)/max(max(n, 1)-warm, 1)))/2)
+
 # %% ../../nbs/shrink/21_recipe.ipynb #72154e7c
 @patch
 def at(self:Phases,
@@ -324,13 +331,6 @@ def at(self:Phases,
     phase, begin = self.phases[i], ends[i-1] if i else 0
     rate = None if phase.lr is None else _phase_lr(phase, step-begin, ends[i]-begin)
     return StepPlan(1., i, phase.subspace, phase.k, phase.full, rate, phase.teach)
-
-# %% ../../nbs/shrink/21_recipe.ipynb #a2c4c489
-def _phase_lr(phase, i, n):
-    "Learning rate of step `i` of the `n` of a phase: up to `lr` in its warm-up, then down along a cosine"
-    warm = round(phase.warmup*n)
-    if i<warm: return phase.lr*((i+1)/(warm+1))
-    return phase.lr*((1+cos(pi*(i-warm)/max(max(n, 1)-warm, 1)))/2)
 
 # %% ../../nbs/shrink/21_recipe.ipynb #47113ebc
 def nothing_to_choose(
@@ -372,6 +372,24 @@ def outside_in(
     "The full network first, then smaller values of every choice, skin by skin"
     return _skins(-1, n, share)
 
+# %% ../../nbs/shrink/21_recipe.ipynb #2d1e4a4a
+def _check_together(r):
+    "`ValueError` where two choices of a recipe exclude each other"
+    target, steps, phases = r.gradient.target, r.update.steps, getattr(r.schedule, 'phases', ())
+    if steps!='joint' and r.gradient.combine is not combine_sum:
+        raise ValueError(f'gradient: {r.gradient} has nothing to combine where every network steps for itself; use '
+                         'combine_sum')
+    if steps=='small first' and target=='next':
+        raise ValueError("gradient: target='next' needs the larger network first; choose steps='large first' or "
+                         "'joint'")
+    if target=='next' and not all(p.full for p in phases):
+        raise ValueError("gradient: target='next' needs the largest network in every step; here are phases with "
+                         "full=False")
+    if target!='teacher' and any(p.teach for p in phases):
+        raise ValueError(f"schedule: a phase with teach=True trains a teacher, and subnets learn from "
+                         f"target={target!r}; "
+                         "leave it out, or use Gradient('teacher')")
+
 # %% ../../nbs/shrink/21_recipe.ipynb #7bb9ac79
 @dataclass(frozen=True)
 class Recipe:
@@ -391,24 +409,6 @@ class Recipe:
         _check_together(self)
 
     def __str__(self): return '\n'.join(f'{f.name:10}{getattr(self, f.name)}' for f in fields(self))
-
-# %% ../../nbs/shrink/21_recipe.ipynb #2d1e4a4a
-def _check_together(r):
-    "`ValueError` where two choices of a recipe exclude each other"
-    target, steps, phases = r.gradient.target, r.update.steps, getattr(r.schedule, 'phases', ())
-    if steps!='joint' and r.gradient.combine is not combine_sum:
-        raise ValueError(f'gradient: {r.gradient} has nothing to combine where every network steps for itself; use '
-                         'combine_sum')
-    if steps=='small first' and target=='next':
-        raise ValueError("gradient: target='next' needs the larger network first; choose steps='large first' or "
-                         "'joint'")
-    if target=='next' and not all(p.full for p in phases):
-        raise ValueError("gradient: target='next' needs the largest network in every step; here are phases with "
-                         "full=False")
-    if target!='teacher' and any(p.teach for p in phases):
-        raise ValueError(f"schedule: a phase with teach=True trains a teacher, and subnets learn from "
-                         f"target={target!r}; "
-                         "leave it out, or use Gradient('teacher')")
 
 # %% ../../nbs/shrink/21_recipe.ipynb #43dc7faf
 @patch

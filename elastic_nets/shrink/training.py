@@ -58,7 +58,21 @@ class _Fit:
     quiet:object=None # Dropout off, for the time of the first network's forward
     kept:dict=field(default_factory=dict) # Gradients of each network, where a rule wants them
 
-# %% ../../nbs/shrink/24_training.ipynb #14cb7042
+# %% ../../nbs/shrink/24_training.ipynb #83beb999
+def _check_arguments(recipe, distill, watch):
+    "`TypeError` or `ValueError` where `OnionTraining` was given what it cannot use"
+    if not isinstance(recipe, Recipe): raise TypeError(f'recipe: a Recipe is expected, such as delayed_shrinking(), '
+                                                       f'got {recipe!r}')
+    if bad := {*L(watch)}-{'min','mid'}:
+        raise ValueError(f"watch: some of 'min' and 'mid', got {', '.join(map(repr, sorted(bad)))}")
+    if distill is not None and not callable(distill):
+        raise TypeError(f'distill: a function (pred, teacher) -> scalar is expected, got {distill!r}')
+    if distill is not None and recipe.gradient.target=='hard':
+        raise ValueError('distill: this recipe has no use for one, its subnets learn from hard labels; leave it out, '
+                         'or use '
+                         "Gradient('distill')")
+
+# %% ../../nbs/shrink/24_training.ipynb #8f2d26e0
 class OnionTraining(Callback):
     "Trains `learn.supernet`: the full network as ever, and beside it the subnets that `recipe` wants"
     order,run_valid,_learn = 8,False,None
@@ -82,27 +96,15 @@ class OnionTraining(Callback):
         if learn is None and self._learn is not None: self._leave()
         vars(self)['_learn'] = learn
 
-# %% ../../nbs/shrink/24_training.ipynb #83beb999
-def _check_arguments(recipe, distill, watch):
-    "`TypeError` or `ValueError` where `OnionTraining` was given what it cannot use"
-    if not isinstance(recipe, Recipe): raise TypeError(f'recipe: a Recipe is expected, such as delayed_shrinking(), '
-                                                       f'got {recipe!r}')
-    if bad := {*L(watch)}-{'min','mid'}:
-        raise ValueError(f"watch: some of 'min' and 'mid', got {', '.join(map(repr, sorted(bad)))}")
-    if distill is not None and not callable(distill):
-        raise TypeError(f'distill: a function (pred, teacher) -> scalar is expected, got {distill!r}')
-    if distill is not None and recipe.gradient.target=='hard':
-        raise ValueError('distill: this recipe has no use for one, its subnets learn from hard labels; leave it out, '
-                         'or use '
-                         "Gradient('distill')")
+    def after_fit(self): self._leave()
+    def after_step(self): self.now.new_step = True # the next batch begins one
 
-# %% ../../nbs/shrink/24_training.ipynb #cb6db5af
+# %% ../../nbs/shrink/24_training.ipynb #2e131907
 def _check_space(sn, recipe):
     "`ValueError` where the supernet's space has not what the recipe draws from"
     c = recipe.construct
     if not isinstance(sn.space, Space):
-        raise ValueError(f'space: limits {getattr(sn.space, "limits", "")} are for searching; train the whole space, '
-                         'learn.supernet.space = space.space')
+        raise ValueError('space: limits are for searching; train the whole space, learn.supernet.space = space.space')
     space = chosen_space(c, sn.space)
     if c.k>1 and nothing_to_choose(space):
         raise ValueError(f'space: it has one subnet, the full network, where {c.dims} may be chosen; give to_supernet '
@@ -177,6 +179,25 @@ def _rate_of(cbs):
     if rate is None: return None, None
     return rate, np.max([np.atleast_1d(rate(i/200)).astype(float) for i in range(201)], 0)
 
+# %% ../../nbs/shrink/24_training.ipynb #f944d493
+def _register_held(opt, sn, wd_bn_bias):
+    "Each parameter beside the model goes into the group of the layer's own, and is frozen with it"
+    groups = get_groups(opt)
+    group_of = {id(p):g for g in groups for p in g}
+    for p,layers in held_beside(sn):
+        p.requires_grad_(layers.requires_grad)
+        if id(p) in group_of: continue
+        group_of.get(id(layers), groups[-1]).append(p)
+        state = opt.state.setdefault(p, {}) # a plain dict, once it was loaded
+        if p.ndim==1 and not wd_bn_bias: state['do_wd'] = False # batch norm's, as fastai does
+    set_groups(opt, groups)
+
+# %% ../../nbs/shrink/24_training.ipynb #3226493a
+def _release_held(opt, sn):
+    "Take them out of the optimizer's groups; their state stays for the next fit"
+    held = {id(p) for p,_ in held_beside(sn)}
+    set_groups(opt, [[p for p in ps if id(p) not in held] for ps in get_groups(opt)])
+
 # %% ../../nbs/shrink/24_training.ipynb #3adb8010
 @patch
 def before_fit(self:OnionTraining):
@@ -237,32 +258,7 @@ def _leave(self:OnionTraining):
     if sn is not None: sn.set_active()
     if now.before_lr_find: sn.load_state_dict(now.before_lr_find)
 
-# %% ../../nbs/shrink/24_training.ipynb #d03d9e9a
-@patch
-def after_fit(self:OnionTraining):
-    "Leave the learner as it was"
-    self._leave()
-
-# %% ../../nbs/shrink/24_training.ipynb #f944d493
-def _register_held(opt, sn, wd_bn_bias):
-    "Each parameter beside the model goes into the group of the layer's own, and is frozen with it"
-    groups = get_groups(opt)
-    group_of = {id(p):g for g in groups for p in g}
-    for p,layers in held_beside(sn):
-        p.requires_grad_(layers.requires_grad)
-        if id(p) in group_of: continue
-        group_of.get(id(layers), groups[-1]).append(p)
-        state = opt.state.setdefault(p, {}) # a plain dict, once it was loaded
-        if p.ndim==1 and not wd_bn_bias: state['do_wd'] = False # batch norm's, as fastai does
-    set_groups(opt, groups)
-
-# %% ../../nbs/shrink/24_training.ipynb #3226493a
-def _release_held(opt, sn):
-    "Take them out of the optimizer's groups; their state stays for the next fit"
-    held = {id(p) for p,_ in held_beside(sn)}
-    set_groups(opt, [[p for p in ps if id(p) not in held] for ps in get_groups(opt)])
-
-# %% ../../nbs/shrink/24_training.ipynb #e4ee72d1
+# %% ../../nbs/shrink/24_training.ipynb #738d086f
 @patch
 def before_train(self:OnionTraining):
     "Recalibrated statistics are out of date from here on; the first epoch begins with a clean slate"
@@ -272,6 +268,7 @@ def before_train(self:OnionTraining):
     if self.plan is not None: return # not the first epoch
     _register_held(self.opt, sn, self.wd_bn_bias)
     for p in all_params(sn): p.grad = None # of a step that was interrupted
+    self.now.todo.n = self.n_epoch*len(self.dls.train) # a distributed loader is shorter than it was before the fit
     if self.now.peak is None: self.now.peak = [h['lr'] for h in self.opt.hypers]
 
 # %% ../../nbs/shrink/24_training.ipynb #0d3849a6
@@ -314,6 +311,20 @@ def _check_resumed(now, sn, last):
                          'load what '
                          '`learn.supernet.state_dict()` gave, with load_state_dict, before fit')
 
+# %% ../../nbs/shrink/24_training.ipynb #dc5cf4f0
+def _trained_until(todo, last):
+    "The space whose widths keep their channels when they are sorted; None where nothing was trained"
+    if last is None: return None
+    space = todo.space_of(last)
+    return space.restrict(width=-1) if todo.full_alone(last) else space
+
+# %% ../../nbs/shrink/24_training.ipynb #26e13457
+def _sorts_now(sort, todo, last, plan):
+    "Are channels sorted between two plans?"
+    if sort=='once': return last is None or todo.full_alone(last)
+    trained = _trained_until(todo, last)
+    return sort=='phases' and (trained is None or trained.width!=todo.space_of(plan).width)
+
 # %% ../../nbs/shrink/24_training.ipynb #e6093462
 @patch
 def _new_phase(self:OnionTraining, last:StepPlan):
@@ -332,20 +343,6 @@ def _new_phase(self:OnionTraining, last:StepPlan):
         sn.private_bn(new, affine=c.bn=='private')
         _register_held(self.opt, sn, self.wd_bn_bias)
     sn.trained = True
-
-# %% ../../nbs/shrink/24_training.ipynb #dc5cf4f0
-def _trained_until(todo, last):
-    "The space whose widths keep their channels when they are sorted; None where nothing was trained"
-    if last is None: return None
-    space = todo.space_of(last)
-    return space.restrict(width=-1) if todo.full_alone(last) else space
-
-# %% ../../nbs/shrink/24_training.ipynb #26e13457
-def _sorts_now(sort, todo, last, plan):
-    "Are channels sorted between two plans?"
-    if sort=='once': return last is None or todo.full_alone(last)
-    trained = _trained_until(todo, last)
-    return sort=='phases' and (trained is None or trained.width!=todo.space_of(plan).width)
 
 # %% ../../nbs/shrink/24_training.ipynb #30fb06e7
 @patch
@@ -427,12 +424,6 @@ def _clip_held(learn, sn):
     if not clip or not held_beside(sn): return
     scale = learn.scaler.get_scale() if first(learn.cbs, risinstance(MixedPrecision)) else 1
     nn.utils.clip_grad_norm_(all_params(sn), clip.max_norm*scale, clip.norm_type)
-
-# %% ../../nbs/shrink/24_training.ipynb #a90549a5
-@patch
-def after_step(self:OnionTraining):
-    "The next batch begins a new step"
-    self.now.new_step = True
 
 # %% ../../nbs/shrink/24_training.ipynb #1634118a
 @patch

@@ -16,7 +16,6 @@ from fastai.callback.training import GradientAccumulation
 from fastai.learner import Metric
 from fastai.torch_core import find_bs, to_float
 from fastcore.basics import first, patch, risinstance
-from fastcore.foundation import L
 from itertools import takewhile
 from matplotlib import pyplot as plt
 from random import Random
@@ -258,6 +257,19 @@ class SubnetMetric(Metric):
     @property
     def name(self): return f'{self.metric.name.replace("accuracy","acc")}_{self.which}'
 
+# %% ../../nbs/shrink/23_watching.ipynb #e6a33d2d
+def calibrated(model, dl, n, ranks):
+    "`model` with statistics recomputed, from `n` samples of each process"
+    calibrate_bn(model, dl, n)
+    mean_over_ranks([*model.buffers()], ranks)
+    return model
+
+# %% ../../nbs/shrink/23_watching.ipynb #d25e23e3
+def middle(todo):
+    "What is trained nearest to half the width and half the depth"
+    half, macs = todo.space.uniform(.5, .5), todo.sn.macs
+    return min(todo.levels or [half], key=lambda net: (abs(macs(net)-macs(half)), -macs(net)))
+
 # %% ../../nbs/shrink/23_watching.ipynb #336355cc
 class SubnetMetrics(OnionPart):
     "Adds the learner's first metric for some subnets, for the time of a fit"
@@ -280,19 +292,6 @@ class SubnetMetrics(OnionPart):
         net = sn.extract(sub)
         net.register_forward_pre_hook(lambda m, xb: at_size(xb, sub.resolution))
         return (net if sub in sn.private else calibrated(net, self.dls.train, 512, o.now.ranks)).eval()
-
-# %% ../../nbs/shrink/23_watching.ipynb #e6a33d2d
-def calibrated(model, dl, n, ranks):
-    "`model` with statistics recomputed, from `n` samples of each process"
-    calibrate_bn(model, dl, n)
-    mean_over_ranks([*model.buffers()], ranks)
-    return model
-
-# %% ../../nbs/shrink/23_watching.ipynb #d25e23e3
-def middle(todo):
-    "What is trained nearest to half the width and half the depth"
-    half, macs = todo.space.uniform(.5, .5), todo.sn.macs
-    return min(todo.levels or [half], key=lambda net: (abs(macs(net)-macs(half)), -macs(net)))
 
 # %% ../../nbs/shrink/23_watching.ipynb #2c33baa7
 class KeepBest(OnionPart):

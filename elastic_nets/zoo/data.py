@@ -396,7 +396,24 @@ class MeanIoU(Metric):
         any_ = self.counts.sum(0) + self.counts.sum(1) - hit
         return (hit[any_>0]/any_[any_>0]).mean().item()
 
-# %% ../../nbs/zoo/62_data.ipynb #7ed979e5
+# %% ../../nbs/zoo/62_data.ipynb #a14e942d
+def _split_cities(
+    files:list, # Pictures for training and validation
+    valid:tuple, # Cities to validate on
+    size:int, # Of the training crops
+) -> tuple: # Pictures of the other cities, and of these
+    "The training pictures by cities; `ValueError` for a city, or a size, that the pictures do not have"
+    cities = sorted({f.parent.name for f in files})
+    if bad := set(valid)-set(cities):
+        raise ValueError(f'valid must be training cities ({", ".join(cities)}), got {", ".join(sorted(bad))}')
+    train = [f for f in files if f.parent.name not in valid]
+    held = [f for f in files if f.parent.name in valid]
+    with Image.open(files[0]) as im: most = min(im.size)
+    if not 0 < size <= most:
+        raise ValueError(f'size must be from 1 to {most}, the shorter side of the pictures, got {size}')
+    return train,held
+
+# %% ../../nbs/zoo/62_data.ipynb #88f9d81b
 def cityscapes_dls(
     path:Path, # Holds leftImg8bit and gtFine; https://www.cityscapes-dataset.com
     size:int=768, # Side of the training crops in pixels, at most 1024; other pictures are whole, 1024x2048
@@ -409,15 +426,9 @@ def cityscapes_dls(
     "Cityscapes' street scenes and masks of 19 classes; random crops, colours and flips for training"
     path,valid = Path(path),tuple([valid] if isinstance(valid, str) else valid)
     files,test = [_cityscapes_files(path, s) for s in ('train','val')]
-    cities = sorted({f.parent.name for f in files})
-    if bad := set(valid)-set(cities):
-        raise ValueError(f'valid must be training cities ({", ".join(cities)}), got {", ".join(sorted(bad))}')
-    train = [f for f in files if f.parent.name not in valid]
-    held = [f for f in files if f.parent.name in valid] or test
+    train,held = _split_cities(files, valid, size)
+    held = held or test
     _check_bs(bs, len(train))
-    with Image.open(train[0]) as im: most = min(im.size)
-    if not 0 < size <= most:
-        raise ValueError(f'size must be from 1 to {most}, the shorter side of the pictures, got {size}')
     ids = TrainIds()
     masks = TransformBlock(ids, AddMaskCodes(ids.vocab), IntToFloatTensor())
     colours = setup_aug_tfms([o(.4) for o in (Brightness, Contrast, Saturation)])
