@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/channels/06_blocks.ipynb #e035a349
-import torch
+# %% ../../nbs/channels/06_blocks.ipynb #1a421f49
 from collections import Counter
+from torch import nn
 from .walk import ELEMENTWISE, MOVES, Walk
 
 # %% ../../nbs/channels/06_blocks.ipynb #514f4e76
@@ -85,6 +85,29 @@ def stream_inputs(
         key = next((k for k,s in call.inputs.items() if s==blocks[call.name][0]), 0)
         if key!=0 or call.arguments>1: res[call.name] = key
     return res
+
+# %% ../../nbs/channels/06_blocks.ipynb #46f7c2fa
+class Skip(nn.Identity):
+    "In the place of a dropped block that takes several arguments: returns the one that is its input"
+    def __init__(self,
+        key=0, # Its position or keyword
+    ):
+        super().__init__()
+        self.key = key
+
+    def forward(self, *args, **kwargs): return passed(self.key, args, kwargs)
+
+def passed(key, args, kwargs):
+    "The argument at position `key`, or with this keyword"
+    return kwargs[key] if key in kwargs else args[key]
+
+# %% ../../nbs/channels/06_blocks.ipynb #66e973d4
+def empty_place(
+    graph, # `ChannelGraph`
+    block:str, # Its name
+) -> nn.Module:
+    "What holds the place of a dropped block"
+    return Skip(graph.inputs[block]) if block in graph.inputs else nn.Identity()
 
 # %% ../../nbs/channels/06_blocks.ipynb #cccc25cf
 _NO_ZERO = {'add','sub','rsub','exp','log','rsqrt','reciprocal','pow','where','lerp','clamp','clip','maximum','minimum',

@@ -137,7 +137,7 @@ def softmax(walk, call):
         walk.labeller.freeze(names[d], f'{call.why}: over channels')
     return tuple(names)
 
-# %% ../../nbs/channels/05_rules.ipynb #09db2784
+# %% ../../nbs/channels/05_rules.ipynb #17f6a432
 def read(walk, call, weight, labels, came):
     "The channels that `came` (None: none) are read by the dimension of `weight` that has these `labels`"
     ties, freeze = walk.labeller.ties, walk.labeller.freeze
@@ -146,8 +146,8 @@ def read(walk, call, weight, labels, came):
     if came is None: return freeze(labels, x.why if x.step else call.why)
     if labels is None: return freeze(came, f'{call.why}: read by a constant')
     known, found = walk.of(weight), {}
-    for name in known.sources:
-        axes = walk.labeller.axes[name]
+    for name in known.sources if known.zero else ():
+        axes = walk.labeller.axes.get(name, ())
         dims = [d for d,l in enumerate(axes) if l is not None and len(l)==len(labels) and torch.equal(ties.find(l), ties.find(labels))]
         if len(dims)==1: found[name] = dims[0]
     if not found: freeze([labels, came], f'{call.why}: reads by a weight that is computed')

@@ -15,14 +15,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from .labels import Labeller, Move, RULES, Size, channel_rule, rule_for
 
-# %% ../../nbs/channels/01_walk.ipynb #711f9b2d
+# %% ../../nbs/channels/01_walk.ipynb #e5b5293a
 @dataclass
 class Known:
     "What is known of a tensor"
     tensor:torch.Tensor # Kept, so that nobody else gets its `id`
     names:tuple # Labels or None per dimension
     step:int=None # Number of its value; None for parameters and buffers
-    sources:tuple=() # Names of the parameters it was made from, if it would be zero where they are
+    sources:tuple=() # Names of the parameters it was made from, where it was made from nothing else
+    zero:bool=False # Would it be zero where they are?
     why:str="tied to the network's input" # What to say of channels that meet it where it has none
 
 # %% ../../nbs/channels/01_walk.ipynb #90467674
@@ -102,7 +103,7 @@ class Walk(TorchFunctionMode):
         if any(isinstance(t, torch.Tensor) for t in tree_leaves(made)): self.operate(func, name, args, kwargs, made)
         return out
 
-# %% ../../nbs/channels/01_walk.ipynb #63fac3f7
+# %% ../../nbs/channels/01_walk.ipynb #f8163c21
 @patch
 def of(self:Walk, t):
     "What is known of tensor `t`"
@@ -111,20 +112,20 @@ def of(self:Walk, t):
         name, fresh = self.aliases[id(t)][0], self.labeller.ties.fresh
         names = tuple(fresh(n) if n>1 and t.is_floating_point() else None for n in t.shape)
         if t.is_floating_point(): self.labeller.axes[name] = names
-        self.known[id(t)] = Known(t, names, None, (name,) if t.is_floating_point() else (), f'meets {name}')
+        self.known[id(t)] = Known(t, names, None, (name,), True, f'meets {name}')
         return self.known[id(t)]
     if not self.stack or not t.is_floating_point(): return self.note(t, (None,)*t.ndim, 'meets a constant')
     why = f'{self.where()}: made by something that is no torch function'
     for i in self.stack[-1].tensors: self.labeller.freeze(self.of(i).names, why)
     return self.note(t, (None,)*t.ndim, why)
 
-# %% ../../nbs/channels/01_walk.ipynb #449e631f
+# %% ../../nbs/channels/01_walk.ipynb #4d14880e
 @patch
-def note(self:Walk, t, names, why="tied to the network's input", sources=()):
+def note(self:Walk, t, names, why="tied to the network's input", sources=(), zero=False):
     "Remember the names of a new tensor, or of a new value of an old one"
     self.steps += 1
     self.shapes[self.steps] = tuple(t.shape)
-    self.known[id(t)] = Known(t, names, self.steps, sources, why)
+    self.known[id(t)] = Known(t, names, self.steps, sources, zero, why)
     return self.known[id(t)]
 
 # %% ../../nbs/channels/01_walk.ipynb #07a69e0f
@@ -149,17 +150,18 @@ def size(self:Walk, t, out):
     if out==t.numel() and t.ndim!=1 and out not in sizes: return prod(sizes)
     return next((n for n in sizes if n==out), out)
 
-# %% ../../nbs/channels/01_walk.ipynb #f99e559b
+# %% ../../nbs/channels/01_walk.ipynb #d03208e1
 @patch
 def operate(self:Walk, func, name, args, kwargs, out):
     "Name the results of one call"
     call = Call(func, name, args, kwargs, out, f'{name} in {self.where()}')
     ins, outs = [self.of(t) for t in call.tensors], call.outs
     names, why = self.rule(call, ins), next((i.why for i in ins if i.step and not any_names(i.names)), call.why)
-    sources = _sources(name, ins)
+    sources = tuple(p for i in ins for p in i.sources) if all(i.sources for i in ins) else ()
+    zero = bool(sources) and _stays_zero(name, ins)
     layer = self.layer(call)
     self.record.append(Operation(name, [i.step for i in ins if i.step], [], layer))
-    for t,n in zip(outs, names): self.record[-1].outs.append(self.note(t, n, why, sources).step)
+    for t,n in zip(outs, names): self.record[-1].outs.append(self.note(t, n, why, sources, zero).step)
 
 # %% ../../nbs/channels/01_walk.ipynb #5ad3aa05
 def any_names(names):
@@ -186,15 +188,15 @@ def _plain(a):
     "A tuple in place of `torch.Size` or a slice, which hide what is inside"
     return (a.start, a.stop, a.step) if isinstance(a, slice) else [*map(_plain, a)] if isinstance(a, (tuple,list)) else a
 
-# %% ../../nbs/channels/01_walk.ipynb #18a68f90
+# %% ../../nbs/channels/01_walk.ipynb #5222b97f
 _ZERO_STAYS = set('''add sub mul div truediv to float double half type type_as clone detach contiguous view reshape flatten permute transpose
     t squeeze unsqueeze expand repeat movedim getitem T mT'''.split())
 
-def _sources(name, ins):
-    "The parameters that the result of an operation comes from, if it is zero wherever they are"
-    if name not in _ZERO_STAYS: return ()
-    if name in ('div','truediv','mul') and ins: return ins[0].sources if name!='mul' else tuple(p for i in ins for p in i.sources)
-    return tuple(p for i in ins for p in i.sources) if all(i.sources for i in ins) else ()
+def _stays_zero(name, ins):
+    "Is the result of an operation on parameters zero where they are?"
+    if name=='mul': return any(i.zero for i in ins)
+    if name in ('div','truediv'): return ins[0].zero
+    return name in _ZERO_STAYS and all(i.zero for i in ins)
 
 # %% ../../nbs/channels/01_walk.ipynb #e848e172
 _LAYERS = set('''conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear batch_norm layer_norm group_norm

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['insert_blocks', 'stack_blocks', 'start_shallow', 'BlockEMA', 'grow_depth']
 
-# %% ../../nbs/grow/31_deepen.ipynb #09d228ec
+# %% ../../nbs/grow/31_deepen.ipynb #01a9af58
 import copy, math, torch, warnings
 from torch import nn
 from ..channels.labels import NotElasticError
 from ..channels.graph import ChannelGraph
+from ..channels.blocks import empty_place
 from ..channels.surgery import copy_model, forget, get_groups, optimizers, own_tensors, restart_lookahead, set_groups
 
 # %% ../../nbs/grow/31_deepen.ipynb #4ec62c87
@@ -145,20 +146,24 @@ def _put_skips(
         if m is None and leaf in home._modules: delattr(home, leaf)
         setattr(home, leaf, m if m is None else m.train(block.training))
 
-# %% ../../nbs/grow/31_deepen.ipynb #f7576bc1
+# %% ../../nbs/grow/31_deepen.ipynb #e715d900
 def _fill(
     model:nn.Module, # Changed in place
     names:tuple, # Places of a stage
     blocks:list, # For the first places
     skips:list, # Of the whole stage
+    graph:ChannelGraph=None, # Of the whole model; where it is shallow already, its empty places stay
 ):
     "Put `blocks` and their stochastic-depth layers into their places, and an `nn.Identity` into all others"
     for i,name in enumerate(names):
-        block = blocks[i] if i<len(blocks) else nn.Identity()
-        if i<len(blocks): _put_skips(block, _spread(skips, i, len(blocks)))
-        else: block.skips = skips
         home,_,leaf = name.rpartition('.')
-        model.get_submodule(home)._modules[leaf] = block
+        places = model.get_submodule(home)._modules
+        if i<len(blocks):
+            places[leaf] = blocks[i]
+            _put_skips(blocks[i], _spread(skips, i, len(blocks)))
+        elif not isinstance(places[leaf], nn.Identity):
+            places[leaf] = nn.Identity() if graph is None else empty_place(graph, name)
+            places[leaf].skips = skips
 
 # %% ../../nbs/grow/31_deepen.ipynb #3d61d7b9
 def _new_group(
@@ -231,7 +236,7 @@ def check_shared(
             raise ValueError(f'{own[0]} and {other} are the same parameter, and a block that comes later would get one '
                              'of its own: a model that shares weights between blocks cannot grow in depth')
 
-# %% ../../nbs/grow/31_deepen.ipynb #b3ac344f
+# %% ../../nbs/grow/31_deepen.ipynb #a0ac838d
 def start_shallow(
     model:nn.Module, # Whole; changed in place
     graph:ChannelGraph, # `trace_channels(model, xb)`
@@ -247,7 +252,7 @@ def start_shallow(
     for stage,names in like_blocks(model, graph).items():
         blocks = [model.get_submodule(b) for b in names]
         gone += [p for b in blocks[to[stage]:] for p in b.parameters()]
-        if to[stage]<len(blocks): _fill(model, names, blocks[:to[stage]], _skips(blocks))
+        if to[stage]<len(blocks): _fill(model, names, blocks[:to[stage]], _skips(blocks), graph)
     left = {id(p) for p in model.parameters()}
     update_opt(opt, model, gone=[p for p in gone if id(p) not in left])
     if depth<1 and not gone:
