@@ -38,23 +38,16 @@ def _adds(own, start, end):
             adds |= op.name=='add' and len(ins)>1 and ins<=made
     return adds and end in stream
 
-# %% ../../nbs/channels/06_blocks.ipynb #d292110b
-def _alone(walk, call, times):
-    "Does the module run once, under one name, and share no parameter with what lies outside of it?"
-    if not call.name or times[id(call.module)]>1: return False
-    inside = [names for p in call.module.parameters() for names in [walk.aliases.get(id(p), [])]]
-    return all(n.startswith(f'{call.name}.') for names in inside for n in names)
-
-# %% ../../nbs/channels/06_blocks.ipynb #104809bd
+# %% ../../nbs/channels/06_blocks.ipynb #246eeb9d
 def residual(
     walk:Walk, # That has run
 ) -> dict: # Name -> (step that comes in, step that goes out), in the order they run
     "Modules whose output is their input plus something made of it"
     last, shapes, found = _last_use(walk), walk.shapes, {}
-    times = Counter(id(m) for _,m in walk.model.named_modules(remove_duplicate=False)) # names of a module, or calls
+    times = Counter(id(m) for _,m in walk.model.named_modules(remove_duplicate=False)) # names of a module, or calls: one that has several cannot go at one place and stay at another
     times |= Counter(id(c.module) for c in walk.calls)
     for call in walk.calls:
-        borders = _borders(walk, call, last) if _alone(walk, call, times) else None
+        borders = _borders(walk, call, last) if call.name and times[id(call.module)]==1 else None
         if borders and _adds(walk.record[call.start:call.end], *borders) and shapes.get(borders[0])==shapes.get(borders[1]):
             found[call.name] = borders
     return {p:io for p,io in found.items() if not any(q.startswith(p+'.') for q in found)} # the innermost

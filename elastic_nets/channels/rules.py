@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['cat', 'stack', 'pad', 'unfold', 'fold', 'mean', 'reduce', 'softmax', 'linear', 'conv', 'batch_norm', 'layer_norm',
-           'group_norm', 'matmul', 'einsum', 'addmm', 'attention', 'multi_head', 'embedding', 'glu', 'setitem']
+           'group_norm', 'weight_norm', 'matmul', 'einsum', 'addmm', 'attention', 'multi_head', 'embedding', 'glu',
+           'setitem']
 
 # %% ../../nbs/channels/05_rules.ipynb #67e4e6cd
 import torch
@@ -155,28 +156,35 @@ def read(walk, call, weight, labels, came):
         if walk.labeller.reads.setdefault(name, d)!=d: freeze([labels, came], f'{call.why}: {name} is read along two dimensions')
     ties.tie(labels, came, x.why if x.step else call.why)
 
-# %% ../../nbs/channels/05_rules.ipynb #0d7facba
+# %% ../../nbs/channels/05_rules.ipynb #a349ffe1
+def note_reader(walk, weight, dim):
+    "A parameter that is used as a weight reads along `dim`, also where what it reads has no channels"
+    known = walk.of(weight)
+    if known.step is None and weight.ndim>1: walk.labeller.reads.setdefault(known.sources[0], dim)
+
+# %% ../../nbs/channels/05_rules.ipynb #1cce919a
 def make(walk, weight, labels, bias=None):
     "These labels, of a dimension of `weight`, are channels that its layer makes"
     if labels is None: return
     if bias is not None and (l := walk.of(bias).names[0]) is not None: walk.labeller.ties.tie(labels, l)
     for name in walk.of(weight).sources[:1]:
-        layer = name.removesuffix('.weight').removesuffix('.original1').removesuffix('.original') if '.' in name else name
+        layer = name.partition('.parametrizations.')[0].removesuffix('.weight')
         walk.labeller.made.setdefault(layer, labels)
 
-# %% ../../nbs/channels/05_rules.ipynb #1b47db65
+# %% ../../nbs/channels/05_rules.ipynb #2c9dbe7e
 @channel_rule('linear')
 def linear(walk, call):
     "Reads along the last dimension"
     x, w, b = call.get('input', 0), call.get('weight', 1), call.get('bias', 2)
     names, (out, into) = walk.of(x).names, walk.of(w).names if w.ndim==2 else (None, walk.of(w).names[0])
+    note_reader(walk, w, 1)
     read(walk, call, w, into, names[-1])
     make(walk, w, out, b)
     others = [l for l in names[:-1] if walk.labeller.can_go(l)]
     if len(others)==1 and (layer := walk.layer(call)): walk.labeller.mixers[layer] = others[0]
     return (*names[:-1], out) if w.ndim==2 else names[:-1]
 
-# %% ../../nbs/channels/05_rules.ipynb #57643ca1
+# %% ../../nbs/channels/05_rules.ipynb #30456d42
 @channel_rule(*[f'conv{d}d' for d in (1,2,3)], *[f'conv_transpose{d}d' for d in (1,2,3)])
 def conv(walk, call):
     "Reads and makes channels; whole groups move together"
@@ -188,6 +196,7 @@ def conv(walk, call):
     walk.labeller.freeze([walk.of(x).names[:dim], walk.of(x).names[dim+1:]], f'{call.why}: along positions')
     if groups==1:
         out, into = names[:2] if not transposed else names[1::-1]
+        note_reader(walk, w, 0 if transposed else 1)
         read(walk, call, w, into, came)
     else: out = _grouped(walk, call, came, names, groups, transposed)
     make(walk, w, out, b)
@@ -255,6 +264,16 @@ def group_norm(walk, call):
     elif not reduces(walk, call, names[1], 1): walk.labeller.freeze(names[1], f'{call.why}: over channels')
     return tuple(names)
 
+# %% ../../nbs/channels/05_rules.ipynb #59eafa9b
+@channel_rule('weight_norm')
+def weight_norm(walk, call):
+    "A weight with its length apart: every filter is normalised over what it reads"
+    v, g, dim = call.tensors[0], call.tensors[1], call.get('dim', 2, 0)
+    names = walk.of(v).names
+    walk.labeller.freeze([l for d,l in enumerate(names) if d!=dim], f'{call.why}: over channels')
+    return walk.labeller.meet([(tuple(l if d==dim else None for d,l in enumerate(names)), (1,)*dim+(v.shape[dim],)+(1,)*(v.ndim-dim-1)),
+                               (walk.of(g).names, g.shape)], call.why)
+
 # %% ../../nbs/channels/05_rules.ipynb #38b06113
 def contract(walk, call, tensors, letters, result):
     "Names of the contraction of `tensors`, whose dimensions have these `letters`"
@@ -281,6 +300,17 @@ def share(walk, call, a, b):
     if len(b)%len(a): return walk.labeller.freeze([a, b], f'{call.why}: {len(b)} heads meet {len(a)}')
     walk.labeller.ties.tie(a[:,None].expand(-1, len(b)//len(a)), b.view(len(a), -1))
 
+# %% ../../nbs/channels/05_rules.ipynb #90442bf2
+def _weights(walk, call, a, b):
+    "Where one factor is a parameter, the product is a linear layer: note what it reads and makes"
+    for t,other,inner,outer,side in ((a, b, -1, -2, -2), (b, a, -2, -1, -1)):
+        known = walk.of(t)
+        if t.ndim!=2 or not known.sources or walk.of(other).sources: continue
+        came = walk.of(other).names[side]
+        if came is None and known.names[inner] is not None: walk.labeller.freeze(known.names[inner], walk.of(other).why)
+        elif came is not None and known.names[inner] is not None: read(walk, call, t, known.names[inner], came)
+        make(walk, t, known.names[outer])
+
 # %% ../../nbs/channels/05_rules.ipynb #496788aa
 _LETTERS = 'abcdefghijklmnopqrstuvwxyz'
 
@@ -296,17 +326,6 @@ def matmul(walk, call):
     first, second = _LETTERS[n-(a.ndim-2):n]+'yz', _LETTERS[n-(b.ndim-2):n]+'zx'
     _weights(walk, call, a, b)
     return contract(walk, call, (a,b), (first,second), _LETTERS[:n]+'yx')
-
-# %% ../../nbs/channels/05_rules.ipynb #90442bf2
-def _weights(walk, call, a, b):
-    "Where one factor is a parameter, the product is a linear layer: note what it reads and makes"
-    for t,other,inner,outer,side in ((a, b, -1, -2, -2), (b, a, -2, -1, -1)):
-        known = walk.of(t)
-        if t.ndim!=2 or not known.sources or walk.of(other).sources: continue
-        came = walk.of(other).names[side]
-        if came is None and known.names[inner] is not None: walk.labeller.freeze(known.names[inner], walk.of(other).why)
-        elif came is not None and known.names[inner] is not None: read(walk, call, t, known.names[inner], came)
-        make(walk, t, known.names[outer])
 
 # %% ../../nbs/channels/05_rules.ipynb #86496fcd
 @channel_rule('einsum')

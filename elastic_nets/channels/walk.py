@@ -150,6 +150,34 @@ def size(self:Walk, t, out):
     if out==t.numel() and t.ndim!=1 and out not in sizes: return prod(sizes)
     return next((n for n in sizes if n==out), out)
 
+# %% ../../nbs/channels/01_walk.ipynb #849bcf98
+def _plain(a):
+    "A tuple in place of `torch.Size` or a slice, which hide what is inside"
+    return (a.start, a.stop, a.step) if isinstance(a, slice) else [*map(_plain, a)] if isinstance(a, (tuple,list)) else a
+
+# %% ../../nbs/channels/01_walk.ipynb #e848e172
+_LAYERS = set('''conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear batch_norm layer_norm group_norm
+    rms_norm instance_norm multi_head_attention_forward'''.split())
+
+@patch
+def layer(self:Walk, call):
+    "The layer whose own weight `call` works with, or ''"
+    if call.name not in _LAYERS: return ''
+    if call.name=='multi_head_attention_forward': return self.aliases[id(call.args[11])][0].rpartition('.')[0]
+    weight = call.get('weight', {'batch_norm':3, 'layer_norm':2, 'group_norm':2, 'rms_norm':2, 'instance_norm':3}.get(call.name, 1))
+    names = self.aliases.get(id(weight), [''])
+    return names[0].rpartition('.')[0]
+
+# %% ../../nbs/channels/01_walk.ipynb #5222b97f
+_ZERO_STAYS = set('''add sub mul div truediv to float double half type type_as clone detach contiguous view reshape flatten permute transpose
+    t squeeze unsqueeze expand repeat movedim getitem T mT'''.split())
+
+def _stays_zero(name, ins):
+    "Is the result of an operation on parameters zero where they are?"
+    if name=='mul': return any(i.zero for i in ins)
+    if name in ('div','truediv'): return ins[0].zero
+    return name in _ZERO_STAYS and all(i.zero for i in ins)
+
 # %% ../../nbs/channels/01_walk.ipynb #d03208e1
 @patch
 def operate(self:Walk, func, name, args, kwargs, out):
@@ -182,34 +210,6 @@ def rule(self:Walk, call, ins):
     names = rule(self, call)
     if names is None: return nothing
     return names if isinstance(names, list) else [names]
-
-# %% ../../nbs/channels/01_walk.ipynb #849bcf98
-def _plain(a):
-    "A tuple in place of `torch.Size` or a slice, which hide what is inside"
-    return (a.start, a.stop, a.step) if isinstance(a, slice) else [*map(_plain, a)] if isinstance(a, (tuple,list)) else a
-
-# %% ../../nbs/channels/01_walk.ipynb #5222b97f
-_ZERO_STAYS = set('''add sub mul div truediv to float double half type type_as clone detach contiguous view reshape flatten permute transpose
-    t squeeze unsqueeze expand repeat movedim getitem T mT'''.split())
-
-def _stays_zero(name, ins):
-    "Is the result of an operation on parameters zero where they are?"
-    if name=='mul': return any(i.zero for i in ins)
-    if name in ('div','truediv'): return ins[0].zero
-    return name in _ZERO_STAYS and all(i.zero for i in ins)
-
-# %% ../../nbs/channels/01_walk.ipynb #e848e172
-_LAYERS = set('''conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear batch_norm layer_norm group_norm
-    rms_norm instance_norm multi_head_attention_forward'''.split())
-
-@patch
-def layer(self:Walk, call):
-    "The layer whose own weight `call` works with, or ''"
-    if call.name not in _LAYERS: return ''
-    if call.name=='multi_head_attention_forward': return self.aliases[id(call.args[11])][0].rpartition('.')[0]
-    weight = call.get('weight', {'batch_norm':3, 'layer_norm':2, 'group_norm':2, 'rms_norm':2, 'instance_norm':3}.get(call.name, 1))
-    names = self.aliases.get(id(weight), [''])
-    return names[0].rpartition('.')[0]
 
 # %% ../../nbs/channels/01_walk.ipynb #87c0daea
 @patch
@@ -286,6 +286,14 @@ def run(self:Walk, args, kwargs={}):
         for _,m,k,v in numbers: vars(m)[k] = v
     return self.finish(out)
 
+# %% ../../nbs/channels/01_walk.ipynb #ef7c48a2
+def results_of(out):
+    "Every tensor in what a network returned: also in dicts and dataclasses of other libraries"
+    if isinstance(out, torch.Tensor): return [out]
+    if isinstance(out, dict) or hasattr(out, 'keys'): out = [out[k] for k in out.keys()]
+    elif hasattr(out, '__dataclass_fields__'): out = [getattr(out, k) for k in out.__dataclass_fields__]
+    return [t for o in out for t in results_of(o)] if isinstance(out, (list,tuple)) else []
+
 # %% ../../nbs/channels/01_walk.ipynb #15a32cfe
 @patch
 def finish(self:Walk, out):
@@ -295,14 +303,6 @@ def finish(self:Walk, out):
         self.labeller.freeze(self.of(t).names, "the network's output")
         self.results.append(self.of(t).step)
     return self
-
-# %% ../../nbs/channels/01_walk.ipynb #ef7c48a2
-def results_of(out):
-    "Every tensor in what a network returned: also in dicts and dataclasses of other libraries"
-    if isinstance(out, torch.Tensor): return [out]
-    if isinstance(out, dict) or hasattr(out, 'keys'): out = [out[k] for k in out.keys()]
-    elif hasattr(out, '__dataclass_fields__'): out = [getattr(out, k) for k in out.__dataclass_fields__]
-    return [t for o in out for t in results_of(o)] if isinstance(out, (list,tuple)) else []
 
 # %% ../../nbs/channels/01_walk.ipynb #906ea77d
 ELEMENTWISE = set('''add sub rsub mul div truediv neg pow exp log sqrt rsqrt abs sign reciprocal square maximum minimum

@@ -132,14 +132,16 @@ def macs(self:Supernet,
     "MACs of `subnet`, from indices alone"
     return sum(self.layer_macs(subnet).values())
 
-# %% ../../nbs/subnets/14_supernet.ipynb #1948ccbf
+# %% ../../nbs/subnets/14_supernet.ipynb #6b55f2b4
 @patch
 def n_params(self:Supernet,
     subnet:Subnet, # Of `self.space`
 ) -> int:
     "Number of parameters of `subnet`, from indices alone"
     place = self.place(subnet)
-    return sum(prod(place.shape(n, p.shape)) for n,p in self.model.named_parameters() if place.has(n))
+    params = self.model.named_parameters(remove_duplicate=False)
+    there = {id(p): prod(place.shape(n, p.shape)) for n,p in params if place.has(n)} # each once
+    return sum(there.values())
 
 # %% ../../nbs/subnets/14_supernet.ipynb #c9be5e41
 def _cut(name, m, place):
