@@ -300,18 +300,21 @@ def share(walk, call, a, b):
     if len(b)%len(a): return walk.labeller.freeze([a, b], f'{call.why}: {len(b)} heads meet {len(a)}')
     walk.labeller.ties.tie(a[:,None].expand(-1, len(b)//len(a)), b.view(len(a), -1))
 
-# %% ../../nbs/channels/05_rules.ipynb #90442bf2
-def _weights(walk, call, a, b):
+# %% ../../nbs/channels/05_rules.ipynb #50a24f57
+def _weights(walk, call, tensors, letters, result):
     "Where one factor is a parameter, the product is a linear layer: note what it reads and makes"
-    for t,other,inner,outer,side in ((a, b, -1, -2, -2), (b, a, -2, -1, -1)):
-        known = walk.of(t)
-        if t.ndim!=2 or not known.sources or walk.of(other).sources: continue
-        came = walk.of(other).names[side]
-        if came is None and known.names[inner] is not None: walk.labeller.freeze(known.names[inner], walk.of(other).why)
-        elif came is not None and known.names[inner] is not None: read(walk, call, t, known.names[inner], came)
-        make(walk, t, known.names[outer])
+    if len(tensors)!=2: return
+    for t,word,other,theirs in zip(tensors, letters, tensors[::-1], letters[::-1]):
+        known, beside = walk.of(t), dict(zip(theirs, walk.of(other).names))
+        if not known.sources or walk.of(other).sources: continue
+        for dim,(letter,l) in enumerate(zip(word, known.names)):
+            if l is None: continue
+            if letter not in result and letter in beside:
+                note_reader(walk, t, dim)
+                if beside[letter] is not None: read(walk, call, t, l, beside[letter])
+            elif letter not in beside and letter in result: make(walk, t, l)
 
-# %% ../../nbs/channels/05_rules.ipynb #496788aa
+# %% ../../nbs/channels/05_rules.ipynb #36ed8e50
 _LETTERS = 'abcdefghijklmnopqrstuvwxyz'
 
 @channel_rule('matmul','mm','bmm','rmatmul','dot','mv')
@@ -324,10 +327,10 @@ def matmul(walk, call):
         return contract(walk, call, (a,b), (first, second), first[:-1]+second[:-2]*(b.ndim>1)+'x'*(b.ndim>1))
     n = call.out.ndim-2
     first, second = _LETTERS[n-(a.ndim-2):n]+'yz', _LETTERS[n-(b.ndim-2):n]+'zx'
-    _weights(walk, call, a, b)
+    _weights(walk, call, (a,b), (first,second), _LETTERS[:n]+'yx')
     return contract(walk, call, (a,b), (first,second), _LETTERS[:n]+'yx')
 
-# %% ../../nbs/channels/05_rules.ipynb #86496fcd
+# %% ../../nbs/channels/05_rules.ipynb #700941b2
 @channel_rule('einsum')
 def einsum(walk, call):
     "By its own letters"
@@ -336,6 +339,7 @@ def einsum(walk, call):
     words, _, result = call.args[0].replace(' ', '').partition('->')
     words = words.split(',')
     if not result: result = ''.join(sorted(c for c in set(''.join(words)) if ''.join(words).count(c)==1))
+    _weights(walk, call, tensors, words, result)
     return contract(walk, call, tensors, words, result)
 
 # %% ../../nbs/channels/05_rules.ipynb #d7dad0af
@@ -343,14 +347,15 @@ def no_rule(walk, call):
     "What goes in freezes"
     walk.labeller.freeze([walk.of(t).names for t in call.tensors], f'{call.why}: no rule for this form of it')
 
-# %% ../../nbs/channels/05_rules.ipynb #1bbd8d97
+# %% ../../nbs/channels/05_rules.ipynb #8321d44c
 @channel_rule('baddbmm','addmm','addbmm')
 def addmm(walk, call):
     "A product and a sum"
     c, a, b = call.tensors[:3]
     n = call.out.ndim-2
-    names = contract(walk, call, (a,b), (_LETTERS[:n]+'yz', _LETTERS[:n]+'zx'), _LETTERS[:n]+'yx')
-    _weights(walk, call, a, b)
+    letters, result = (_LETTERS[:n]+'yz', _LETTERS[:n]+'zx'), _LETTERS[:n]+'yx'
+    _weights(walk, call, (a,b), letters, result)
+    names = contract(walk, call, (a,b), letters, result)
     return walk.labeller.meet([(names, call.out.shape), (walk.of(c).names, c.shape)], call.why)
 
 # %% ../../nbs/channels/05_rules.ipynb #45453225

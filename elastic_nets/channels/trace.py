@@ -112,7 +112,7 @@ def _close(a, b):
     if a.shape!=b.shape or not torch.isfinite(b).all(): return False
     return torch.allclose(a, b, rtol=1e-6, atol=1e-9*(1+b.abs().max().item()))
 
-# %% ../../nbs/channels/07_trace.ipynb #c6698b92
+# %% ../../nbs/channels/07_trace.ipynb #84bd8654
 def check_channels(
     model:nn.Module, # Uncut; not changed
     graph:ChannelGraph, # What was found out about it
@@ -137,7 +137,9 @@ def check_channels(
     wrong = next((n for n,x in full_outs.items() if not _same(n, x)), None)
     failed = isinstance(got, Exception)
     if wrong is None and not failed and len(want)==len(got) and all(map(_close, got, want)): return
-    raise NotElasticError(_misunderstood(wrong or 'the output', got if failed else None))
+    error = NotElasticError(_misunderstood(wrong or 'the output', got if failed else None))
+    error.layer = wrong
+    raise error
 
 # %% ../../nbs/channels/07_trace.ipynb #ba822085
 def _misunderstood(where, error):
@@ -204,7 +206,7 @@ def _walk_graph(model, xb, kwargs):
     g.aux, g.inputs, g.ends = aux, stream_inputs(walk, blocks), branch_ends(walk, blocks)
     return g
 
-# %% ../../nbs/channels/07_trace.ipynb #6e724935
+# %% ../../nbs/channels/07_trace.ipynb #513347fb
 def hand_groups(
     model:nn.Module, # The network
     groups:dict, # Name -> list of layer names, e.g. {'mid': ['conv1', 'bn1', 'conv2']}
@@ -215,15 +217,15 @@ def hand_groups(
         _check_hand(name, layers, modules)
         labels = None
         for layer in layers:
-            try: out = _pass(walk, modules[layer], labels)
+            try: out = _pass(walk, layer, modules[layer], labels)
             except RuntimeError as e:
                 raise NotElasticError(f'groups[{name!r}]: {layer} does not take what comes before it ({e})') from e
             if labels is None or layer!=layers[-1]: labels = out
     return _freeze_unread(walk.labeller, groups).graph({})
 
-# %% ../../nbs/channels/07_trace.ipynb #a04b3735
+# %% ../../nbs/channels/07_trace.ipynb #2dad581c
 @torch.no_grad()
-def _pass(walk, m, labels):
+def _pass(walk, name, m, labels):
     "Labels of what layer `m` makes of channels with these labels; None: of its own inputs"
     n_in = getattr(m, 'in_features', getattr(m, 'in_channels', getattr(m, 'num_features', None)))
     n = n_in if labels is None else len(labels)
@@ -232,9 +234,11 @@ def _pass(walk, m, labels):
     x = torch.zeros(1, n, *([] if isinstance(m, nn.Linear) else sizes))
     walk.note(x, (None, walk.labeller.ties.fresh(n) if labels is None else labels)+(None,)*(x.ndim-2))
     with walk: out = m(x)
-    return walk.of(out).names[1]
+    made = walk.of(out).names[1]
+    if made is not None: walk.labeller.outs[name] = (-1 if isinstance(m, nn.Linear) else 1, made)
+    return made
 
-# %% ../../nbs/channels/07_trace.ipynb #3328a230
+# %% ../../nbs/channels/07_trace.ipynb #4caa87c1
 def _check_hand(name, layers, modules):
     "`ValueError` unless a group written by hand has layers that are there and have a rule"
     if len(layers)<2:
@@ -245,8 +249,8 @@ def _check_hand(name, layers, modules):
             some = ', '.join(list(modules)[1:8])
             raise ValueError(f'groups[{name!r}]: no layer {layer!r}; the model has {some}, ...')
         if any(True for _ in modules[layer].children()):
-            raise ValueError(f'groups[{name!r}]: {layer!r} of class {type(modules[layer]).__name__} has layers of its own; '
-                             'name those')
+            raise ValueError(f'groups[{name!r}]: no rule for {layer!r} of class {type(modules[layer]).__name__}; '
+                             'it has layers of its own, name those')
 
 # %% ../../nbs/channels/07_trace.ipynb #f297fadc
 def _freeze_unread(labeller, groups):
@@ -256,7 +260,26 @@ def _freeze_unread(labeller, groups):
         if layer not in free: labeller.freeze(labels, 'no group was written for it')
     return labeller
 
-# %% ../../nbs/channels/07_trace.ipynb #7c85d502
+# %% ../../nbs/channels/07_trace.ipynb #4c53005c
+def _verify(model, graph, xb, kwargs, retry=True, tries=10):
+    "Check `graph`; freeze groups at layers where it fails, or raise `NotElasticError`"
+    for _ in range(tries):
+        try: return check_channels(model, graph, xb, kwargs=kwargs)
+        except NotElasticError as e:
+            bad = [graph.names[i] for i in _groups_at(graph, getattr(e, 'layer', None))]
+            bad = [n for n in bad if not graph.groups[n].why]
+            if not retry or not bad: raise
+            for n in bad: graph.groups[n].why = f'{e.layer} was misunderstood: the check fails there'
+    check_channels(model, graph, xb, kwargs=kwargs)
+
+# %% ../../nbs/channels/07_trace.ipynb #7feef493
+def _groups_at(graph, layer):
+    "Indices of the groups that a layer makes, reads or passes on"
+    axes = [a for n,axs in graph.axes.items() if n.rpartition('.')[0]==layer for a in axs if a is not None]
+    if layer in graph.outs: axes.append(graph.outs[layer][1])
+    return sorted({i for a in axes for i in a.group.tolist() if i>=0})
+
+# %% ../../nbs/channels/07_trace.ipynb #ff0402ec
 def trace_channels(
     model:nn.Module, # Not changed
     *xb, # The inputs as the model takes them, batches; one sample of each is used. A single tuple or list holds several
@@ -270,11 +293,11 @@ def trace_channels(
     try:
         with torch.no_grad(): positions = count_positions(m, xb, kwargs)
     except Exception as e:
-        raise ValueError(f'the model does not run on `xb` of shape {[tuple(x.shape) for x in tree_leaves((xb, kwargs)) if torch.is_tensor(x)]}: '
-                         f'{type(e).__name__}: {e}') from e
+        shapes = [tuple(x.shape) for x in tree_leaves((xb, kwargs)) if torch.is_tensor(x)]
+        raise ValueError(f'the model does not run on `xb` of shape {shapes}: {type(e).__name__}: {e}') from e
     g = _walk_graph(m, xb, kwargs) if groups is None else hand_groups(m, groups)
     g.positions = positions
     g.kernel_sizes = {f'{n}.weight': tuple(c.kernel_size) for n,c in m.named_modules() if _croppable(c)}
     g.shares = g.share(m)
-    if check: check_channels(m, g, xb, kwargs=kwargs)
+    if check: _verify(m, g, xb, kwargs, retry=groups is None)
     return g

@@ -16,7 +16,7 @@ class Drop:
     "The cut of a block that returns its input"
     def __init__(self, key=0): self.key = key # Position or keyword of the input
 
-# %% ../../nbs/subnets/12_elastic.ipynb #4de94998
+# %% ../../nbs/subnets/12_elastic.ipynb #cab4b86b
 class Cut:
     "What one layer uses while a subnet is active"
     own, chain = {}, () # Tensors of the subnet's own; (size, matrix) of each step to a smaller kernel
@@ -36,9 +36,10 @@ class Cut:
 
     def tensor(self, m, name): # What tensor `name` of layer `m` is while the subnet is active
         if name in self.own: return self.own[name]
-        for n,i in self.params:
-            if n==name: return _made(_active(m._parameters[n], i), self.chain if n=='weight' else ())
-        return take(m._buffers[name], dict(self.buffers)[name])
+        if name in m._buffers: return take(m._buffers[name], dict(self.buffers)[name])
+        part = _active(m._parameters[name], dict(self.params)[name])
+        for k,matrix in self.chain if name=='weight' else (): part = smaller_kernel(part, k, matrix)
+        return part
 
     def chained(self, chain): # The same, with the kernel made from the whole one by `chain`
         new = copy.copy(self)
@@ -124,9 +125,3 @@ def smaller_kernel(
     "Kernels of size `k`, made by `matrix` from the centres of larger ones (once-for-all, section 3.3)"
     centre = (slice(None), slice(None), *[slice((n-k)//2, (n+k)//2) for n in w.shape[2:]])
     return nn.functional.linear(w[centre].flatten(2), matrix).view(*w.shape[:2], *[k]*(w.ndim-2))
-
-# %% ../../nbs/subnets/12_elastic.ipynb #b4098a5b
-def _made(w, chain):
-    "Weight `w` after the steps of `chain` to a smaller kernel"
-    for k,matrix in chain: w = smaller_kernel(w, k, matrix)
-    return w
