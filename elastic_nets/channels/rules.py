@@ -138,7 +138,7 @@ def softmax(walk, call):
         walk.labeller.freeze(names[d], f'{call.why}: over channels')
     return tuple(names)
 
-# %% ../../nbs/channels/05_rules.ipynb #17f6a432
+# %% ../../nbs/channels/05_rules.ipynb #fcaddfc9
 def read(walk, call, weight, labels, came):
     "The channels that `came` (None: none) are read by the dimension of `weight` that has these `labels`"
     ties, freeze = walk.labeller.ties, walk.labeller.freeze
@@ -148,6 +148,7 @@ def read(walk, call, weight, labels, came):
     if labels is None: return freeze(came, f'{call.why}: read by a constant')
     known, found = walk.of(weight), {}
     for name in known.sources if known.zero else ():
+        if name not in walk.parameters: continue # the mask of a weight
         axes = walk.labeller.axes.get(name, ())
         dims = [d for d,l in enumerate(axes) if l is not None and len(l)==len(labels) and torch.equal(ties.find(l), ties.find(labels))]
         if len(dims)==1: found[name] = dims[0]
@@ -156,11 +157,12 @@ def read(walk, call, weight, labels, came):
         if walk.labeller.reads.setdefault(name, d)!=d: freeze([labels, came], f'{call.why}: {name} is read along two dimensions')
     ties.tie(labels, came, x.why if x.step else call.why)
 
-# %% ../../nbs/channels/05_rules.ipynb #a349ffe1
+# %% ../../nbs/channels/05_rules.ipynb #c3d13d67
 def note_reader(walk, weight, dim):
     "A parameter that is used as a weight reads along `dim`, also where what it reads has no channels"
     known = walk.of(weight)
-    if known.step is None and weight.ndim>1: walk.labeller.reads.setdefault(known.sources[0], dim)
+    owns = known.step is None and known.sources[0] in walk.parameters
+    if owns and weight.ndim>1: walk.labeller.reads.setdefault(known.sources[0], dim)
 
 # %% ../../nbs/channels/05_rules.ipynb #1cce919a
 def make(walk, weight, labels, bias=None):

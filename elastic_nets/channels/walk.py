@@ -78,7 +78,7 @@ class Operation:
     outs:list # Steps of its results
     layer:str='' # Layer whose weight it used
 
-# %% ../../nbs/channels/01_walk.ipynb #68eb598c
+# %% ../../nbs/channels/01_walk.ipynb #a11ce66b
 class Walk(TorchFunctionMode):
     "Watches a network run, and keeps labels for its tensors"
     def __init__(self, model):
@@ -86,6 +86,7 @@ class Walk(TorchFunctionMode):
         self.model, self.labeller = model, Labeller()
         self.modules = {id(m):n for n,m in model.named_modules()}
         tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+        self.parameters = {n for n,_ in model.named_parameters(remove_duplicate=False)}
         self.aliases = {} # id of a parameter or buffer -> its names, it may have several
         for n,p in tensors: self.aliases.setdefault(id(p), []).append(n)
         self.known, self.steps, self.shapes = {}, 0, {} # id of a tensor -> what is known of it; step -> shape
