@@ -267,6 +267,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'elastic_nets/channels/rules.py'),
                                              'elastic_nets.channels.rules.reduces': ( 'channels/rules.html#reduces',
                                                                                       'elastic_nets/channels/rules.py'),
+                                             'elastic_nets.channels.rules.same_labels': ( 'channels/rules.html#same_labels',
+                                                                                          'elastic_nets/channels/rules.py'),
                                              'elastic_nets.channels.rules.setitem': ( 'channels/rules.html#setitem',
                                                                                       'elastic_nets/channels/rules.py'),
                                              'elastic_nets.channels.rules.share': ( 'channels/rules.html#share',

@@ -38,18 +38,18 @@ def _adds(own, start, end):
             adds |= op.name=='add' and len(ins)>1 and ins<=made
     return adds and end in stream
 
-# %% ../../nbs/channels/06_blocks.ipynb #246eeb9d
+# %% ../../nbs/channels/06_blocks.ipynb #d44c6537
 def residual(
     walk:Walk, # That has run
 ) -> dict: # Name -> (step that comes in, step that goes out), in the order they run
     "Modules whose output is their input plus something made of it"
     last, shapes, found = _last_use(walk), walk.shapes, {}
-    times = Counter(id(m) for _,m in walk.model.named_modules(remove_duplicate=False)) # names of a module, or calls: one that has several cannot go at one place and stay at another
-    times |= Counter(id(c.module) for c in walk.calls)
+    names = Counter(id(m) for _,m in walk.model.named_modules(remove_duplicate=False))
+    times = names | Counter(id(c.module) for c in walk.calls) # the larger number of the two
     for call in walk.calls:
         borders = _borders(walk, call, last) if call.name and times[id(call.module)]==1 else None
-        if borders and _adds(walk.record[call.start:call.end], *borders) and shapes.get(borders[0])==shapes.get(borders[1]):
-            found[call.name] = borders
+        if borders is None or shapes.get(borders[0])!=shapes.get(borders[1]): continue
+        if _adds(walk.record[call.start:call.end], *borders): found[call.name] = borders
     return {p:io for p,io in found.items() if not any(q.startswith(p+'.') for q in found)} # the innermost
 
 # %% ../../nbs/channels/06_blocks.ipynb #1b87552f
@@ -79,7 +79,7 @@ def stream_inputs(
         if key!=0 or call.arguments>1: res[call.name] = key
     return res
 
-# %% ../../nbs/channels/06_blocks.ipynb #46f7c2fa
+# %% ../../nbs/channels/06_blocks.ipynb #730d048a
 class Skip(nn.Identity):
     "In the place of a dropped block that takes several arguments: returns the one that is its input"
     def __init__(self,
@@ -90,6 +90,7 @@ class Skip(nn.Identity):
 
     def forward(self, *args, **kwargs): return passed(self.key, args, kwargs)
 
+# %% ../../nbs/channels/06_blocks.ipynb #75f87bec
 def passed(key, args, kwargs):
     "The argument at position `key`, or with this keyword"
     return kwargs[key] if key in kwargs else args[key]
@@ -102,10 +103,12 @@ def empty_place(
     "What holds the place of a dropped block"
     return Skip(graph.inputs[block]) if block in graph.inputs else nn.Identity()
 
-# %% ../../nbs/channels/06_blocks.ipynb #cccc25cf
+# %% ../../nbs/channels/06_blocks.ipynb #a7abd711
 _NO_ZERO = {'add','sub','rsub','exp','log','rsqrt','reciprocal','pow','where','lerp','clamp','clip','maximum','minimum',
-            'masked_fill','sigmoid','logsigmoid','softplus','hardsigmoid','cos','eq','le','ge','ones_like','fill'} # f(0) may be something else
+            'masked_fill','sigmoid','logsigmoid','softplus','hardsigmoid','cos','eq','le','ge','ones_like',
+            'fill'} # f(0) may be something else
 
+# %% ../../nbs/channels/06_blocks.ipynb #b51892e2
 def _ends(step, made_by):
     "Layers whose weights and biases make the value `step` zero, if they are zero; None where there are none"
     op = made_by.get(step)

@@ -112,7 +112,7 @@ def _close(a, b):
     if a.shape!=b.shape or not torch.isfinite(b).all(): return False
     return torch.allclose(a, b, rtol=1e-6, atol=1e-9*(1+b.abs().max().item()))
 
-# %% ../../nbs/channels/07_trace.ipynb #84bd8654
+# %% ../../nbs/channels/07_trace.ipynb #7959689f
 def check_channels(
     model:nn.Module, # Uncut; not changed
     graph:ChannelGraph, # What was found out about it
@@ -127,7 +127,8 @@ def check_channels(
     full = _randomise(_mode(copy_model(model), graph.aux).cpu().double(), gen)
     cut = cut_channels(copy_model(full), locate(graph, width=keep))
     silence(full, graph, keep)
-    with torch.no_grad(): (want, full_outs), (got, cut_outs) = [_outputs(m, xb, kwargs, graph.outs) for m in (full, cut)]
+    with torch.no_grad():
+        (want, full_outs), (got, cut_outs) = [_outputs(m, xb, kwargs, graph.outs) for m in (full, cut)]
     if isinstance(want, Exception): raise want
     kept = kept_units(graph, keep)
     def _same(name, x): # every layer is compared, not only the end
@@ -149,10 +150,11 @@ def _misunderstood(where, error):
             'misunderstood: register a rule for its class with `channel_rule`, or write the groups by hand '
             '(`groups=`).')
 
-# %% ../../nbs/channels/07_trace.ipynb #f1c58798
+# %% ../../nbs/channels/07_trace.ipynb #6350cd19
 def _plain_forward(m):
     "Does `m` run PyTorch's own forward of its class?"
-    return next(c for c in type(m).__mro__ if 'forward' in vars(c) and not getattr(c, '_is_elastic', False)).__module__.startswith('torch.nn')
+    owners = (c for c in type(m).__mro__ if 'forward' in vars(c) and not getattr(c, '_is_elastic', False))
+    return next(owners).__module__.startswith('torch.nn')
 
 # %% ../../nbs/channels/07_trace.ipynb #f1ac943f
 def _croppable(m):
@@ -182,9 +184,10 @@ def count_positions(
         for h in hooks: h.remove()
     return count
 
-# %% ../../nbs/channels/07_trace.ipynb #31b05cb0
+# %% ../../nbs/channels/07_trace.ipynb #a061c4b7
 def _ran(walk): return {c.name for c in walk.calls if c.module._parameters}
 
+# %% ../../nbs/channels/07_trace.ipynb #7d075cff
 def _walk(model, xb, kwargs):
     "A walk of `model`, in training mode where more of it runs then, and whether that is so"
     walk = Walk(_mode(model)).run(xb, kwargs)
