@@ -5,13 +5,16 @@ READY := $(VENV)/.ready
 OLDEST ?= .venv-oldest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test export readme lint docs-check coverage dist test-oldest hooks speed growing shrinking onion pages clean
+.PHONY: demo test faults export readme lint docs-check coverage dist test-oldest hooks speed growing shrinking onion evidence gpu-evidence pages clean
 
 demo: $(READY) # the main job; `make demo ARGS="--data cifar10"` passes arguments on
 	$(BIN)/elastic-nets demo $(ARGS)
 
 test: $(READY) # two processes of one thread each; `make test ARGS="-k readme"` picks tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --maxschedchunk 1 $(ARGS)
+
+faults: $(READY) # kills fits of each kind 20 times, at random moments: minutes; `make faults FAULTS=100` kills more
+	FAULTS=$(or $(FAULTS),20) $(BIN)/python -m pytest -qs tests/test_checkpoint_kills.py $(ARGS)
 
 # ---- while you work (see CONTRIBUTING.md)
 
@@ -63,8 +66,15 @@ shrinking: $(READY) # docs/shrinking.md: a day on two cores, a row on disk per f
 onion: $(READY) # docs/onion.md: as long; the second pass runs what depends on the first
 	for b in onion onion onion onion_report; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
+evidence: $(READY) # the long runs that verdicts hang on: a day on one core, a row on disk per finished run
+	OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python -W ignore benchmarks/evidence.py $(ARGS)
+
+MINUTES ?= 11
+gpu-evidence: # what a GPU can say in that time; needs neither git nor network. ARGS=--tiny tries it without a card
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -W ignore benchmarks/gpu_evidence.py --minutes $(MINUTES) $(ARGS)
+
 pages: $(READY) # the same pages anew, from the rows that are there
-	for b in speed grow shrink onion; do $(BIN)/python benchmarks/$${b}_report.py || exit 1; done
+	for b in speed grow shrink onion verdicts; do $(BIN)/python benchmarks/$${b}_report.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info

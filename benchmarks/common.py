@@ -2,11 +2,13 @@
 import argparse, datetime, fcntl, hashlib, json, os, platform, random, subprocess, time
 from collections import namedtuple
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 import numpy as np, torch
 from fastai.callback.core import Callback, CancelValidException
 from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.schedule import ParamScheduler, SchedCos, SchedNo, combine_scheds
+from fastai.optimizer import OptimWrapper, SGD
 
 root = Path(__file__).resolve().parent.parent
 results = root/'benchmarks/results'
@@ -36,10 +38,24 @@ def wall_clock():
     if torch.cuda.is_available(): torch.cuda.synchronize()
     return time.perf_counter()
 
+def optimizer(c):
+    """For a learner: fastai's SGD, or PyTorch's with one kernel for all tensors. The second adds the weight decay to
+    the gradient, so that at momentum .9 the same number decays ten times as much there"""
+    if c.get('opt')!='fused': return partial(SGD, mom=c['mom'])
+    return partial(OptimWrapper, opt=partial(torch.optim.SGD, momentum=c['mom'], fused=True))
+
+def schedule_fit(learn, c, cbs):
+    "One cycle, or with schedule='flat' a short warm-up, then flat, and a cosine in the last quarter"
+    with learn.no_bar(), learn.no_logging():
+        if c.get('schedule', 'cycle')=='cycle': return learn.fit_one_cycle(c['epochs'], c['lr'], cbs=cbs)
+        lr = c['lr']
+        parts = [SchedCos(lr/25, lr), SchedNo(lr, lr), SchedCos(lr, lr/1e5)]
+        learn.fit(c['epochs'], lr, cbs=[*cbs, ParamScheduler({'lr': combine_scheds([.05,.7,.25], parts)})])
+
 def run_fit(learn, c, cbs):
     "Train as `c` says, with at most one growing callback: accuracy on validation and test, and what the training took"
     wall,processor = time.perf_counter(), time.process_time()
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(c['epochs'], c['lr'], cbs=cbs)
+    schedule_fit(learn, c, cbs)
     wall,processor = time.perf_counter()-wall, time.process_time()-processor
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, (Lean, CPUMixed))])
     with learn.no_bar():
@@ -66,14 +82,24 @@ def machine():
     gpu = f', {torch.cuda.get_device_name()}' if torch.cuda.is_available() else ''
     return f'{processor()}, {os.cpu_count()} cores{gpu}, torch {torch.__version__.split("+")[0]}'
 
-def git(*args): return subprocess.run(['git','-C',str(root),*args], capture_output=True, text=True).stdout.strip()
+def git(*args):
+    "What git says of this checkout; empty where there is no git, or no checkout"
+    try: return subprocess.run(['git','-C',str(root),*args], capture_output=True, text=True).stdout.strip()
+    except OSError: return ''
 
-def _commit():
-    "Short commit of this checkout, with a + where library or benchmarks have changes"
+def sources():
+    "A name for library and benchmarks as they are here, for a copy without git"
+    files = sorted(p for folder in ('elastic_nets','benchmarks') for p in (root/folder).rglob('*.py'))
+    return 'files '+hashlib.sha1(b''.join(p.read_bytes() for p in files)).hexdigest()[:7]
+
+def find_commit():
+    "Short commit of this checkout, with a + where library or benchmarks have changes; without git what `sources` says"
+    head = git('rev-parse','--short','HEAD')
+    if not head: return sources()
     changed = git('status','--porcelain','-uno','--','elastic_nets',':(glob)benchmarks/*.py')
-    return git('rev-parse','--short','HEAD')+('+' if changed else '')
+    return head+('+' if changed else '')
 
-COMMIT = _commit() # where this process began, whatever is committed meanwhile
+COMMIT = find_commit() # where this process began, whatever is committed meanwhile
 
 def stamp(): return dict(machine=machine(), commit=COMMIT, date=datetime.date.today().isoformat())
 
@@ -84,7 +110,14 @@ def rows(path):
     return _read(path, os.stat(path).st_mtime_ns) if Path(path).exists() else []
 
 @lru_cache
-def _read(path, changed): return [json.loads(l) for l in open(path)]
+def _read(path, changed):
+    "Whole lines: another process may be writing the last one"
+    with open(path, encoding='utf-8') as f: return [json.loads(l) for l in f if l.endswith('\n')]
+
+def append(path, row):
+    "At once, so that rows of several processes do not mix"
+    Path(path).parent.mkdir(exist_ok=True)
+    with open(path, 'ab', buffering=0) as f: f.write((json.dumps(row)+'\n').encode())
 
 def by_seed(rs, keep=lambda row: True): return {r['config']['seed']:r for r in rs if keep(r)}
 
@@ -103,8 +136,7 @@ def write_row(path, name, config):
     row = {}
     print(f'{name}: {config}', flush=True)
     yield row
-    Path(path).parent.mkdir(exist_ok=True)
-    with open(path, 'a') as f: f.write(json.dumps(dict(name=name, config=config, **row, **stamp()))+'\n')
+    append(path, dict(name=name, config=config, **row, **stamp()))
     print('  ', row, flush=True)
 
 # Runs

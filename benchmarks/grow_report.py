@@ -3,6 +3,8 @@
 python benchmarks/grow_report.py
 """
 from elastic_nets.grow.stages import choose_stages
+import card
+from card import pass_time
 from common import by_seed, results, rows
 from grow import FIVE, JOBS, PLAN
 from report import Page, change, figure, interval, made, mean, median, paired, ratios, spread, table, times, verdict
@@ -21,12 +23,6 @@ def step_times(net, fmt, gpu=False):
     "Size -> milliseconds, as measured in turn; on a processor with one thread, as the runs"
     def same(c): return (c['net'],c['format'],c['gpu'])==(net,fmt,gpu) and (gpu or c['threads']==1)
     return {size:ms for r in STEPS if same(r['config']) for size,ms,_ in r['sizes']}
-
-def pass_time(times_of, plan):
-    "A pass over the data with this plan, in passes of the full size, by measured steps"
-    plan = plan or [[1.,0.]]
-    ends = [*[start for _,start in plan[1:]], 1.]
-    return sum((end-start)*times_of[size] for (size,start),end in zip(plan, ends))/times_of[1.]
 
 RESNET8 = step_times('ResNet-8, base 16', 'bf16 channels_last')
 VIT = step_times('ViT of 8 blocks, 96 wide, patches of 8', 'fp32')
@@ -253,6 +249,59 @@ def depth_found(): return against_dense(DEPTH, 'EMA, inserted')
 @page.place
 def segment_found(): return against_dense(SEGMENT, 'backbone grown, 2 stages')
 
+# On a GPU
+
+@page.place
+def gpu_steps(): return card.sizes_table()
+
+@page.place
+def gpu_runs(): return card.growth_tables()
+
+def machines(rs): return ' and '.join(sorted({r['machine'] for r in rs}))
+
+@page.place
+def gpu_machine(): return machines(card.ALL)
+
+@page.place
+def gpu_found():
+    "Of the paper's networks, what their plans allow by steps in bf16, and what was published"
+    found = {}
+    for r in card.SIZES:
+        net, _, fmt, opt = card.described(r)
+        if card.published_plans(r) and 'bf16' in fmt and opt=='fastai': found[net] = r
+    def one(net, r):
+        plans = zip(card.published_plans(r), card.allowed(r))
+        return f"{net}: "+' and '.join(f'{x:.2f}x in {stages} ({published:.2f}x)' for (stages,_,published,_),x in plans)
+    return '; '.join(one(net, r) for net,r in found.items())
+
+@page.place
+def gpu_wide():
+    "The network that did not come back from growth"
+    dense, grown = card.wide()
+    c = dense['config']
+    return (f"a {card.title(c)}, {c['epochs']} epochs at a rate of {c['lr']:g}, has {dense['test']:.2f} % when it is "
+            f"dense and {grown['test']:.2f} % when it grows, one seed each")
+
+# Long runs on one core, where dense is good
+
+LONG = rows(results/'evidence_growth.jsonl')
+LONG_NAMES = ['dense','plan','dense, cost of the plan','plan, equal cost']
+
+@page.place
+def long_runs():
+    "As far as they are done"
+    rs = [r for r in LONG if r['name']!='lr']
+    dense = named(rs, 'dense')
+    if not dense: return 'The long runs (`make evidence`), where the dense network has 85 %, are not done.'
+    most = max(r['config']['epochs'] for r in dense.values())
+    start = {k:config_of(dense)[k] for k in ('n_train','lr','schedule','wd')}
+    rs = [r for r in rs if r['name'] not in ('dense','plan') or r['config']['epochs']==most]
+    names = LONG_NAMES+[n for n in names_of(rs) if n not in LONG_NAMES]
+    times_of = step_times('ResNet-20, base 32', 'bf16 channels_last')
+    setting = (f"ResNet-20 of base 32, {start['n_train']:,} pictures, batch 128, bf16. The dense network's best of "
+               f"what was searched: {start['schedule']}, rate {start['lr']:g}, weight decay {start['wd']:g}.")
+    return '\n\n'.join([setting, compare(rs, names, times_of)])
+
 # Pictures and figure 6
 
 FOUND, OLD = CORRELATION[0]['correlations'], 8 # channels before growth
@@ -299,6 +348,9 @@ def tradeoff():
     return fig
 
 @page.place
-def made_where(): return made(steps=STEPS, width=WIDTH, depth=DEPTH, segmentation=SEGMENT, correlation=CORRELATION)
+def made_where():
+    on_gpu = [*card.SIZES, *card.growth_rows()]
+    return made(steps=STEPS, width=WIDTH, depth=DEPTH, segmentation=SEGMENT, correlation=CORRELATION, on_a_GPU=on_gpu,
+                long_runs=LONG)
 
 if __name__=='__main__': page.write()

@@ -43,14 +43,14 @@ LARGE = { # on a GPU
 FORMATS = {'fp32': [], 'fp32 channels_last': [ChannelsLast],
            'bf16': [CPUMixed], 'bf16 channels_last': [CPUMixed, ChannelsLast]}
 
-def measure(net, submodule, cbs, rounds, device):
+def measure(net, submodule, cbs, rounds, device, opt_func=partial(SGD, mom=.9)):
     "[size, milliseconds, MACs] for all sizes from a quarter; only `submodule` grows, if it has a name"
     torch.manual_seed(0)
     def target(i): return torch.randint(4, (net.px,net.px)) if submodule else i%10 # there, every pixel has a class
     data = [(torch.randn(3, net.px, net.px), target(i)) for i in range(net.bs)]
     dls = DataLoaders(DataLoader(data, bs=net.bs), DataLoader(data, bs=net.bs), device=device)
     loss = CrossEntropyLossFlat(axis=1 if submodule else -1)
-    learn = Learner(dls, net.build(), loss, opt_func=partial(SGD, mom=.9), cbs=[cb() for cb in cbs])
+    learn = Learner(dls, net.build(), loss, opt_func=opt_func, cbs=[cb() for cb in cbs])
     graph = trace_channels(learn.model, torch.stack([x for x,_ in data[:2]]), check=False)
     models, macs = candidates(learn.model, graph, .25, net.by, submodule)
     with learn.no_bar(): seconds = step_seconds(learn, models, rounds)

@@ -2,7 +2,7 @@
 
 python benchmarks/onion_report.py
 """
-from common import by_seed, rows
+from common import by_seed, results, rows
 from onion import (
     BASE, FOUR, LONG, LRS, NETS, PARENT, PUBLISHED, RECIPES, SCREEN, SEARCH, SHARE,
     base_rates, best_lr, by_rate, gpu, on_vgg, path, ratio, winners
@@ -11,7 +11,7 @@ from report import Page, half_width, interval, made, mean, paired, table, verdic
 
 page = Page('onion')
 
-RUNS = rows(path)
+RUNS = [*rows(path), *rows(results/'evidence_onion.jsonl')]
 WIDTHS = [str(w) for w in FOUR]
 BEST = next(iter(winners()), 'us_net') # of the screen
 LIMIT = 1.03 # times the seconds of the four widths alone
@@ -151,9 +151,11 @@ def confirmed(): return '\n\n'.join(f'### {net}\n\n{confirm(net)}' for net in NE
 @page.place
 def longer_runs():
     "What holds for longer runs, where there are some"
-    if not any(r['name']=='long' for r in RUNS): return 'Whether any of this holds for longer runs was not tried.'
-    setting = f'{LONG} times the steps for all, the same learning rates, on the network that trains fastest.'
-    return '\n\n'.join(['', '### Longer runs', setting, aims_table('long', 'long'), confirm('vgg', 'long', 'long')])
+    nets = [net for net in NETS if runs_of('long', net, BEST) and all(runs_alone(net, 'long').values())]
+    if not nets: return 'Whether any of this holds for longer runs was not tried.'
+    setting = f'{LONG} times the steps for all, the same learning rates.'
+    tables = [f"{net}:\n\n{confirm(net, 'long', 'long')}" for net in nets]
+    return '\n\n'.join(['', '### Longer runs', setting, aims_table('long', 'long'), *tables])
 
 @page.place
 def more_seeds():

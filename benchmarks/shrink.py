@@ -13,7 +13,6 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.metrics import accuracy
-from fastai.optimizer import SGD
 from fastai.torch_core import no_random
 from torch import nn
 from elastic_nets.shrink import methods
@@ -24,7 +23,7 @@ from elastic_nets.use.evaluate import evaluate_subnets, mean_pareto_accuracy, sa
 from elastic_nets.zoo.data import MemoryData, SplitLoaders, cifar_dls
 from elastic_nets.zoo.models import resnet_cifar
 from elastic_nets.zoo.spaces import ofa_mobilenetv3
-from common import CPUMixed, Job, Lean, main, results, rows, set_seed
+from common import CPUMixed, Job, Lean, main, optimizer, results, rows, set_seed
 
 path, gpu = results/'shrink.jsonl', torch.cuda.is_available()
 
@@ -84,7 +83,7 @@ def learner(c):
         sn = Supernet(model, torch.randn(2,3,32,32), space=space)
         model = fresh(sn.extract(sn.space.min))
     mixed = [CPUMixed()] if gpu or c['net']=='resnet' else [] # depthwise layers are slow in bfloat16 on a processor
-    learn = Learner(dls, model, metrics=accuracy, opt_func=partial(SGD, mom=c['mom']), wd=c['wd'],
+    learn = Learner(dls, model, metrics=accuracy, opt_func=optimizer(c), wd=c['wd'],
                     moms=(c['mom'],)*3, cbs=[*mixed, ChannelsLast(), Lean()])
     if c['recipe'] not in ALONE: learn.to_supernet(space=space)
     if c['recipe']=='bignas': zero_last_bn(learn.supernet)
@@ -145,23 +144,25 @@ def watch_of(c):
     watched = (gpu or c['net']=='resnet') and not c['search']
     return Watch(starts.get(c['recipe'], 0) if watched else 0)
 
+def recipe_of(c):
+    "The recipe of configuration `c`; its `target` is another one than published, if it has one"
+    recipe = getattr(methods, c['recipe'])(**c['options'])
+    return replace(recipe, gradient=replace(recipe.gradient, target=c['target'])) if 'target' in c else recipe
+
 def train(c):
     "One run: what it took, and what its networks are worth"
     learn, watch, nets = learner(c), watch_of(c), Nets()
     onion = c['recipe'] not in ALONE
     cbs = []
-    if onion:
-        recipe = getattr(methods, c['recipe'])(**c['options'])
-        cbs = [OnionTraining(recipe, seed=c['seed'], watch=(), estimate=False), nets]
+    if onion: cbs = [OnionTraining(recipe_of(c), seed=c['seed'], watch=(), estimate=False), nets]
     wall,processor = time.perf_counter(), time.process_time()
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(c['epochs'], c['lr'], pct_start=.1, cbs=[*cbs, watch])
     if gpu: torch.cuda.synchronize()
     wall = time.perf_counter()-wall-watch.seconds
     processor = time.process_time()-processor-watch.cpu
-    learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, (Lean, CPUMixed))])
     n = c['epochs']*len(learn.dls.train)
     passes = nets.passes(learn.supernet) if onion else {}
-    return dict(score(learn, c), seconds=round(wall,1), cpu_seconds=round(processor,1),
+    return dict(judge(learn, c), seconds=round(wall,1), cpu_seconds=round(processor,1),
                 watch_seconds=round(watch.seconds,1), **(dict(gpu=True) if gpu else {}),
                 steps=len(nets.nets) if onion else n, of_steps=n, **passes, around=watch.found)
 
@@ -173,6 +174,11 @@ def candidates(learn, c):
     return sum(sample_buckets(sn, per, space=tied(sn.space))+sample_buckets(sn, per), [])
 
 def percent(v): return None if v!=v else round(100*float(v), 2)
+
+def judge(learn, c):
+    "What the networks of a learner are worth, with all its data and in bf16 by `score` alone"
+    learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, (Lean, CPUMixed))])
+    return score(learn, c)
 
 def score(learn, c):
     "Percent of right answers: chosen on validation, reported on test; in a search on validation alone"

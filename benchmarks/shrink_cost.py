@@ -47,6 +47,7 @@ resnet_space = partial(network, dict(net='resnet', recipe='bignas'))
 NETS = {'ResNet-20 space': (resnet_space, 64, 32)} # network and space, batch, pixels
 LARGE = {'ResNet-20 space': (resnet_space, 1024, 32), # on a GPU
          'MobileNetV3 space': (partial(ofa_mobilenetv3, kernels=(7,)), 128, 224)}
+def of_name(name): return (LARGE if gpu else NETS)[name]
 FORMATS = {'fp32': [], 'bf16 channels_last': [CPUMixed, ChannelsLast]}
 NETWORKS, RULES = (2,4,8), dict(sum=combine_sum, avg=combine_avg)
 
@@ -60,10 +61,10 @@ class Stop(Callback):
     order = 1000
     def after_batch(self): self.learn.seconds += wall_clock()
 
-def learner(name, fmt):
-    "A learner with one batch of noise"
+def learner(net, fmt):
+    "A learner with one batch of noise; `net` is a network and its space, batch, pixels"
     torch.manual_seed(0)
-    build,bs,px = (LARGE if gpu else NETS)[name]
+    build,bs,px = net
     model,space = build()
     data = [(torch.randn(3, px, px), i%10) for i in range(bs)]
     dls = DataLoaders(*[DataLoader(data, bs=bs) for _ in range(2)], device='cuda' if gpu else 'cpu')
@@ -81,9 +82,9 @@ def step(learn, recipe, i, teacher=None):
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3, cbs=cbs)
     return learn.seconds
 
-def steps(name, fmt, rounds):
+def steps(net, fmt, rounds):
     "Milliseconds of a step of every kind, and its ratio to the full network's in the same round: medians"
-    learn = learner(name, fmt)
+    learn = learner(net, fmt)
     teacher = learn.supernet.extract(learn.supernet.space.max).eval().requires_grad_(False)
     found = [{kind:step(learn, recipe, i, teacher) for kind,recipe in KINDS.items()} for i in range(rounds+2)]
     found = found[2:] # the first are slow
@@ -104,9 +105,9 @@ def forget_most():
     if gpu: torch.cuda.reset_peak_memory_stats()
     else: Path('/proc/self/clear_refs').write_text('5')
 
-def peak(name, fmt, k, rule, n=4):
+def peak(net, fmt, k, rule, n=4):
     "Megabytes at most in `n` steps of `k` networks, above what there is before the first"
-    learn = learner(name, fmt)
+    learn = learner(net, fmt)
     gc.collect()
     before = allocated()
     for i in range(n): step(learn, jointly(max(NETWORKS)), i) # all subnets there will be: compiled kernels stay
@@ -131,7 +132,7 @@ def main():
     p.add_argument('--peak', type=json.loads, help=argparse.SUPPRESS)
     a = p.parse_args()
     torch.set_num_threads(a.threads)
-    if a.peak: return print(peak(*a.peak))
+    if a.peak: return print(peak(of_name(a.peak[0]), *a.peak[1:]))
     for name,(_,bs,px) in (LARGE if gpu else NETS).items():
         for fmt in FORMATS:
             c = dict(net=name, format=fmt, bs=bs, px=px, gpu=gpu)
@@ -140,7 +141,7 @@ def main():
 
 def write_steps(name, fmt, c, a):
     with write_row(path, 'steps', dict(c, threads=a.threads)) as row:
-        if row is not None: row.update(kinds=steps(name, fmt, a.rounds), rounds=a.rounds)
+        if row is not None: row.update(kinds=steps(of_name(name), fmt, a.rounds), rounds=a.rounds)
 
 def write_memory(name, fmt, c):
     for rule in RULES:

@@ -2,8 +2,8 @@
 
 python benchmarks/shrink_report.py
 """
-from common import by_seed, rows
-import shrink, shrink_cost
+from common import by_seed, results, rows
+import card, shrink, shrink_cost
 from report import Page, change, figure, interval, made, mean, median, paired, ratios, spread, table, times, verdict
 
 page = Page('shrinking')
@@ -241,6 +241,43 @@ def aim_of_cost(recipe, paper, cost_of_step):
             f'{allowed:.2f}x, what the steps allow', f'{times(found)} ({min(found):.2f} to {max(found):.2f})',
             len(found), says]
 
+# On a GPU
+
+@page.place
+def gpu_machine(): return ' and '.join(sorted({r['machine'] for r in [*card.KINDS, *card.family_rows()]}))
+
+@page.place
+def gpu_kinds(): return card.kinds_table()
+
+@page.place
+def gpu_peaks(): return card.peaks_table()
+
+@page.place
+def gpu_families(): return card.family_table(NAMES)
+
+# Four times the steps, on one core
+
+LONG = rows(results/'evidence_family.jsonl')
+
+def long_runs_of(name): return by_seed(LONG, lambda r: r['name']==name)
+
+@page.place
+def longer():
+    "As far as they are done"
+    names = [n for n in dict.fromkeys(r['name'] for r in LONG) if n!='lr']
+    if not names: return 'Runs of four times the steps, and those on hard labels (`make evidence`), are not done.'
+    body = []
+    for name in names:
+        runs = long_runs_of(name)
+        c = config_of(runs)
+        alone, mine = c['recipe'] in shrink.ALONE, long_runs_of('delayed_shrinking')
+        cells = accuracies(c['recipe'], runs)
+        beside = '' if alone or name=='delayed_shrinking' else interval(paired(mine, runs, test), count=True)
+        body.append([NAMES.get(name, name.replace('_', ' ')), len(runs), c['epochs'], f"{c['lr']:g}", cells[0],
+                     *cells[-2:], beside])
+    return table(['','seeds','epochs','lr','smallest','largest','mean Pareto','delayed shrinking minus this (seeds)'],
+                 body)
+
 # The findings in words
 
 @page.place
@@ -337,6 +374,7 @@ def made_where():
     steps, memory = ([r for r in COST if r['name']==name] for name in ('steps','memory'))
     mobile = [r for r in RUNS if r['config']['net']=='mobilenet' and r['name']!='lr']
     return made(seconds_of_a_step=steps, peak_memory=memory, learning_rates=[r for r in RUNS if r['name']=='lr'],
-                recipes=of_recipes, figure_7=parts, MobileNetV3=mobile)
+                recipes=of_recipes, figure_7=parts, MobileNetV3=mobile,
+                on_a_GPU=[*card.KINDS, *card.PEAKS, *card.family_rows()], longer_runs=LONG)
 
 if __name__=='__main__': page.write()

@@ -13,6 +13,7 @@ from .subnets.supernet import *
 from .subnets.norms import *
 from .subnets.learner import *
 from .subnets.cost import *
+from .subnets.budgets import *
 from .shrink.gradients import *
 from .shrink.recipe import *
 from .shrink.step import *
@@ -25,6 +26,7 @@ from .grow.deepen import *
 from .grow.stages import *
 from .grow.growing import *
 from .use.evaluate import *
+from .use.checkpoint import *
 from .look.plots import *
 from .zoo.models import *
 from .zoo.spaces import *

@@ -7,7 +7,7 @@ from torch import nn
 from elastic_nets.grow.growing import GrowDepth, GrowWidth, SkinRates
 from elastic_nets.grow.stages import StagePlan, plan_stages
 from elastic_nets.zoo.models import resnet_cifar, vit
-from helpers import Bf16, quietly
+from helpers import compiles_in_place, Bf16, quietly
 from helpers_grow import Stop, Watch, deep, flat, learner, net
 
 def test_skins_take_their_share_of_a_step():
@@ -155,7 +155,8 @@ def test_compiled_stages():
     finally:
         torch.compile = real
         torch._dynamo.reset()
-    assert widths==[8,16] and {*seen}=={1,2} and all(r['seconds']>.5 for r in cb.rows)
+    assert widths==[8,16]
+    if compiles_in_place(): assert {*seen}=={1,2} and all(r['seconds']>.5 for r in cb.rows)
     flat().load_state_dict(learn.model.state_dict())
 
 DISTRIBUTED = """

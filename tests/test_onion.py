@@ -1,201 +1,225 @@
 "`OnionTraining` against a loop written by hand, in float64, on plain copies of the subnets"
-import math, os, random, subprocess, sys, tempfile
+import math, random
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 import pytest, torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import MixUp
-from fastai.callback.progress import ProgressCallback
 from fastai.callback.training import GradientAccumulation, GradientClip
-from fastai.data.core import DataLoaders
-from fastai.data.load import DataLoader
-from fastai.learner import Learner
 from fastai.losses import LabelSmoothingCrossEntropyFlat
-from fastai.metrics import accuracy
-from fastai.optimizer import SGD
 from fastcore.foundation import L
 from torch import nn
 from torch.nn import functional as F
 from elastic_nets.channels.place import put, take
-from elastic_nets.zoo.models import resnet_cifar
 from elastic_nets.shrink.recipe import Construct, Gradient, Recipe
 from elastic_nets.shrink.training import OnionTraining
 from elastic_nets.shrink.methods import delayed_shrinking
 from elastic_nets.subnets.supernet import Supernet
 from elastic_nets.subnets.batches import calibrate_bn
-from sklearn.datasets import load_digits
-
-torch.set_num_threads(1)
-epochs, n_batches, bs, start, ramp, lr = 3, 6, 16, 8, 6, .05 # shrinking starts in the middle of the second epoch
-recipe = delayed_shrinking(k=4, warmup=start/(epochs*n_batches), ramp=ramp/(epochs*n_batches))
-
-def data(dtype=torch.float64, size=8):
-    d = load_digits()
-    x,y = torch.tensor(d.images/16, dtype=dtype)[:,None],torch.tensor(d.target)
-    return F.interpolate(x, size=(size,size)),y
-
-def new_learner(dtype=torch.float64, size=8, loss_func=nn.CrossEntropyLoss(), make=partial(resnet_cifar, 8, n_in=1), **space):
-    torch.manual_seed(0)
-    x,y = data(dtype, size)
-    dl = lambda a,b: DataLoader(list(zip(x[a:b], y[a:b])), bs=bs)
-    dls = DataLoaders(dl(0, n_batches*bs), dl(600, 664), device='cpu')
-    model = make()
-    sn = Supernet(model, torch.randn(2,1,size,size), **(space or dict(depths=(0,1))))
-    learn = Learner(dls, model.to(dtype), loss_func=loss_func, metrics=accuracy, opt_func=partial(SGD, mom=.9))
-    learn.remove_cbs(ProgressCallback)
-    learn.supernet = sn
-    return learn
-
-class Shown(Callback):
-    "fastai's Recorder wants a float32 loss; what is trained stays float64"
-    def after_loss(self): self.learn.loss = self.loss.float()
-
-def fit(learn, *cbs, n=epochs, **kwargs):
-    with learn.no_logging(): learn.fit(n, lr, cbs=[Shown(), *cbs], **kwargs)
-
-class Steps(Callback):
-    "What each optimizer step is given"
-    order,run_valid = 30,False
-    def before_fit(self): self.grads,self.eps,self.subnets,self.batch = [],[],[],[]
-    def before_step(self):
-        cb = self.onion_training
-        self.grads.append([None if p.grad is None else p.grad.clone() for p in self.model.parameters()])
-        self.eps.append(cb.eps); self.subnets.append(cb.nets[1:]); self.batch.append(self.epoch*n_batches+self.iter)
+from onion_fits import Shown, Steps, bs, data, epochs, fit, lr, n_batches, new_learner, ramp, recipe, start
 
 def by_hand(learn, n_acc=None, clip=None, seed=0):
     "The same training as a plain loop: gradients of each step, and the model in the end"
-    model,sn = deepcopy((learn.model, learn.supernet))
-    opt = torch.optim.SGD(model.parameters(), lr=lr, momentum=.9)
-    x,y = data()
-    names,grads,seen,shrinking,subs,eps = dict(model.named_parameters()),[],0,False,[],0.
+    model, sn = deepcopy((learn.model, learn.supernet))
+    opt = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    x, y = data()
+    names, grads, seen, shrinking, subs, eps = dict(model.named_parameters()), [], 0, False, [], 0.0
     model.train()
-    for i in range(epochs*n_batches):
-        b = slice(i%n_batches*bs, (i%n_batches+1)*bs)
-        if seen==0 and i>=start: # an optimizer step begins
-            if not shrinking: sn.sort_channels(opt=opt)
-            shrinking,eps,rng,subs = True,min(1., 1e-4+(1-1e-4)*(i-start)/ramp),random.Random(f'{seed} {i}'),[]
-            while len(subs)<3:
+    for i in range(epochs * n_batches):
+        b = slice(i % n_batches * bs, (i % n_batches + 1) * bs)
+        if seen == 0 and i >= start:  # an optimizer step begins
+            if not shrinking:
+                sn.sort_channels(opt=opt)
+            shrinking, eps, rng, subs = (
+                True,
+                min(1.0, 1e-4 + (1 - 1e-4) * (i - start) / ramp),
+                random.Random(f'{seed} {i}'),
+                [],
+            )
+            while len(subs) < 3:
                 s = sn.space.sample(rng)
-                if s!=sn.space.max: subs.append(s)
-        share = bs/n_acc if n_acc else 1.
+                if s != sn.space.max:
+                    subs.append(s)
+        share = bs / n_acc if n_acc else 1.0
         pred = model(x[b])
-        (share*F.cross_entropy(pred, y[b])).backward()
+        (share * F.cross_entropy(pred, y[b])).backward()
         for s in subs:
-            small = sn.extract(s).train() # a plain network with small tensors of its own
+            small = sn.extract(s).train()  # a plain network with small tensors of its own
             soft = pred.detach().softmax(1)
-            (-(soft*small(x[b]).log_softmax(1)).sum(1).mean()).backward()
-            for n,p in small.named_parameters():
+            (-(soft * small(x[b]).log_softmax(1)).sum(1).mean()).backward()
+            for n, p in small.named_parameters():
                 idx = sn.place(s).at(n)
-                put(names[n].grad, idx, take(names[n].grad, idx) + eps*share*p.grad)
+                put(names[n].grad, idx, take(names[n].grad, idx) + eps * share * p.grad)
         seen += bs
-        if seen<(n_acc or bs): continue
-        if clip: nn.utils.clip_grad_norm_(model.parameters(), clip)
+        if seen < (n_acc or bs):
+            continue
+        if clip:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
         grads.append([p.grad.clone() for p in model.parameters()])
-        opt.step(); opt.zero_grad(); seen = 0
-    return grads,model
+        opt.step()
+        opt.zero_grad()
+        seen = 0
+    return grads, model
 
 class Scaled(MixedPrecision):
     "A gradient scaler that works on a CPU, without autocast: gradients must not change"
-    def before_fit(self): self.autocast,self.learn.scaler,self.scales = torch.autocast('cpu', enabled=False),torch.amp.GradScaler('cpu', init_scale=1024.),L()
 
-@pytest.mark.parametrize('kwargs,cbs,eps', [({},[],1e-12), (dict(n_acc=40),[GradientAccumulation(40)],1e-12), (dict(clip=.5),[GradientClip(.5)],1e-12),
-    (dict(n_acc=40, clip=.5),[GradientAccumulation(40), GradientClip(.5)],1e-12), (dict(n_acc=40),[GradientAccumulation(40), Scaled()],1e-6)],
-    ids=['plain','accumulation','clip','accumulation+clip','accumulation+scaler'])
+    def before_fit(self):
+        self.autocast, self.learn.scaler, self.scales = (
+            torch.autocast('cpu', enabled=False),
+            torch.amp.GradScaler('cpu', init_scale=1024.0),
+            L(),
+        )
+
+@pytest.mark.parametrize(
+    'kwargs,cbs,eps',
+    [
+        ({}, [], 1e-12),
+        (dict(n_acc=40), [GradientAccumulation(40)], 1e-12),
+        (dict(clip=0.5), [GradientClip(0.5)], 1e-12),
+        (dict(n_acc=40, clip=0.5), [GradientAccumulation(40), GradientClip(0.5)], 1e-12),
+        (dict(n_acc=40), [GradientAccumulation(40), Scaled()], 1e-6),
+    ],
+    ids=['plain', 'accumulation', 'clip', 'accumulation+clip', 'accumulation+scaler'],
+)
 def test_gradients_equal_loop(kwargs, cbs, eps):
-    learn,steps = new_learner(),Steps()
-    want,model = by_hand(learn, **kwargs)
+    learn, steps = new_learner(), Steps()
+    want, model = by_hand(learn, **kwargs)
     fit(learn, OnionTraining(recipe), steps, *cbs)
     assert len(steps.grads) == len(want) == (6 if 'n_acc' in kwargs else 18)
-    for i,(gs,ws) in enumerate(zip(steps.grads, want)):
-        for g,w in zip(gs, ws): assert (g-w).abs().max() <= eps*max(1, w.abs().max()), f'step {i}'
-    for (n,a),b in zip(learn.model.state_dict().items(), model.state_dict().values()): # running statistics of the full network too
-        assert (a-b).abs().max() <= eps*10, n
+    for i, (gs, ws) in enumerate(zip(steps.grads, want)):
+        for g, w in zip(gs, ws):
+            assert (g - w).abs().max() <= eps * max(1, w.abs().max()), f'step {i}'
+    for (n, a), b in zip(
+        learn.model.state_dict().items(), model.state_dict().values()
+    ):  # running statistics of the full network too
+        assert (a - b).abs().max() <= eps * 10, n
 
 class Residual(nn.Module):
     def __init__(self, c, h, k):
         super().__init__()
-        self.conv1,self.bn,self.conv2 = nn.Conv2d(c, h, k, padding=k//2),nn.BatchNorm2d(h),nn.Conv2d(h, c, k, padding=k//2)
-    def forward(self, x): return x+self.conv2(self.bn(self.conv1(x)).relu())
+        self.conv1, self.bn, self.conv2 = (
+            nn.Conv2d(c, h, k, padding=k // 2),
+            nn.BatchNorm2d(h),
+            nn.Conv2d(h, c, k, padding=k // 2),
+        )
+
+    def forward(self, x):
+        return x + self.conv2(self.bn(self.conv1(x)).relu())
 
 def random_net(seed):
     r = random.Random(seed)
-    c,k = r.choice((4,6,8)),r.choice((3,5))
-    return nn.Sequential(nn.Conv2d(1, c, k, padding=k//2), nn.BatchNorm2d(c), nn.ReLU(), nn.Sequential(*[Residual(c, r.choice((4,8)), k) for _ in range(r.choice((2,3)))]), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, 10))
+    c, k = r.choice((4, 6, 8)), r.choice((3, 5))
+    return nn.Sequential(
+        nn.Conv2d(1, c, k, padding=k // 2),
+        nn.BatchNorm2d(c),
+        nn.ReLU(),
+        nn.Sequential(*[Residual(c, r.choice((4, 8)), k) for _ in range(r.choice((2, 3)))]),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(c, 10),
+    )
 
 @pytest.mark.parametrize('seed', range(4))
 def test_random_nets_equal_loop(seed):
     "Widths, depths and kernels of nets drawn at random"
-    learn,steps = new_learner(make=partial(random_net, seed), widths=(.5,1.), depths=(0,.5,1), kernels=(1,3)),Steps()
-    want,_ = by_hand(learn)
+    learn, steps = (
+        new_learner(make=partial(random_net, seed), widths=(0.5, 1.0), depths=(0, 0.5, 1), kernels=(1, 3)),
+        Steps(),
+    )
+    want, _ = by_hand(learn)
     fit(learn, OnionTraining(recipe), steps)
     nets = {s for ss in steps.subnets for s in ss}
-    assert min(len({str(getattr(s,k)) for s in nets}) for k in ('width','depth','kernel'))>1
-    for i,(gs,ws) in enumerate(zip(steps.grads, want, strict=True)):
-        for g,w in zip(gs, ws): assert (g-w).abs().max()<=1e-12*max(1, w.abs().max()), f'step {i}'
+    assert min(len({str(getattr(s, k)) for s in nets}) for k in ('width', 'depth', 'kernel')) > 1
+    for i, (gs, ws) in enumerate(zip(steps.grads, want, strict=True)):
+        for g, w in zip(gs, ws):
+            assert (g - w).abs().max() <= 1e-12 * max(1, w.abs().max()), f'step {i}'
 
 def test_start_and_weights():
     steps = Steps()
     fit(new_learner(), OnionTraining(recipe), steps)
-    assert [len(s) for s in steps.subnets] == [0]*start + [3]*(epochs*n_batches-start)
-    assert steps.eps == pytest.approx([0]*start + [1e-4+(1-1e-4)*i/ramp for i in range(ramp)] + [1]*4)
-    fit(new_learner(), OnionTraining(recipe), steps, GradientAccumulation(40)) # steps of 3 batches: the first whole one is the fourth
-    assert steps.batch == [2,5,8,11,14,17] and [len(s) for s in steps.subnets] == [0,0,0,3,3,3]
-    assert steps.eps[3] == pytest.approx(1e-4+(1-1e-4)/ramp)
+    assert [len(s) for s in steps.subnets] == [0] * start + [3] * (epochs * n_batches - start)
+    assert steps.eps == pytest.approx([0] * start + [1e-4 + (1 - 1e-4) * i / ramp for i in range(ramp)] + [1] * 4)
+    fit(
+        new_learner(), OnionTraining(recipe), steps, GradientAccumulation(40)
+    )  # steps of 3 batches: the first whole one is the fourth
+    assert steps.batch == [2, 5, 8, 11, 14, 17] and [len(s) for s in steps.subnets] == [0, 0, 0, 3, 3, 3]
+    assert steps.eps[3] == pytest.approx(1e-4 + (1 - 1e-4) / ramp)
 
 def test_sorts_once(monkeypatch):
     at = []
-    monkeypatch.setattr(Supernet, 'sort_channels', lambda self, opt=None, tiers=None: at.append((learn.epoch, learn.iter, opt is learn.opt)))
+    monkeypatch.setattr(
+        Supernet,
+        'sort_channels',
+        lambda self, opt=None, tiers=None: at.append((learn.epoch, learn.iter, opt is learn.opt)),
+    )
     learn = new_learner()
     fit(learn, OnionTraining(recipe))
-    assert at == [(1,2,True)]
+    assert at == [(1, 2, True)]
     fit(learn, OnionTraining(replace(recipe, construct=Construct())))
-    fit(learn, OnionTraining(recipe), start_epoch=2) # resumed: it has been sorted before
+    fit(learn, OnionTraining(recipe), start_epoch=2)  # resumed: it has been sorted before
     fit(learn, OnionTraining(delayed_shrinking(k=1)))
-    assert not at[1:] # nor is there anything to sort for with k=1
+    assert not at[1:]  # nor is there anything to sort for with k=1
 
 def test_resumed_fit_goes_on():
-    whole,rest = Steps(),Steps()
+    whole, rest = Steps(), Steps()
     fit(new_learner(), OnionTraining(recipe), whole)
     fit(new_learner(), OnionTraining(recipe), rest, start_epoch=2)
-    assert rest.subnets == whole.subnets[2*n_batches:] and rest.eps == whole.eps[2*n_batches:]
+    assert rest.subnets == whole.subnets[2 * n_batches :] and rest.eps == whole.eps[2 * n_batches :]
 
 def test_seeds():
     def drawn(seed):
         steps = Steps()
         fit(new_learner(), OnionTraining(recipe, seed=seed, watch=()), steps)
         return steps.subnets
+
     a = drawn(1)
     assert a == drawn(1) != drawn(2)
-    assert len({s for ss in a for s in ss}) > 20 # not the same ones at every step
+    assert len({s for ss in a for s in ss}) > 20  # not the same ones at every step
 
 def test_watching_changes_nothing():
     def state(watch):
-        torch.manual_seed(0); random.seed(0)
+        torch.manual_seed(0)
+        random.seed(0)
         learn = new_learner()
         learn.dls.train.shuffle = True
-        learn.model.layer2.add_module('drop', nn.Dropout(.2))
+        learn.model.layer2.add_module('drop', nn.Dropout(0.2))
         fit(learn, OnionTraining(recipe, watch=watch))
         return learn.model.state_dict()
-    for a,b in zip(state(()).values(), state(('min','mid')).values()): assert torch.equal(a, b)
+
+    for a, b in zip(state(()).values(), state(('min', 'mid')).values()):
+        assert torch.equal(a, b)
 
 def test_watched_values():
     class Later(Callback):
         "What comes after the metrics finds the full network's output"
+
         order = 55
+
         def after_batch(self):
-            if not self.training: assert torch.equal(self.pred, self.model(*self.xb))
+            if not self.training:
+                assert torch.equal(self.pred, self.model(*self.xb))
+
     learn = new_learner()
     fit(learn, OnionTraining(recipe), Later())
-    assert learn.recorder.metric_names == ['epoch','train_loss','valid_loss','accuracy','acc_min','acc_mid','time']
+    assert learn.recorder.metric_names == [
+        'epoch',
+        'train_loss',
+        'valid_loss',
+        'accuracy',
+        'acc_min',
+        'acc_mid',
+        'time',
+    ]
     assert learn.metrics.attrgot('name') == ['accuracy'] and not learn.supernet.stats
-    sn,(x,y) = learn.supernet,[t[600:664] for t in data()]
-    for sub,col in ((sn.space.max,2), (sn.space.min,3), (sn.space.uniform(.5,.5),4)):
+    sn, (x, y) = learn.supernet, [t[600:664] for t in data()]
+    for sub, col in ((sn.space.max, 2), (sn.space.min, 3), (sn.space.uniform(0.5, 0.5), 4)):
         m = sn.extract(sub)
-        if col>2: calibrate_bn(m, learn.dls.train, 512)
-        assert learn.recorder.values[-1][col] == pytest.approx((m.eval()(x).argmax(1)==y).double().mean().item())
+        if col > 2:
+            calibrate_bn(m, learn.dls.train, 512)
+        assert learn.recorder.values[-1][col] == pytest.approx((m.eval()(x).argmax(1) == y).double().mean().item())
     assert [math.isnan(v[3]) for v in learn.recorder.values] == [True, False, False]
 
 def test_stays_on_a_learner():
@@ -204,89 +228,127 @@ def test_stays_on_a_learner():
     learn.add_cb(OnionTraining(recipe))
     learn.recorder.train_metrics = True
     fit(learn)
-    names,last = learn.recorder.metric_names[1:-1],learn.recorder.values[-1]
-    assert [n for n,v in zip(names, last) if math.isnan(v)] == ['train_acc_min','train_acc_mid']
+    names, last = learn.recorder.metric_names[1:-1], learn.recorder.values[-1]
+    assert [n for n, v in zip(names, last) if math.isnan(v)] == ['train_acc_min', 'train_acc_mid']
     assert learn.metrics.attrgot('name') == ['accuracy']
-    assert learn.validate(cbs=Shown())[2:] == last[names.index('valid_acc_min'):]
+    assert learn.validate(cbs=Shown())[2:] == last[names.index('valid_acc_min') :]
 
 @pytest.mark.parametrize('ex', [KeyboardInterrupt, CancelFitException])
 def test_interrupted(ex):
     learn = new_learner()
     calls = []
+
     def stop(pred, teacher):
         calls.append(1)
-        if len(calls)==5: raise ex
+        if len(calls) == 5:
+            raise ex
         return F.mse_loss(pred, teacher)
-    try: fit(learn, OnionTraining(recipe, distill=stop))
-    except KeyboardInterrupt: pass
-    assert len(calls)==5 and learn.supernet.subnet==learn.supernet.space.max
-    assert learn.metrics.attrgot('name') == ['accuracy'] and len(learn.validate(cbs=Shown()))==2
-    plain,x = learn.supernet.extract(learn.supernet.space.max),data()[0][:4]
+
+    try:
+        fit(learn, OnionTraining(recipe, distill=stop))
+    except KeyboardInterrupt:
+        pass
+    assert len(calls) == 5 and learn.supernet.subnet == learn.supernet.space.max
+    assert learn.metrics.attrgot('name') == ['accuracy'] and len(learn.validate(cbs=Shown())) == 2
+    plain, x = learn.supernet.extract(learn.supernet.space.max), data()[0][:4]
     assert torch.equal(learn.model.eval()(x), plain.eval()(x))
-    fit(learn, OnionTraining(recipe)) # and it can be trained again
+    fit(learn, OnionTraining(recipe))  # and it can be trained again
 
 def test_autocast():
     "Every forward is in half precision, every distillation in full"
+
     class BF16(MixedPrecision):
-        def before_fit(self): self.autocast,self.learn.scaler,self.scales = torch.autocast('cpu', dtype=torch.bfloat16),torch.amp.GradScaler('cpu', enabled=False),L()
-    learn,conv,dist = new_learner(torch.float32),[],[]
+        def before_fit(self):
+            self.autocast, self.learn.scaler, self.scales = (
+                torch.autocast('cpu', dtype=torch.bfloat16),
+                torch.amp.GradScaler('cpu', enabled=False),
+                L(),
+            )
+
+    learn, conv, dist = new_learner(torch.float32), [], []
     learn.model.stem.conv.register_forward_hook(lambda m, i, o: conv.append(o.dtype) if m.training else None)
+
     def distill(pred, teacher):
         dist.append((pred.dtype, teacher.dtype, teacher.requires_grad))
         return F.mse_loss(pred, teacher)
+
     fit(learn, BF16(), OnionTraining(recipe, distill=distill, estimate=False))
-    assert set(conv)=={torch.bfloat16} and len(conv)==2+18+3*10 # the full network and a subnet are tried first
-    assert set(dist)=={(torch.float32, torch.float32, False)} and len(dist)==1+30
+    assert (
+        set(conv) == {torch.bfloat16} and len(conv) == 2 + 18 + 3 * 10
+    )  # the full network and a subnet are tried first
+    assert set(dist) == {(torch.float32, torch.float32, False)} and len(dist) == 1 + 30
 
 def test_mixup_and_label_smoothing():
     "The subnets see the mixed pictures, and what the full network says of them"
     learn = new_learner(torch.float32, loss_func=LabelSmoothingCrossEntropyFlat())
-    loss,seen = learn.loss_func,[]
+    loss, seen = learn.loss_func, []
+
     class See(Callback):
-        run_valid,full = False,None
-        def after_pred(self): self.full = (self.x.clone(), self.pred.detach())
+        run_valid, full = False, None
+
+        def after_pred(self):
+            self.full = (self.x.clone(), self.pred.detach())
+
     see = See()
-    learn.model.stem.register_forward_pre_hook(lambda m, i: seen.append(torch.equal(i[0], see.full[0])) if see.full and learn.supernet.subnet!=learn.supernet.space.max else None)
+    learn.model.stem.register_forward_pre_hook(
+        lambda m, i: (
+            seen.append(torch.equal(i[0], see.full[0]))
+            if see.full and learn.supernet.subnet != learn.supernet.space.max
+            else None
+        )
+    )
+
     def distill(pred, teacher):
-        if see.full: seen.append(torch.equal(teacher, see.full[1]))
+        if see.full:
+            seen.append(torch.equal(teacher, see.full[1]))
         return F.mse_loss(pred, teacher)
+
     fit(learn, MixUp(), see, OnionTraining(recipe, distill=distill, watch=(), estimate=False))
-    assert len(seen)==60 and all(seen) and learn.loss_func is loss
+    assert len(seen) == 60 and all(seen) and learn.loss_func is loss
+
     class Found(Callback):
-        def before_batch(self): found.append(self.onion_training.now.distill)
+        def before_batch(self):
+            found.append(self.onion_training.now.distill)
+
     found = []
     fit(learn, MixUp(), OnionTraining(recipe), Found())
-    p,t = torch.randn(2,5,3)
-    assert torch.equal(found[0](p, t), F.cross_entropy(p, t.softmax(1))) # although MixUp replaces the loss
+    p, t = torch.randn(2, 5, 3)
+    assert torch.equal(found[0](p, t), F.cross_entropy(p, t.softmax(1)))  # although MixUp replaces the loss
 
 def test_mixup_and_hard_labels():
     "Subnets that learn from labels learn from the mixed ones"
-    learn,mix,checked = new_learner(torch.float32, loss_func=LabelSmoothingCrossEntropyFlat()),MixUp(),[]
+    learn, mix, checked = new_learner(torch.float32, loss_func=LabelSmoothingCrossEntropyFlat()), MixUp(), []
+
     class Check(Callback):
-        order,run_valid = 30,False
+        order, run_valid = 30, False
+
         def before_step(self):
-            sn,names = learn.supernet,dict(self.model.named_parameters())
-            want = {n:torch.zeros_like(p) for n,p in names.items()}
+            sn, names = learn.supernet, dict(self.model.named_parameters())
+            want = {n: torch.zeros_like(p) for n, p in names.items()}
             for s in self.onion_training.nets:
                 net = sn.extract(s).train()
                 net.zero_grad()
                 pred = net(self.x)
-                loss = lambda y: -((.9*F.one_hot(y, 10)+.01)*pred.log_softmax(1)).sum(1)
-                (mix.lam*loss(self.y)+(1-mix.lam)*loss(mix.yb1[0])).mean().backward()
-                for n,p in net.named_parameters():
+                loss = lambda y: -((0.9 * F.one_hot(y, 10) + 0.01) * pred.log_softmax(1)).sum(1)
+                (mix.lam * loss(self.y) + (1 - mix.lam) * loss(mix.yb1[0])).mean().backward()
+                for n, p in net.named_parameters():
                     idx = sn.place(s).at(n)
-                    put(want[n], idx, take(want[n], idx)+p.grad)
-            checked.append(max((want[n]-p.grad).abs().max().item() for n,p in names.items()))
+                    put(want[n], idx, take(want[n], idx) + p.grad)
+            checked.append(max((want[n] - p.grad).abs().max().item() for n, p in names.items()))
+
     fit(learn, mix, OnionTraining(Recipe(gradient=Gradient('hard')), watch=(), estimate=False), Check(), n=1)
-    assert len(checked)==n_batches and max(checked)<1e-6
+    assert len(checked) == n_batches and max(checked) < 1e-6
 
 def test_resolution():
-    learn = new_learner(size=16, widths=(.5,1.), resolutions=(8,12,16))
-    steps,sizes = Steps(),[]
+    learn = new_learner(size=16, widths=(0.5, 1.0), resolutions=(8, 12, 16))
+    steps, sizes = Steps(), []
     learn.model.stem.register_forward_pre_hook(lambda m, i: sizes.append((m.training, i[0].shape[-1])))
-    fit(learn, OnionTraining(delayed_shrinking(k=3, warmup=0.), estimate=False), steps)
-    assert [s for t,s in sizes if t][2:] == [s for subs in steps.subnets for s in (16, *[o.resolution for o in subs])]
-    assert {s for t,s in sizes if t}=={8,12,16} and {s for t,s in sizes if not t}=={8,16} # validation: full and middle, smallest
+    fit(learn, OnionTraining(delayed_shrinking(k=3, warmup=0.0), estimate=False), steps)
+    assert [s for t, s in sizes if t][2:] == [s for subs in steps.subnets for s in (16, *[o.resolution for o in subs])]
+    assert {s for t, s in sizes if t} == {8, 12, 16} and {s for t, s in sizes if not t} == {
+        8,
+        16,
+    }  # validation: full and middle, smallest
 
 def test_stale_statistics_go():
     learn = new_learner()
@@ -294,15 +356,18 @@ def test_stale_statistics_go():
     sn.calibrate(sn.space.min, learn.dls.train)
     sn.set_active(sn.space.min)
     fit(learn, OnionTraining(replace(recipe, construct=Construct())), n=1)
-    assert not sn.stats and sn.subnet==sn.space.max
+    assert not sn.stats and sn.subnet == sn.space.max
 
 def test_errors():
     def fails(match, make, ex=ValueError):
-        with pytest.raises(ex, match=match): make()
+        with pytest.raises(ex, match=match):
+            make()
+
     fails('warmup: .*\\[0, 1\\)', lambda: delayed_shrinking(warmup=1))
     fails('k: .*from 1', lambda: delayed_shrinking(k=0))
     fails('ramp: .*\\[0, 1\\]', lambda: delayed_shrinking(ramp=1.5))
-    for e in (0, 1.5, float('nan')): fails('eps0: .*\\(0, 1\\]', lambda: delayed_shrinking(eps0=e))
+    for e in (0, 1.5, float('nan')):
+        fails('eps0: .*\\(0, 1\\]', lambda: delayed_shrinking(eps0=e))
     fails('update: Update', lambda: Recipe(Construct(), update='each'), TypeError)
     fails('recipe', lambda: OnionTraining(delayed_shrinking), TypeError)
     learn = new_learner()
@@ -316,118 +381,5 @@ def test_errors():
     fails('another model', lambda: fit(learn, OnionTraining(recipe)))
     del learn.supernet
     fails('call learn.to_supernet', lambda: fit(learn, OnionTraining(recipe)))
-    for a,b in zip(before.values(), learn.model.state_dict().values()): assert torch.equal(a, b) # not one step was trained
-
-def test_supernet_goes_with_the_best_model():
-    "SaveModelCallback loads the best weights in the end: private batch norms are those of the same epoch"
-    from fastai.callback.tracker import SaveModelCallback
-    from elastic_nets.shrink.methods import slimmable
-    class Ruin(Callback):
-        "The last epoch goes wrong"
-        order = 70
-        def before_epoch(self):
-            if self.epoch==epochs-1: self.opt.set_hypers(lr=50.)
-    learn = new_learner(torch.float32, widths=(.5,1.))
-    with tempfile.TemporaryDirectory() as d:
-        learn.path = Path(d)
-        with learn.no_logging(): learn.fit(epochs, lr, cbs=[OnionTraining(slimmable(k=2), estimate=False), SaveModelCallback(monitor='acc_min'), Ruin()])
-    names = learn.recorder.metric_names[1:-1]
-    best = max(v[names.index('acc_min')] for v in learn.recorder.values)
-    assert best > learn.recorder.values[-1][names.index('acc_min')]
-    sn,(x,y) = learn.supernet,[t[600:664] for t in data(torch.float32)]
-    assert (sn.extract(sn.space.min).eval()(x).argmax(1)==y).float().mean().item() == pytest.approx(best)
-
-def test_best_supernet_of_a_fit_that_stops():
-    "A fit stopped in the middle of an epoch, and a later one that is no better, leave the supernet's state of the best epoch with its model"
-    from fastai.callback.tracker import SaveModelCallback
-    from elastic_nets.shrink.methods import slimmable
-    class Stop(Callback):
-        order = 70
-        def before_batch(self):
-            if self.training and self.epoch==1 and self.iter==3: raise CancelFitException
-    learn = new_learner(torch.float32, widths=(.5,1.))
-    with tempfile.TemporaryDirectory() as d:
-        learn.path,save,kept = Path(d),SaveModelCallback(reset_on_fit=False),[]
-        class Keep(Callback):
-            order = 70
-            def after_epoch(self): kept.append(deepcopy(self.learn.supernet.state_dict()))
-        with learn.no_logging(): learn.fit(epochs, lr, cbs=[OnionTraining(slimmable(k=2), estimate=False), save, Keep(), Stop()])
-        now = lambda: [t for st in learn.supernet.state_dict()['stats'].values() for ts in st.values() for t in ts.values()]
-        want = [t for st in kept[0]['stats'].values() for ts in st.values() for t in ts.values()]
-        assert len(kept)==1 and all(map(torch.equal, now(), want))
-        with learn.no_logging(): learn.fit(1, 50., cbs=[OnionTraining(slimmable(k=2), estimate=False), save])
-        assert all(map(torch.equal, now(), want))
-
-def test_export_with_own_parameters():
-    "What lives beside the model is not in the optimizer's groups after a fit, and in them during the next"
-    from elastic_nets.shrink.methods import slimmable
-    learn,seen = new_learner(torch.float32, widths=(.5,1.)),[]
-    class Count(Callback):
-        order = 20
-        def before_step(self): seen.append(sum(map(len, self.opt.param_lists)))
-    n = len(list(learn.model.parameters()))
-    for _ in range(2): fit(learn, OnionTraining(slimmable(k=2), estimate=False), Count(), n=1)
-    own = len(learn.supernet.held_params())
-    assert own and set(seen)=={n+own} and sum(map(len, learn.opt.param_lists))==n
-    with tempfile.TemporaryDirectory() as d:
-        learn.path = Path(d)
-        learn.save('a', with_opt=True); learn.load('a', with_opt=True)
-
-def test_teacher_and_resume_errors():
-    from elastic_nets.shrink.methods import progressive_shrinking, slimmable
-    learn = new_learner(torch.float32, widths=(.5,1.))
-    with pytest.raises(ValueError, match='the model that is trained; give a copy'): fit(learn, OnionTraining(progressive_shrinking(teacher=0), teacher=learn.model))
-    with pytest.raises(TypeError, match='a model is expected'): fit(learn, OnionTraining(progressive_shrinking(teacher=0), teacher=learn))
-    with pytest.raises(ValueError, match='private batch norms, and the supernet has none'): fit(learn, OnionTraining(slimmable(k=2)), start_epoch=1)
-
-DISTRIBUTED = """
-import sys, torch
-from functools import partial
-from fastai.vision.all import *
-from fastai.distributed import *
-import fastai.distributed as fd
-from elastic_nets.shrink.recipe import Construct, Gradient, Recipe, Update
-from elastic_nets.shrink.choices import ByImportance, combine_avg, combine_project
-from elastic_nets.shrink.training import OnionTraining
-from elastic_nets.shrink.methods import delayed_shrinking, slimmable, us_net
-from elastic_nets.subnets.supernet import Supernet
-fd.DistributedDL._broadcast = lambda self, t, rank: (lambda x: (torch.distributed.broadcast(x, rank), x.tolist())[1])(torch.LongTensor(t)) # fastai's is for a GPU
-class Losses(Callback):
-    "Running losses of the sizes of subnets, in the end"
-    order,kept = 90,{}
-    def after_batch(self):
-        if hasattr(self.learn, 'by_importance'): self.kept = dict(self.by_importance.size_loss)
-torch.set_num_threads(1)
-two = 'RANK' in os.environ
-RECIPES = dict(sum=us_net(), avg=Recipe(Construct(k=3), Gradient('distill', combine_avg)), project=Recipe(Construct(k=3), Gradient('hard', combine_project)), steps=Recipe(Construct(k=3, levels=4), Gradient('hard'), Update('large first')),
-    importance=Recipe(Construct(k=3, odds=ByImportance)), delayed=delayed_shrinking(warmup=.25, ramp=.25), private=slimmable(k=2))
-g = torch.Generator().manual_seed(0)
-x,y = torch.randn(64, 3, generator=g), torch.randint(3, (64,), generator=g)
-x[32:] *= 4 # one process has the large losses
-for name,rec in RECIPES.items():
-    order = range(64) if two else [r*32+b*8+i for b in range(4) for r in (0,1) for i in range(8)] # batches of one process are those of two, side by side
-    dl = lambda: DataLoader([(x[i], y[i]) for i in order], bs=8 if two else 16)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 8), *([nn.BatchNorm1d(8)] if name=='private' else []), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
-    learn = Learner(DataLoaders(dl(), dl(), device='cpu'), model, loss_func=nn.CrossEntropyLoss(), metrics=accuracy, opt_func=partial(SGD, mom=.9)).remove_cb(ProgressCallback)
-    learn.supernet = Supernet(model, x[:2], (.25,.5,.75,1.))
-    cbs = [losses := Losses(), OnionTraining(rec), *([GradientAccumulation(16 if two else 32)] if name=='avg' else [])]
-    with learn.distrib_ctx(sync_bn=False, cpu=True) if two else learn.no_bar(), learn.no_logging(): learn.fit(6, .05, cbs=cbs)
-    own = [p.detach() for p in learn.supernet.held_params()]
-    torch.save((learn.model.state_dict(), own, losses.kept), f'{sys.argv[1]}/{name}{os.environ.get("RANK", "")}')
-"""
-
-def test_distributed(tmp_path):
-    "Two processes with halves of every batch end with the weights of one process with whole batches, whatever the rule"
-    (tmp_path/'run.py').write_text(DISTRIBUTED)
-    env = {**{k:v for k,v in os.environ.items() if k not in ('RANK','WORLD_SIZE')}, 'OMP_NUM_THREADS':'1', 'CUDA_VISIBLE_DEVICES':''}
-    for launch in ([], ['-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', str(40000+os.getpid()%20000)]):
-        res = subprocess.run([sys.executable, '-W', 'ignore', *launch, str(tmp_path/'run.py'), str(tmp_path)], env=env, capture_output=True, text=True, timeout=300)
-        assert res.returncode==0, res.stderr[-3000:]
-    for name in ('sum','avg','project','steps','importance','delayed','private'):
-        one,a,b = [torch.load(tmp_path/f'{name}{i}', weights_only=False) for i in ('',0,1)]
-        for n,p in a[0].items(): assert torch.equal(p, b[0][n]) or 'num_batches' in n, (name, n)
-        assert all(torch.equal(p, q) for p,q in zip(a[1], b[1], strict=True)), name
-        assert a[2]==b[2] and bool(a[2])==(name=='importance') # running losses, by which subnets are drawn
-        if name!='private': # halves of a batch have batch norms of their own
-            for n,p in a[0].items(): assert (p-one[0][n]).abs().max()<1e-5, (name, n)
+    for a, b in zip(before.values(), learn.model.state_dict().values()):
+        assert torch.equal(a, b)  # not one step was trained

@@ -3,7 +3,8 @@ import copy, pickle, random
 from dataclasses import replace
 import pytest, torch
 from torchvision.models import resnet18
-from elastic_nets.subnets.subnet import Constrained, Space, Subnet
+from elastic_nets.subnets.budgets import Constrained
+from elastic_nets.subnets.subnet import Space, Subnet
 from elastic_nets.subnets.supernet import Supernet
 
 @pytest.fixture(scope='module')

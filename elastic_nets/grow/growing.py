@@ -477,6 +477,42 @@ def _begin(self:GrowDepth, step):
     left = None if self.half_life else max(1, self.plan.starts[following]*steps-step)
     self._ema = BlockEMA(self._net, self.graph, self.half_life, left)
 
+# %% ../../nbs/grow/33_growing.ipynb #6843d394
+def growth_state(
+    cb, # GrowWidth or GrowDepth, in a fit
+) -> dict: # Plain values and tensors; empty where the fit is left alone
+    "Where growing stands, for a fit that is to go on in another process"
+    if not cb.rows: return {}
+    names = {p:n for n,p in cb._net.named_parameters()}
+    ema, skins = vars(cb).get('_ema'), cb._skins
+    return dict(
+        size=cb._growth.size, rows=cb.rows, stale=cb._stale, overhead=cb.overhead, seconds=perf_counter()-cb._since,
+        decay=ema and ema.decay, ema=ema and {names[p]:a for p,a in ema.avg.items()},
+        skins=skins and {names[p]:s for p,s in skins.state.items()})
+
+# %% ../../nbs/grow/33_growing.ipynb #edd17079
+@torch.no_grad()
+def load_growth_state(
+    cb, # GrowWidth or GrowDepth, in a fit that has just begun
+    state:dict, # What `growth_state` gave
+):
+    "Bring the model to the size that `state` says, stage by stage, and growing with it"
+    if not state or not cb.rows: return
+    for size in [s for s in cb.plan.sizes if cb._growth.size<s<=state['size']]:
+        cb._growth.keep = cb._expand(size)
+        cb._growth.size = size
+        cb._begin(0)
+    cb.rows[:], cb._stale, cb.overhead = state['rows'], state['stale'], state['overhead']
+    cb._since = perf_counter()-state['seconds']
+    params = dict(cb._net.named_parameters())
+    if state['ema']:
+        cb._ema.decay = state['decay']
+        for n,a in state['ema'].items(): cb._ema.avg[params[n]].copy_(a)
+    if state['skins']:
+        cb._skins = cb._skins or SkinRates(cb._submodule().parameters())
+        for n,s in state['skins'].items():
+            cb._skins.state[params[n]] = {k:t.to(params[n].device) for k,t in s.items()}
+
 # %% ../../nbs/grow/33_growing.ipynb #66d7eeb1
 @patch
 def finish_growing(self:Learner,

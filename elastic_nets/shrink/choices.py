@@ -6,10 +6,11 @@
 __all__ = ['combine_avg', 'combine_avg_sqrt', 'combine_project', 'combine_core', 'combine_skins', 'equal_macs', 'ByImportance',
            'OwnMomentum', 'RatePerSkin', 'Annealed']
 
-# %% ../../nbs/shrink/26_choices.ipynb #7af276bc
+# %% ../../nbs/shrink/26_choices.ipynb #5ff972d0
 import torch
 from collections import defaultdict
 from dataclasses import dataclass
+from fastcore.basics import patch
 from ..subnets.subnet import Space
 from .gradients import owned
 from .recipe import Delayed
@@ -87,42 +88,46 @@ def equal_macs(
     targets = [lo+(hi-lo)*i/(n-1) for i in range(n)]
     return list(dict.fromkeys(min(cost, key=lambda net: abs(cost[net]-t)) for t in targets))
 
-# %% ../../nbs/shrink/26_choices.ipynb #4bad5eb9
+# %% ../../nbs/shrink/26_choices.ipynb #1505b7e1
 class ByImportance(OnionPart):
     "Odds of a subnet: the running loss of its size, a sixth of the range of MACs (for `Construct.odds`)"
     def before_fit(self): self.size_loss = {}
 
-    def size(self, net):
+    def _size(self, net):
         space, macs = self.onion_training.now.todo.space, self.supernet.macs
         lo, hi = macs(space.min), macs(space.max)
         return min(int(6*(macs(net)-lo)/(hi-lo)), 5)
 
     def odds(self, net): # a size that was not seen yet is as urgent as the worst
-        return self.size_loss.get(self.size(net), max(self.size_loss.values(), default=1.))
+        return self.size_loss.get(self._size(net), max(self.size_loss.values(), default=1.))
 
-    def seen_losses(self, losses):
+    def seen_losses(self,
+        losses:list, # Of (network, its loss)
+    ):
         for net,loss in losses:
             if net==self.onion_training.top: continue
-            size = self.size(net)
+            size = self._size(net)
             self.size_loss[size] = .9*self.size_loss.get(size, loss.item())+.1*loss.item()
 
-# %% ../../nbs/shrink/26_choices.ipynb #40b73763
+# %% ../../nbs/shrink/26_choices.ipynb #0d3930fa
 class OwnMomentum(OnionPart):
     "Optimizer state of each network's own: a copy per level, or, without levels, per rank in size (for `Update.rule`)"
     @staticmethod
-    def check(update):
+    def check(
+        update, # The `Update` that asks for it
+    ):
         if update.steps!='joint': return
         raise ValueError("rule: OwnMomentum needs a step for each network; choose steps='small first' or 'large first'")
 
     def before_fit(self): self.states = {}
 
-    def rank(self, net): # 0 for the largest
+    def _rank(self, net): # 0 for the largest
         o = self.onion_training
         levels = o.now.todo.levels
         nets = levels[::-1] if levels else sorted(o.nets, key=self.supernet.macs, reverse=True)
         return nets.index(net)
 
-    def use(self, i): # the optimizer goes on with the state of the network of rank `i`
+    def _use(self, i): # the optimizer goes on with the state of the network of rank `i`
         opt = getattr(self.opt, 'opt', self.opt)
         if not self.states: self.states[0] = opt.state
         if i not in self.states:
@@ -130,21 +135,30 @@ class OwnMomentum(OnionPart):
             self.states[i] = defaultdict(dict, flags)
         opt.state = self.states[i]
 
-    def after_net(self, net, loss): self.use(self.rank(net))
-    def after_step(self): self.use(0)
+    def after_net(self,
+        net, # The network that has its gradient
+        loss, # Its loss
+    ):
+        self._use(self._rank(net))
+    def after_step(self): self._use(0)
     def leave(self):
-        if self.states: self.use(0)
+        if self.states: self._use(0)
 
-    def all_states(self): # of all ranks, where channels are sorted
-        if not self.states: return None
-        def of(p): return {(i,k):v for i,state in self.states.items() for k,v in state.get(p, {}).items()}
-        return SimpleNamespace(state={p:of(p) for p in self.supernet.model.parameters()})
+# %% ../../nbs/shrink/26_choices.ipynb #e42f3aa8
+@patch
+def all_states(self:OwnMomentum):
+    "The states of all ranks, as one optimizer has them: where channels are sorted"
+    if not self.states: return None
+    def of(p): return {(i,k):v for i,state in self.states.items() for k,v in state.get(p, {}).items()}
+    return SimpleNamespace(state={p:of(p) for p in self.supernet.model.parameters()})
 
-# %% ../../nbs/shrink/26_choices.ipynb #7fee2abe
+# %% ../../nbs/shrink/26_choices.ipynb #8688ab22
 class RatePerSkin(OnionPart):
     "A weight's step is divided by the number of networks that share it, each by its weight (for `Update.rule`)"
     @staticmethod
-    def check(update):
+    def check(
+        update, # The `Update` that asks for it
+    ):
         if update.steps=='joint': return
         raise ValueError('rule: RatePerSkin is for one step for all; with a step for each network a weight has as '
                          'many steps as '
@@ -166,10 +180,15 @@ class RatePerSkin(OnionPart):
             p.copy_(self.old[n].lerp(p, 1/usage))
         self.old = None
 
-# %% ../../nbs/shrink/26_choices.ipynb #517e2376
+# %% ../../nbs/shrink/26_choices.ipynb #f4b70da5
 @dataclass(frozen=True, repr=False)
 class Annealed(Delayed):
     "`Delayed`, and after the ramp the subnets' weight falls on a straight line to `end`"
+    warmup:float=.5 # Share of the steps with the full network alone, in [0, 1); 0: subnets from the start
+    ramp:float=5/270 # Share of the steps until the weight is 1, in [0, 1]
+    eps0:float=1e-4 # First weight, in (0, 1]
+    code:bool=False # As the published code of DepS
+    lr_floor:float=0. # The learning rate does not fall below this share of its highest, in [0, 1]
     end:float=.1 # Weight in the last step, in (0, 1]
 
     def __post_init__(self):
@@ -181,8 +200,15 @@ class Annealed(Delayed):
                              'none left in '
                              f'which the weight could go to {self.end}')
 
-    def eps_at(self, step, n, lr=lambda pct: 1.):
-        start, ramp = self.ramp_of(n)
-        i, rest = step-start, n-1-start-ramp
-        if i<ramp or rest<=0: return super().eps_at(step, n, lr)
-        return 1+(self.end-1)*(i-ramp)/rest
+# %% ../../nbs/shrink/26_choices.ipynb #7c9f6639
+@patch
+def eps_at(self:Annealed,
+    step:int, # Steps of this fit before this one
+    n:int, # Steps of this fit
+    lr=lambda pct: 1., # Learning rate at a share of the steps
+) -> float: # 0: full network alone
+    "Weight of the subnets' losses"
+    start, ramp = self.ramp_of(n)
+    i, rest = step-start, n-1-start-ramp
+    if i<ramp or rest<=0: return super(Annealed, self).eps_at(step, n, lr)
+    return 1+(self.end-1)*(i-ramp)/rest

@@ -217,7 +217,7 @@ class StepPlan:
     teach:bool=False # Will the full network at the end of this phase be the teacher?
     __repr__ = short_repr
 
-# %% ../../nbs/shrink/21_recipe.ipynb #20e2acc9
+# %% ../../nbs/shrink/21_recipe.ipynb #dc67f5f9
 @dataclass(frozen=True)
 class Delayed:
     "The full network alone; then the subnets, with a weight that grows from `eps0` to 1"
@@ -237,13 +237,11 @@ class Delayed:
 
     def fit_to(self, space): return self # it suits every space
 
-    def at(self, step, n, lr=lambda pct: 1.): # The `StepPlan` of a step of `n`
-        eps = self.eps_at(step, n, lr)
-        return StepPlan(eps, phase=int(eps>0), lr=max(lr(step/n), self.lr_floor) if self.lr_floor else None)
-
-# %% ../../nbs/shrink/21_recipe.ipynb #e585ca51
+# %% ../../nbs/shrink/21_recipe.ipynb #82ed10b5
 @patch
-def ramp_of(self:Delayed, n):
+def ramp_of(self:Delayed,
+    n:int, # Steps of this fit
+) -> tuple:
     "First step with subnets, and steps until their weight is 1, in a fit of `n` steps"
     ramp = max(round(self.ramp*n), self.ramp>0)
     start = min(max(round(self.warmup*n)-(ramp if self.code else 0), 0), n-1)
@@ -261,6 +259,17 @@ def eps_at(self:Delayed,
     i = step-start
     if i<0: return 0.
     return eps_lr_at(i, ramp, lr(step/n), lr((start+ramp)/n), self.eps0) if self.code else eps_at(i, ramp, self.eps0)
+
+# %% ../../nbs/shrink/21_recipe.ipynb #a30de7b9
+@patch
+def at(self:Delayed,
+    step:int, # Steps of this fit before this one
+    n:int, # Steps of this fit
+    lr=lambda pct: 1., # Learning rate at a share of the steps, as a share of its highest
+) -> StepPlan:
+    "What this schedule trains in a step"
+    eps = self.eps_at(step, n, lr)
+    return StepPlan(eps, phase=int(eps>0), lr=max(lr(step/n), self.lr_floor) if self.lr_floor else None)
 
 # %% ../../nbs/shrink/21_recipe.ipynb #767cd9ae
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def detached(pred):
     "An output of one or several tensors, out of its graph"
     return tree_map(lambda t: t.detach() if isinstance(t, torch.Tensor) else t, pred)
 
-# %% ../../nbs/shrink/22_step.ipynb #1f6f8629
+# %% ../../nbs/shrink/22_step.ipynb #30d5c0c1
 class Losses:
     "The loss of each network of a batch, asked in the order in which they run: `losses(net, output)`"
     def __init__(self,
@@ -87,7 +87,11 @@ class Losses:
         self.distill = distill_loss(loss_func) if distill is None and target!='hard' else distill
         self.teacher, self.soft, self.before = teacher, None, None
 
-    def hear(self, net, pred): # what a network said
+    def hear(self,
+        net, # A network of the step
+        pred, # What it says of the batch
+    ):
+        "Remember what others may learn from"
         self.before = detached(pred)
         if self.soft is None and net==self.top and self.target=='distill': self.soft = self.before
 
@@ -197,36 +201,36 @@ class Timetable:
     def at(self, step): # The `StepPlan` of a step
         return self.schedule.at(step, self.n, self.lr)
 
-# %% ../../nbs/shrink/22_step.ipynb #b2558d96
+# %% ../../nbs/shrink/22_step.ipynb #a8af333b
 @patch
 def space_of(self:Timetable,
-    plan:StepPlan,
+    plan:StepPlan, # Of a step
 ) -> Space: # Made once, and kept
     "The part of the space that a plan trains"
     if plan.subspace not in self._spaces: self._spaces[plan.subspace] = self.space.restrict(**dict(plan.subspace))
     return self._spaces[plan.subspace]
 
-# %% ../../nbs/shrink/22_step.ipynb #35065d4b
+# %% ../../nbs/shrink/22_step.ipynb #a9ecf6b8
 @patch
 def k_of(self:Timetable,
-    plan:StepPlan,
+    plan:StepPlan, # Of a step
 ) -> int: # 1 where there is nothing to choose, or subnets have no weight yet
     "Networks of a step"
     if plan.subspace not in self._fixed: self._fixed[plan.subspace] = nothing_to_choose(self.space_of(plan))
     return 1 if plan.eps==0 or self._fixed[plan.subspace] else plan.k or self.recipe.construct.k
 
-# %% ../../nbs/shrink/22_step.ipynb #b42529b4
+# %% ../../nbs/shrink/22_step.ipynb #71325ccb
 @patch
 def trains_full(self:Timetable,
-    plan:StepPlan,
+    plan:StepPlan, # Of a step
 ) -> bool:
     "Is the full network trained in every step like this?"
     return plan.full and self.space_of(plan).max==self.space.max
 
-# %% ../../nbs/shrink/22_step.ipynb #b1e479bd
+# %% ../../nbs/shrink/22_step.ipynb #03c0a93c
 @patch
 def full_alone(self:Timetable,
-    plan:StepPlan,
+    plan:StepPlan, # Of a step
 ) -> bool:
     "Does a step train the full network and nothing else?"
     return self.k_of(plan)<2 and self.trains_full(plan)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OnionTraining']
 
-# %% ../../nbs/shrink/24_training.ipynb #810b69f3
+# %% ../../nbs/shrink/24_training.ipynb #b36ec8aa
 import numpy as np, torch
 from dataclasses import dataclass, field
 from fastai.callback.core import Callback
@@ -21,7 +21,7 @@ from torch import nn
 from warnings import warn
 from ..channels.surgery import get_groups, set_groups
 from ..subnets.batches import at_size
-from ..subnets.subnet import Space
+from ..subnets.subnet import Space, Subnet
 from ..subnets.norms import held_beside
 from ..subnets.learner import supernet_of
 from .gradients import distill_loss
@@ -396,9 +396,12 @@ def _between(self:OnionTraining, i, net, loss):
     self.opt.step()
     self.opt.zero_grad()
 
-# %% ../../nbs/shrink/24_training.ipynb #af9ca225
+# %% ../../nbs/shrink/24_training.ipynb #49d0332c
 @patch
-def tell(self:OnionTraining, event, *args):
+def tell(self:OnionTraining,
+    event:str, # Name of the method
+    *args, # What it is given
+):
     "An event of our own, `after_net(net, loss)` or `seen_losses(pairs)`, for callbacks that have the method"
     for cb in self.learn.cbs.sorted('order'):
         if heard := getattr(type(cb), event, None): heard(cb, *args)
@@ -433,3 +436,34 @@ def after_train(self:OnionTraining):
     sn.set_active()
     mean_over_ranks(statistics(sn), ranks)
     if self.top!=sn.space.max: calibrated(sn.model, self.dls.train, 2000, ranks)
+
+# %% ../../nbs/shrink/24_training.ipynb #d89c3963
+def onion_state(
+    o:OnionTraining, # In a fit
+) -> dict: # Plain values and tensors
+    "Where training stands, for a fit that is to go on in another process"
+    now, alarms = o.now, first(o.now.parts, risinstance(Alarms))
+    made = now.teacher if o.teacher is None else None # one that was given will be given again
+    return dict(
+        plan=o.plan and vars(o.plan), nets=[net.to_json() for net in o.nets], top=o.top and o.top.to_json(),
+        may_sort=now.may_sort, peak=now.peak, teacher=made and made.state_dict(), void=alarms.void,
+        guesses=alarms.guesses, losses=[(net.to_json(), loss) for net,loss in alarms.losses])
+
+# %% ../../nbs/shrink/24_training.ipynb #664e99d3
+def load_onion_state(
+    o:OnionTraining, # In a fit that has just begun; the supernet and its model have their state already
+    state:dict, # What `onion_state` gave
+):
+    "Let the fit go on where `state` says"
+    now, sn, alarms = o.now, o.supernet, first(o.now.parts, risinstance(Alarms))
+    now.may_sort, now.peak, now.todo.n = state['may_sort'], state['peak'], o.n_epoch*len(o.dls.train)
+    if state['teacher'] is not None:
+        now.teacher = sn.extract(sn.space.max).eval().requires_grad_(False)
+        now.teacher.load_state_dict(state['teacher'])
+    alarms.void, alarms.guesses = state['void'], state['guesses']
+    alarms.losses = [(Subnet.from_json(net), loss) for net,loss in state['losses']]
+    o.nets = [Subnet.from_json(net) for net in state['nets']]
+    o.top = state['top'] and Subnet.from_json(state['top'])
+    o.plan = state['plan'] and StepPlan(**state['plan'])
+    o.eps, now.new_step = o.plan and o.plan.eps, True
+    _register_held(o.opt, sn, o.wd_bn_bias)

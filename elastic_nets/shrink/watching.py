@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['GradientProbe', 'plot_gradients']
 
-# %% ../../nbs/shrink/23_watching.ipynb #08341264
+# %% ../../nbs/shrink/23_watching.ipynb #51a4705a
 import time, torch
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
+from copy import copy, deepcopy
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.tracker import SaveModelCallback
@@ -22,6 +22,7 @@ from random import Random
 from torch.nn import functional as F
 from warnings import warn
 from ..subnets.batches import at_size, calibrate_bn, inputs_of, quiet
+from ..subnets.learner import makes_data
 from ..subnets.norms import held_beside
 from .step import as_it_was, detached, run_network, scalar
 
@@ -41,7 +42,9 @@ class Passes:
     def precise(self):
         "Mixed precision; gives a function that makes an output 32-bit again"
         mp = first(self.learn.cbs, risinstance(MixedPrecision))
-        with mp.autocast if mp and mp.autocast is not None else nullcontext(): yield to_float if mp else lambda x: x
+        # a copy: the learner's own may be open at this moment, and remembers only one state to go back to
+        mixed = copy(mp.autocast) if mp and mp.autocast is not None else nullcontext()
+        with mixed: yield to_float if mp else lambda x: x
 
     def forward(self, sn, net, xb):
         with self.precise() as exact: return exact(run_network(sn, net, xb))
@@ -82,7 +85,7 @@ def saved_bytes(model):
         return t
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): yield res
 
-# %% ../../nbs/shrink/23_watching.ipynb #bd8c9ced
+# %% ../../nbs/shrink/23_watching.ipynb #75d4c5bc
 class Trial(OnionPart):
     "A batch through the full network and a subnet, undone: do the losses fit, and what will the fit take?"
     def __init__(self, say=True): self.say = say # Print the estimate?
@@ -107,6 +110,15 @@ class Trial(OnionPart):
         self.learn.xb = inputs_of(self.dls.train, b)
         plain = [y.as_subclass(torch.Tensor) if isinstance(y, torch.Tensor) else y for y in b[len(self.xb):]]
         self.learn.yb = tuple(plain)
+        for cb in self.learn.cbs.sorted('order'):
+            if makes_data(cb) and hasattr(cb, 'before_batch'): copied(cb, self.learn).before_batch()
+
+# %% ../../nbs/shrink/23_watching.ipynb #85596cbd
+def copied(cb, learn):
+    "A copy of a callback, to be asked without a trace"
+    cb = copy(cb)
+    cb.learn = learn
+    return cb
 
 # %% ../../nbs/shrink/23_watching.ipynb #bebd2a51
 @patch
@@ -371,7 +383,7 @@ def before_step(self:GradientProbe):
             self.rows.append(dict(step=self.n, eps=eps, layer=n, **_compare(self.full[n]/scale, used/scale, eps)))
     self.full, self.n = {}, self.n+1
 
-# %% ../../nbs/shrink/23_watching.ipynb #26ed3daf
+# %% ../../nbs/shrink/23_watching.ipynb #93150a77
 def plot_gradients(
     probe:GradientProbe, # After a fit
     step:int=None, # Which step's layers are drawn; None: the first it kept
@@ -393,5 +405,5 @@ def plot_gradients(
     axs[0].set(title=f'norm, step {step}', xlabel='layer')
     axs[1].set(title=f'cosine with the full network, step {step}', xlabel='layer')
     axs[2].set(title='norm / full network', xlabel='step')
-    axs[0].legend()
+    fig.legend(*axs[0].get_legend_handles_labels(), loc='outside upper right', ncol=3)
     return axs

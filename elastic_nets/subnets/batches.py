@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['calibrate_bn']
 
-# %% ../../nbs/subnets/13_batches.ipynb #5def36d0
+# %% ../../nbs/subnets/13_batches.ipynb #cf0ca0d8
 import torch
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fastai.torch_core import no_random, to_device
 from torch import nn
 
@@ -47,7 +47,7 @@ def quiet(
                 rng.setstate(state)
                 dl.rng = rng
 
-# %% ../../nbs/subnets/13_batches.ipynb #03c5f03a
+# %% ../../nbs/subnets/13_batches.ipynb #b862fd25
 @torch.no_grad()
 def calibrate_bn(
     model:nn.Module, # A plain model; changed in place
@@ -56,18 +56,33 @@ def calibrate_bn(
     size:int=None, # Side of the input in pixels; None: as it comes
 ) -> nn.Module: # `model`
     "Recompute the running statistics of every batch norm as the mean over `n` samples"
-    bns = [m for m in model.modules() if is_norm(m) and m.track_running_stats]
-    if not bns: return model
-    seen, device = 0, next(model.parameters()).device
-    with _only_training(model, bns), quiet(batches):
+    calibrate_together([model], batches, n, size)
+    return model
+
+# %% ../../nbs/subnets/13_batches.ipynb #3313b90c
+@torch.no_grad()
+def calibrate_together(
+    models:list, # Plain models; changed in place
+    batches, # A fastai DataLoader or an iterable of batches, inputs first
+    n:int=2000, # Samples to use
+    size:int=None, # Side of the input in pixels; None: as it comes
+):
+    "`calibrate_bn` for several models, with one pass over the data"
+    norms = [[m for m in model.modules() if is_norm(m) and m.track_running_stats] for model in models]
+    models, norms = zip(*pairs) if (pairs := [(m, bns) for m,bns in zip(models, norms) if bns]) else ((), ())
+    if not models: return
+    seen, device = 0, next(models[0].parameters()).device
+    with ExitStack() as stack:
+        for model,bns in zip(models, norms): stack.enter_context(_only_training(model, bns))
+        stack.enter_context(quiet(batches))
         for b in batches:
-            xb = at_size(inputs_of(batches, b), size)
+            xb = to_device(at_size(inputs_of(batches, b), size), device)
             seen += len(xb[0])
-            for m in bns: m.momentum = len(xb[0])/seen
-            model(*to_device(xb, device))
-            if seen>=n: break
-    if seen: return model
-    raise ValueError('calibrate_bn got no batch of training inputs; give some '
+            for model,bns in zip(models, norms):
+                for m in bns: m.momentum = len(xb[0])/seen
+                model(*xb)
+            if seen>=n: return
+    if not seen: raise ValueError('calibrate_bn got no batch of training inputs; give some '
         '(a learner that was loaded has none: `calibrate=0` keeps the statistics as they are)')
 
 # %% ../../nbs/subnets/13_batches.ipynb #59d05bae

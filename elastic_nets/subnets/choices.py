@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../../nbs/subnets/11_choices.ipynb #13ef8d8e
 import math
-from dataclasses import replace
 from warnings import warn
 from ..channels.graph import ChannelGraph
 from .subnet import Space, round_width

@@ -5,8 +5,10 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/subnets/16_learner.ipynb #c8e5b2c9
+# %% ../../nbs/subnets/16_learner.ipynb #2a6b921c
+from copy import copy
 from fastai.callback.core import Callback
+from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner
 from fastai.torch_core import get_model
 from fastcore.basics import patch
@@ -50,17 +52,49 @@ class _AtSize(Callback):
     def __init__(self, size): self.size = size
     def before_batch(self): self.learn.xb = at_size(self.xb, self.size)
 
-# %% ../../nbs/subnets/16_learner.ipynb #d0d6f593
+# %% ../../nbs/subnets/16_learner.ipynb #c6bf7306
+def makes_data(
+    cb:Callback,
+) -> bool:
+    "Does a callback of the user make inputs, targets or outputs?"
+    module = type(cb).__module__
+    if module.split('.')[0]=='elastic_nets' and not isinstance(cb, _AtSize): return False
+    if module.split('.')[0]=='fastai' and module!='fastai.callback.rnn' or isinstance(cb, MixedPrecision): return False
+    return bool(cb.run_valid) and any(hasattr(type(cb), event) for event in ('before_batch','after_pred'))
+
+# %% ../../nbs/subnets/16_learner.ipynb #a70b3cb9
+class MadeBatches:
+    "The inputs of the batches of a loader, as the callbacks of a learner make them"
+    n_inp = None # all that comes is input
+    def __init__(self,
+        learn:Learner, # Its `xb` and `yb` are those of the last batch
+        dl, # A loader
+        xs_only=True, # Give the inputs, or (inputs, targets)?
+    ): self.learn, self.dl, self.xs_only = learn, dl, xs_only
+
+    def __iter__(self):
+        learn = self.learn
+        cbs = [cb for cb in learn.cbs.sorted('order') if makes_data(cb)]
+        for b in self.dl:
+            learn.xb = inputs_of(self.dl, learn._set_device(b))
+            learn.yb = tuple(learn._set_device(b))[len(learn.xb):]
+            for cb in cbs:
+                if hasattr(cb, 'before_batch'): cb.before_batch()
+            yield learn.xb if self.xs_only else (learn.xb, learn.yb)
+
+# %% ../../nbs/subnets/16_learner.ipynb #fb57be3b
 @patch
 def subnet(self:Learner,
     subnet:Subnet, # Of `learn.supernet.space`
     calibrate:int=2000, # Training samples for batch norm statistics; 0: keep what there is
-) -> Learner: # With a plain, small model of its own; same data, loss and metrics, but no callbacks of yours
+) -> Learner: # With a plain, small model of its own; same data, loss, metrics and class, and callbacks that make data
     "A subnet as an ordinary Learner"
     sn = supernet_of(self)
     m = sn.extract(subnet)
-    if calibrate and subnet!=sn.space.max and subnet not in sn.private:
-        calibrate_bn(m, self.dls.train, calibrate, subnet.resolution)
     same = ('loss_func','opt_func','lr','splitter','path','model_dir','wd','wd_bn_bias','train_bn','moms')
-    sized = _AtSize(subnet.resolution) if subnet.resolution else None
-    return Learner(self.dls, m, metrics=list(self.metrics), cbs=sized, **{k:getattr(self, k) for k in same})
+    cbs = [copy(cb) for cb in self.cbs if makes_data(cb)] + ([_AtSize(subnet.resolution)] if subnet.resolution else [])
+    res = Learner(self.dls, m, metrics=list(self.metrics), cbs=cbs, **{k:getattr(self, k) for k in same})
+    res.__class__ = type(self)
+    if calibrate and subnet!=sn.space.max and subnet not in sn.private:
+        calibrate_bn(m, MadeBatches(res, self.dls.train), calibrate)
+    return res

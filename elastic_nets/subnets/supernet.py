@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Supernet']
 
-# %% ../../nbs/subnets/14_supernet.ipynb #0a1484e8
+# %% ../../nbs/subnets/14_supernet.ipynb #914f27d0
 import torch
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from math import prod
 from torch import nn
 from torch.utils._pytree import tree_map
+from weakref import WeakSet
 from ..channels.labels import NotElasticError
 from ..channels.place import Place, take, whole
 from elastic_nets.channels.surgery import (check_state, copy_model, cut_channels, layer_attrs, own_tensors,
@@ -24,7 +25,10 @@ from ..channels.blocks import empty_place
 from .elastic import Cut, Drop, elastic_class, smaller_kernel
 from .batches import at_size, is_norm
 
-# %% ../../nbs/subnets/14_supernet.ipynb #82c4c9d6
+# %% ../../nbs/subnets/14_supernet.ipynb #c6fd0178
+supernets = WeakSet() # All that are alive: whose is this space?
+
+# %% ../../nbs/subnets/14_supernet.ipynb #eb20e1dc
 class Supernet:
     "Beside a model: its subnets can be switched on, measured and taken out"
     def __init__(self,
@@ -39,20 +43,18 @@ class Supernet:
         check:bool=True, # Verify the channel graph
         space:Space=None, # The choices themselves, in place of widths, depths, kernels, divisor and resolutions
     ):
-        _check_model(model)
-        if space is not None and (widths, depths, kernels, divisor, resolutions)!=Supernet.__init__.__defaults__[:5]:
-            raise ValueError('space: it says all choices; leave widths, depths, kernels, divisor and resolutions out')
+        _check_model(model, space, choices := (widths, depths, kernels, divisor, resolutions))
         self.model, self.graph = model, trace_channels(model, xb, groups=groups, check=check)
-        if space is None: self.space = make_space(self.graph, widths, depths, kernels, divisor, resolutions)
-        else: self.space = fit_space(space, self.graph)
+        self.space = make_space(self.graph, *choices) if space is None else fit_space(space, self.graph)
         _check_choices(self.space, self.graph)
         self.subnet = self.full = self.space.max # the one that is active, and the whole
         self.stats, self.private, self.matrices = {}, {}, {} # what single subnets have of their own
         self.trained = False # have subnets been trained? Who sorts channels then scrambles them
         self.xb = tree_map(lambda x: x[:1].detach().cpu(), as_inputs(xb))
         self.layers = _make_elastic(model, self.graph, self.space)
+        supernets.add(self)
 
-    def __getstate__(self): return {k:v for k,v in vars(self).items() if k not in ('_plans','_positions','_checked')}
+    def __getstate__(self): return {k:v for k,v in vars(self).items() if k[0]!='_'} # without what is worked out again
 
     def __repr__(self):
         s, low, high = self.space, *[self.macs(s)/1e6 for s in (self.space.min, self.space.max)]
@@ -60,14 +62,16 @@ class Supernet:
             f'{len(s.width)} widths, {len(s.depth)} depths, {len(s.kernel)} kernels, '
             f'{max(1, len(s.resolution))} resolutions')
 
-# %% ../../nbs/subnets/14_supernet.ipynb #62d2eba6
-def _check_model(model):
-    "`ValueError` where a model cannot become elastic"
+# %% ../../nbs/subnets/14_supernet.ipynb #bf6b0bb0
+def _check_model(model, space, choices):
+    "`ValueError` where a model cannot become elastic, or a space and choices meet"
     if hasattr(model, '_orig_mod'):
         raise ValueError('the model is compiled: every subnet would be compiled anew. '
             'Make the plain model elastic, and compile what you extract')
     if any(getattr(m, '_is_elastic', False) for m in model.modules()):
         raise ValueError('the model is elastic already; use the Supernet it has')
+    if space is not None and choices!=Supernet.__init__.__defaults__[:5]:
+        raise ValueError('space: it says all choices; leave widths, depths, kernels, divisor and resolutions out')
 
 # %% ../../nbs/subnets/14_supernet.ipynb #76afe74b
 def _check_choices(space, graph):

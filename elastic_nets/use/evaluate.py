@@ -6,18 +6,22 @@
 __all__ = ['evaluate_subnets', 'pareto', 'flops_buckets', 'sample_buckets', 'best_of_buckets', 'mean_pareto_accuracy',
            'SupernetScore', 'score_supernet', 'plot_pareto']
 
-# %% ../../nbs/use/40_evaluate.ipynb #9490e96a
-import math, matplotlib.pyplot as plt, numpy as np, pandas as pd, random
+# %% ../../nbs/use/40_evaluate.ipynb #0ddcf371
+import hashlib, json, math, matplotlib.pyplot as plt, numpy as np, pandas as pd, random, torch
+from contextlib import ExitStack
 from copy import copy, deepcopy
 from dataclasses import dataclass
 from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner, mk_metric
 from fastcore.basics import listify
 from fastprogress.fastprogress import progress_bar
+from pathlib import Path
+from torch.utils._pytree import tree_leaves
 from types import SimpleNamespace
+from weakref import WeakKeyDictionary
 from ..subnets.subnet import Subnet
-from ..subnets.batches import at_size, calibrate_bn, quiet
-from ..subnets.learner import supernet_of
+from ..subnets.batches import at_size, calibrate_bn, calibrate_together, quiet
+from ..subnets.learner import MadeBatches, makes_data, supernet_of
 
 # %% ../../nbs/use/40_evaluate.ipynb #05c2324c
 def _metrics(learn, metrics):
@@ -30,27 +34,99 @@ def _metrics(learn, metrics):
                          f'got {", ".join(names)}')
     return ms
 
-# %% ../../nbs/use/40_evaluate.ipynb #6299f121
-def _evaluate(learn, subnet, metrics, dl, calibrate):
-    "Values of `metrics` for `subnet` on `dl`, by a Learner of its own"
-    sn, size = learn.supernet, subnet.resolution
-    net = sn.extract(subnet)
-    shares_statistics = subnet!=sn.space.max and subnet not in sn.private
-    if calibrate and shares_statistics: calibrate_bn(net, learn.dls.train, calibrate, size)
+# %% ../../nbs/use/40_evaluate.ipynb #9821bf31
+def _learner_of(learn, subnet, metrics):
+    "`subnet` as a plain network in a Learner that evaluates"
+    net, size = learn.supernet.extract(subnet), subnet.resolution
     net.register_forward_pre_hook(lambda m, xb: at_size(xb, size))
-    precision = [copy(cb) for cb in learn.cbs if isinstance(cb, MixedPrecision)]
-    own = Learner(learn.dls, net, loss_func=learn.loss_func, metrics=deepcopy(metrics), path=learn.path, cbs=precision)
-    with own.no_bar(), quiet(dl): return own.validate(dl=dl)[1:]
+    cbs = [copy(cb) for cb in learn.cbs if isinstance(cb, MixedPrecision) or makes_data(cb)]
+    return Learner(learn.dls, net, loss_func=learn.loss_func, metrics=deepcopy(metrics), path=learn.path, cbs=cbs)
 
-# %% ../../nbs/use/40_evaluate.ipynb #2625266d
+# %% ../../nbs/use/40_evaluate.ipynb #9219e190
+def _validate_together(learners, dl):
+    "What `validate` gives for each of `learners`, with one pass over `dl`"
+    with ExitStack() as stack, quiet(dl), torch.no_grad():
+        for own in learners:
+            stack.enter_context(own.no_bar())
+            stack.enter_context(own.validation_context())
+            own.dl, own.n_iter = dl, len(dl)
+            own('before_validate')
+        for i,b in enumerate(dl):
+            for own in learners: own.one_batch(i, b)
+        for own in learners: own('after_validate')
+    return [list(own.final_record[1:]) for own in learners]
+
+# %% ../../nbs/use/40_evaluate.ipynb #bd5946d6
+def _evaluate(learn, subnets, metrics, dl, calibrate):
+    "Values of `metrics` for each of `subnets` on `dl`"
+    owns = [_learner_of(learn, s, metrics) for s in subnets]
+    shared = [own for own,s in zip(owns, subnets) if s not in learn.supernet.private]
+    if calibrate and shared:
+        calibrate_together([own.model for own in shared], MadeBatches(shared[0], learn.dls.train), calibrate)
+    return _validate_together(owns, dl)
+
+# %% ../../nbs/use/40_evaluate.ipynb #061d0aae
+def _in_chunks(subnets, size, most=1e8):
+    "Lists of subnets whose sizes add up to at most `most`"
+    chunk, total = [], 0
+    for s in subnets:
+        if chunk and total+size(s)>most:
+            yield chunk
+            chunk, total = [], 0
+        chunk, total = [*chunk, s], total+size(s)
+    if chunk: yield chunk
+
+# %% ../../nbs/use/40_evaluate.ipynb #080add63
+def fingerprint(
+    sn, # A `Supernet`
+) -> str:
+    "A short text that is another one for other weights, buffers, or things that the supernet holds"
+    digest = hashlib.blake2b(digest_size=12)
+    held = [t for t in tree_leaves(sn.state_dict()) if isinstance(t, torch.Tensor)]
+    for t in [*sn.model.state_dict().values(), *held]:
+        digest.update(f'{tuple(t.shape)}{t.dtype}'.encode())
+        digest.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+# %% ../../nbs/use/40_evaluate.ipynb #39055c36
+class _Results:
+    "Figures that are known: in memory for the very same loaders and metrics, and in a file if there is one"
+    known = WeakKeyDictionary() # loader -> {what else matters: values}
+    def __init__(self, learn, metrics, dl, calibrate, path):
+        self.file, self.names = Path(path) if path else None, [m.name for m in metrics]
+        funcs = tuple((type(m), getattr(m, 'func', None), m.name) for m in metrics)
+        cbs = tuple(cb for cb in learn.cbs if isinstance(cb, MixedPrecision) or makes_data(cb))
+        weights = fingerprint(learn.supernet)
+        self.key = (weights, funcs, calibrate, cbs, id(learn.dls.train), id(learn.loss_func))
+        self.memory = self.known.setdefault(dl, {})
+        self.line = dict(weights=weights, calibrate=calibrate, data=len(getattr(dl, 'dataset', ())), metrics=self.names)
+        self.disk = self._read() if self.file and self.file.exists() else {}
+
+    def _read(self):
+        found = {}
+        for text in self.file.read_text().splitlines():
+            try: line = json.loads(text)
+            except json.JSONDecodeError: continue # cut short by an interruption
+            if {k:line.get(k) for k in self.line}==self.line: found[line['subnet']] = line['values']
+        return found
+
+    def get(self, subnet): return self.memory.get((subnet, *self.key)) or self.disk.get(subnet.to_json())
+
+    def put(self, subnet, values):
+        self.memory[subnet, *self.key] = values
+        if self.file is None: return
+        with self.file.open('a') as f: f.write(json.dumps({**self.line, 'subnet':subnet.to_json(), 'values':values})+'\n')
+
+# %% ../../nbs/use/40_evaluate.ipynb #4d9ce5b3
 def evaluate_subnets(
     learn:Learner, # With a supernet
     subnets, # Subnets of its space; one that comes twice is evaluated once
     metrics=None, # One or several; default: the learner's first
     dl=None, # Default: the validation loader
-    calibrate:int=2000, # Training samples for the batch norm statistics of each subnet; 0: keep what there is
+    calibrate:int=2000, # Training samples for the batch norm statistics of each network; 0: keep what there is
+    cache=None, # A file that figures are kept in, also for later; False: evaluate anew even what is known
 ) -> pd.DataFrame: # A row per subnet: subnet, macs (per sample), params, and the metrics by their names
-    "Evaluate subnets as plain networks; full network, random numbers and loaders stay as they are"
+    "Evaluate subnets as plain networks, all alike; supernet, random numbers and loaders stay as they are"
     sn, ms = supernet_of(learn), _metrics(learn, metrics)
     subnets = list(dict.fromkeys([subnets] if isinstance(subnets, Subnet) else subnets))
     if not subnets:
@@ -59,8 +135,14 @@ def evaluate_subnets(
     if type(calibrate) is not int or calibrate<0:
         raise ValueError(f'calibrate: a number of training samples, or 0, got {calibrate!r}')
     if dl is None: dl = learn.dls.valid
-    bar = progress_bar(subnets, leave=False) if hasattr(learn, 'progress') else subnets
-    rows = [[s, sn.macs(s), sn.n_params(s), *_evaluate(learn, s, ms, dl, calibrate)] for s in bar]
+    results, found = _Results(learn, ms, dl, calibrate, cache), {}
+    if cache is not False: found = {s:v for s in subnets if (v := results.get(s)) is not None}
+    chunks = list(_in_chunks([s for s in subnets if s not in found], sn.n_params))
+    for chunk in progress_bar(chunks, leave=False) if hasattr(learn, 'progress') else chunks:
+        for s,values in zip(chunk, _evaluate(learn, chunk, ms, dl, calibrate)):
+            results.put(s, values)
+            found[s] = values
+    rows = [[s, sn.macs(s), sn.n_params(s), *found[s]] for s in subnets]
     return pd.DataFrame(rows, columns=['subnet', 'macs', 'params', *[m.name for m in ms]])
 
 # %% ../../nbs/use/40_evaluate.ipynb #bcdd0498

@@ -18,7 +18,8 @@ flags = dict(smallest=Construct, matrices=Construct, dropout=Gradient, code=Dela
 some_phases = Phases((Phase(1, full=False),))
 
 def rows(label, make, values, message): return [(f'{label} {v!r}', partial(make, v), message) for v in values]
-def share(name, make, values, message): return rows(name, lambda v: make(**{name:v}), values, f'{name}: a share in {message}')
+def share(name, make, values, message):
+    return rows(name, lambda v: make(**{name:v}), values, f'{name}: a share in {message}')
 
 ERRORS = [
     *share('warmup', delayed_shrinking, (1., 1.5, -.1), '[0, 1)'),
@@ -63,7 +64,8 @@ ERRORS = [
      'gradient: .*nothing to combine'),
     ('next, small first', lambda: Recipe(gradient=Gradient('next'), update=Update('small first')),
      "target='next' .*'large first' or 'joint'"),
-    ('next, not always full', lambda: Recipe(gradient=Gradient('next'), schedule=some_phases), "target='next' .*full=False"),
+    ('next, not always full', lambda: Recipe(gradient=Gradient('next'), schedule=some_phases),
+     "target='next' .*full=False"),
     *[(f'{f}={v!r}', partial(Recipe, **{f:v}), f'{f}: .*expected, got', TypeError)
       for f,v in dict(construct=4, gradient='sum', update='joint', schedule=.5).items()],
     ('schedule that is a class', lambda: Recipe(schedule=Delayed), 'schedule: ', TypeError),

@@ -5,6 +5,7 @@ import pandas as pd
 from fastai.learner import Learner
 from fastai.metrics import accuracy, error_rate
 from torch import nn
+from elastic_nets.subnets.budgets import profile_space
 from elastic_nets.subnets.subnet import Subnet
 from elastic_nets.subnets.supernet import Supernet
 from elastic_nets.use.evaluate import (
@@ -43,6 +44,8 @@ def with_another_model():
     learn.model = nn.Linear(2, 2)
     return learn
 
+def supernet(): return learner().supernet
+
 def three(): return pd.DataFrame(dict(subnet=list('abc'), macs=[10,20,50], accuracy=[.5,.7,.9]))
 
 ERRORS = [
@@ -68,4 +71,14 @@ ERRORS = [
     ('no such metric', lambda: pareto(three(), metric='acc'), "'acc' is no column of the table; it has subnet, macs"),
     ('a budget that buys nothing', lambda: mean_pareto_accuracy(three(), 5, 50), 'evaluate the smallest'),
     ('an empty range of budgets', lambda: mean_pareto_accuracy(three(), 20, 20), 'below the highest'),
+    ('no budget', lambda: supernet().constrain(), 'no budget is given'),
+    ('less than the smallest', lambda: supernet().constrain(macs=1000), 'the smallest subnet has 3.11'),
+    ('more than there is', lambda: supernet().constrain(params=(1e9, 1e10)), 'the full network has 7.7'),
+    ('a range the wrong way round', lambda: supernet().constrain(macs=('60%', '40%')), 'lowest comes first'),
+    ('three ends of a range', lambda: supernet().constrain(macs=(1, 2, 3)), 'two numbers'),
+    ('a share without a sign', lambda: supernet().constrain(macs='60'), "from '1%' to '100%'"),
+    ('nothing of something', lambda: supernet().constrain(macs=-1), 'a number above 0'),
+    ('a latency that nobody measured', lambda: supernet().constrain(latency=1e-3), 'latency_table'),
+    ('a space without a network', lambda: space().restrict(width=2).constrain(macs=1e6), 'which network'),
+    ('a profile of no subnets', lambda: profile_space(supernet(), n=0), 'n: a number'),
 ]

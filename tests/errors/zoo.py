@@ -56,7 +56,7 @@ ERRORS = [
     ('layers of another network', lambda: supernet(lambda own: ofa_resnet50()[1]),
         "widths: 'stem.conv1.conv' is not there"),
     ('nothing inside of blocks', lambda: supernet(lambda own: replace(own, inside={})), 'space: inside of'),
-    ('a space with limits', lambda: supernet(lambda own: own.constrain(len, hi=2)), 'limits'),
+    ('a space with limits', lambda: supernet(lambda own: own.constrain(lambda s: 1, hi=2)), 'limits'),
     ('a space and depths', lambda: supernet(depths=(0,1)), 'leave widths, depths'),
     ('a space and a divisor', lambda: supernet(divisor=8), 'leave widths, depths'),
 

@@ -1,0 +1,108 @@
+"One run of each kind, for the queues `evidence.py` (a processor, hours) and `gpu_evidence.py` (a card, minutes)"
+import time
+import torch
+import fastai.callback.all # noqa: F401, patches Learner
+from fastai.callback.channelslast import ChannelsLast
+from fastai.callback.core import Callback
+from fastai.callback.schedule import ParamScheduler, SchedCos, SchedNo, combine_scheds
+from fastai.learner import Learner
+from fastai.metrics import accuracy
+from elastic_nets.channels.trace import trace_channels
+from elastic_nets.grow.growing import GrowWidth
+from elastic_nets.grow.widen import grow_width, start_narrow
+from elastic_nets.shrink.recipe import Construct, Delayed, Gradient, Recipe
+from elastic_nets.shrink.training import OnionTraining
+from elastic_nets.zoo.data import cifar_dls
+from elastic_nets.zoo.models import resnet_cifar
+from common import CPUMixed, Lean, optimizer, rows, run_fit, set_seed
+from grow import stage_plan
+import shrink
+
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+def formats(c): return ([CPUMixed()] if 'bf16' in c['fmt'] else [])+([ChannelsLast()] if 'last' in c['fmt'] else [])
+
+# Growth in width
+
+GROWTH = dict(net=20, width=32, n_train=45_000, epochs=12, lr=.2, schedule='cycle', bs=128, mom=.9, wd=5e-3,
+              opt='fastai', fmt='bf16 channels_last', plan=None, init=None, carry=True, seed=0)
+POINTS = 60 # of the curve of the training loss
+
+class Losses(Callback):
+    "The training loss of every step; nothing waits for it"
+    run_valid = False
+    def before_fit(self):
+        if not hasattr(self, 'found'): self.found = [] # `validate` begins a fit, too
+    def after_batch(self): self.found.append(self.loss.detach())
+    def curve(self):
+        "Means over equal parts of the run"
+        found = torch.stack(self.found).float().cpu()
+        return [round(part.mean().item(), 3) for part in found.tensor_split(min(POINTS, len(found)))]
+
+def growth(c):
+    "One run: accuracy on validation and test, what the fit took, and the course of the training loss"
+    set_seed(c['seed'])
+    dls = cifar_dls(bs=c['bs'], n_train=c['n_train'], seed=c['seed'], device=DEVICE)
+    learn = Learner(dls, resnet_cifar(c['net'], width=c['width']), metrics=accuracy, opt_func=optimizer(c), wd=c['wd'],
+                    moms=(c['mom'],)*3, cbs=[*formats(c), Lean()])
+    cbs = [GrowWidth(plan=stage_plan(c), init=c['init'], carry_state=c['carry'])] if c['plan'] else []
+    losses = Losses()
+    learn.add_cb(losses)
+    return dict(run_fit(learn, c, cbs), losses=losses.curve())
+
+# Families: the recipes of shrink.py, with other targets, and a core that is trained alone and grows into a family
+
+FAMILY = shrink.BASE
+
+def family(c): return seeded(c) if c['recipe']=='seeded' else shrink.train(c)
+
+def own_fit(learn, epochs, lr, cbs):
+    "Seconds and processor seconds of a fit with this course of the learning rate"
+    wall,processor = time.perf_counter(), time.process_time()
+    with learn.no_bar(), learn.no_logging(): learn.fit(epochs, cbs=[ParamScheduler({'lr': lr}), *cbs])
+    if torch.cuda.is_available(): torch.cuda.synchronize()
+    return time.perf_counter()-wall, time.process_time()-processor
+
+def seeded(c):
+    """Half of the width and all blocks alone for `core` of the epochs at a flat rate; then growth to the whole network,
+    and a sandwich of four on hard labels while the rate falls"""
+    set_seed(c['seed'])
+    dls = cifar_dls(bs=c['bs'], n_train=c['n_train'], seed=c['seed'], device=DEVICE)
+    model, space = shrink.network(dict(c, recipe='bignas'))
+    def learner(): return Learner(dls, model, metrics=accuracy, opt_func=optimizer(c), wd=c['wd'], moms=(c['mom'],)*3,
+                                  cbs=[CPUMixed(), ChannelsLast(), Lean()])
+    graph = trace_channels(model, torch.randn(2,3,32,32))
+    keep, core, lr = start_narrow(model, graph, .5), c['options']['core'], c['lr']
+    alone = own_fit(learner(), core, combine_scheds([.2,.8], [SchedCos(lr/25, lr), SchedNo(lr, lr)]), [])
+    grow_width(model.cpu(), graph, keep, 1., init=c['options']['init'])
+    learn, nets = learner(), shrink.Nets()
+    learn.to_supernet(space=space)
+    recipe = Recipe(Construct(4, smallest=True), Gradient('hard'), schedule=Delayed(0., 0.))
+    onion = OnionTraining(recipe, seed=c['seed'], watch=(), estimate=False)
+    joint = own_fit(learn, c['epochs']-core, SchedCos(lr, 1e-6), [onion, nets])
+    wall, processor = (round(a+b, 1) for a,b in zip(alone, joint))
+    steps = c['epochs']*len(dls.train)
+    return dict(shrink.judge(learn, c), seconds=wall, cpu_seconds=processor, core_seconds=round(alone[0], 1),
+                steps=steps, of_steps=steps, **nets.passes(learn.supernet))
+
+# Learning rates
+
+def search(path, name, base, first, widen=True):
+    """Rates that are still to be run with `base`, and the best, None before it is known:
+    by validation, and with `widen` a best at the edge widens the grid by a factor of two"""
+    def same(c): return {k:v for k,v in c.items() if k!='lr'}=={k:v for k,v in base.items() if k!='lr'}
+    found = {r['config']['lr']:r['valid'] for r in rows(path) if r['name']==name and same(r['config'])}
+    asked = {*first, *found}
+    missing = sorted(asked-{*found})
+    if missing: return missing, None
+    best = max(found, key=lambda lr: found[lr] if found[lr]==found[lr] else 0.)
+    if widen and best==max(asked) and best<6.: return [2*best], None
+    if widen and best==min(asked): return [best/2], None
+    return [], best
+
+def rate_runs(path, name, base, first, widen=True):
+    "The runs of a search"
+    for lr in search(path, name, base, first, widen)[0]: yield name, dict(base, lr=lr)
+
+def valid_of(path, name, c):
+    "What a run gave on validation; None before it is a row"
+    return next((r['valid'] for r in rows(path) if r['name']==name and r['config']==c), None)
