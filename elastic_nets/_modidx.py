@@ -109,6 +109,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'elastic_nets/channels/labels.py'),
                                               'elastic_nets.channels.labels.Labeller.freeze': ( 'channels/labels.html#labeller.freeze',
                                                                                                 'elastic_nets/channels/labels.py'),
+                                              'elastic_nets.channels.labels.Labeller.is_made': ( 'channels/labels.html#labeller.is_made',
+                                                                                                 'elastic_nets/channels/labels.py'),
                                               'elastic_nets.channels.labels.Labeller.meet': ( 'channels/labels.html#labeller.meet',
                                                                                               'elastic_nets/channels/labels.py'),
                                               'elastic_nets.channels.labels.Labeller.move': ( 'channels/labels.html#labeller.move',

@@ -75,7 +75,7 @@ def trial(self:_Ties):
     new.parent, new.frozen, new.reasons = self.parent.clone(), self.frozen.clone(), list(self.reasons)
     return new
 
-# %% ../../nbs/channels/00_labels.ipynb #e45ed2e9
+# %% ../../nbs/channels/00_labels.ipynb #ae25dabc
 class Labeller:
     "The labels of one network: what its layers make, read and own"
     def __init__(self):
@@ -93,7 +93,13 @@ class Labeller:
             if isinstance(l, torch.Tensor): self.ties.freeze(l, why)
 
     def can_go(self, labels): # Is any of these labels one that a cut could take?
-        return labels is not None and bool((self.ties.frozen[self.ties.find(labels)]==0).any())
+        if labels is None: return False
+        labels = self.ties.find(labels)
+        return bool(((self.ties.frozen[labels]==0) & (labels>0)).any())
+
+    def is_made(self, labels): # Has any of them to do with channels that a layer makes?
+        made = [self.ties.find(l) for l in self.made.values()]
+        return bool(made) and bool(torch.isin(self.ties.find(labels), torch.cat(made)).any())
 
     def alike(self, labels): # What lies behind the same index of the last dimension is tied; one label per index
         labels = self.ties.find(labels).reshape(-1, labels.shape[-1])
@@ -317,7 +323,7 @@ def _try(self:Labeller, move):
             self.ties, self.attrs = ties, self.attrs | attrs
             return names
 
-# %% ../../nbs/channels/00_labels.ipynb #bb81ca40
+# %% ../../nbs/channels/00_labels.ipynb #351b8985
 @patch
 def move(self:Labeller,
     move:Move,
@@ -328,6 +334,9 @@ def move(self:Labeller,
     others = [n.origin[0] for n in move.origins(torch.Tensor)]
     free = self._free(move)
     names = self._try(free) if free.dims else None if others else nothing
+    if names is None and (positions := [l for l in others if self.can_go(l) and not self.is_made(l)]):
+        self.freeze(positions, why) # sizes of masks and tables: of no use to anybody
+        names = self._try(free) if free.dims else None
     if names is None and len(free.dims)>1: # some of them may be the trouble: add one at a time
         good = []
         for dim in free.dims[::-1]:

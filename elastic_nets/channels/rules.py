@@ -20,7 +20,7 @@ def as_dims(
     if dim is None: return list(range(n))
     return [d%n for d in (dim if isinstance(dim, (tuple,list)) else [dim])]
 
-# %% ../../nbs/channels/05_rules.ipynb #8ba4a112
+# %% ../../nbs/channels/05_rules.ipynb #4cd9070a
 @channel_rule('cat','concat','concatenate')
 def cat(walk, call):
     "Labels behind each other; what lies side by side is tied"
@@ -31,6 +31,8 @@ def cat(walk, call):
     beside = [(one(k.names, None), one(t.shape, 1)) for k,t in zip(known, tensors)]
     names = list(walk.labeller.meet(beside, f'{call.why}: beside a constant'))
     along = [k.names[dim] for k in known]
+    if any(l is None for l in along): # tokens of a class, beside those of the picture: positions, not channels
+        walk.labeller.freeze([l for l in along if l is not None and not walk.labeller.is_made(l)], call.why)
     if any(l is not None for l in along):
         names[dim] = torch.cat([torch.zeros(t.shape[dim], dtype=torch.long) if l is None else l
                                 for t,l in zip(tensors, along)])
