@@ -18,7 +18,7 @@ class Docments(str):
 
 def described(obj) -> str:
     "Parameters and result of `obj` as its comments describe them, one a line"
-    try: docs = docments(obj, full=True)
+    try: docs = docments(obj, full=True, args_kwargs=True)
     except (OSError, TypeError): return '' # there is no source
     said = {n: ' '.join(d.docment.split()) for n,d in docs.items() if d.docment}
     result = said.pop('return', None)

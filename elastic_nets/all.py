@@ -26,6 +26,8 @@ from .grow.deepen import *
 from .grow.stages import *
 from .grow.growing import *
 from .use.evaluate import *
+from .use.search import *
+from .use.latency import *
 from .use.checkpoint import *
 from .look.plots import *
 from .zoo.models import *

@@ -203,6 +203,9 @@ recipes = {
     'statistics': (widths, onion(k=2)), 'ofa': (everything_elastic, progressive_shrinking()),
     'momenta': (widths, Recipe(Construct(k=2, levels=2, dims=('width',)), Gradient('hard'),
                                Update('large first', OwnMomentum), Delayed(0., 0.))),
+    'some momenta': (dict(widths=(.25,.5,.75,1.)), Recipe(
+        Construct(k=2, levels=4, dims=('width',)), Gradient('hard'), Update('large first', OwnMomentum),
+        Delayed(0., 0.))),
     'odds': (dict(widths=(.25,.5,.75,1.)), Recipe(Construct(k=2, odds=ByImportance), schedule=Delayed(0., 0.))),
     'rates': (widths, Recipe(Construct(k=2), update=Update(rule=RatePerSkin), schedule=Delayed(0., 0.))),
     'average': (widths, Recipe(Construct(k=2), Gradient(combine=combine_avg), schedule=Delayed(.2, .3)))}

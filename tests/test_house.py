@@ -134,8 +134,7 @@ def public_functions():
 
 def described(o):
     "Parameter -> its comment"
-    named = {n for n,p in inspect.signature(o).parameters.items() if p.kind!=p.VAR_KEYWORD} # docments sees no others
-    return {n:c for n,c in docments(o, returns=False).items() if n in named-{'self','cls'}}
+    return {n:c for n,c in docments(o, returns=False, args_kwargs=True).items() if n not in ('self','cls')}
 
 def test_every_parameter_is_described():
     "By a comment behind it, where `help` and the notebooks find it"

@@ -22,7 +22,8 @@ library = str(Path(elastic_nets.__file__).parent)
 class Calls:
     "Calls of library functions, and how often a call goes from one module to another"
     def __init__(self): self.calls, self.moves = Counter(), 0
-    def __repr__(self): return f'{sum(self.calls.values())} calls of {len(self.calls)} functions, {self.moves} changes of room'
+    def __repr__(self):
+        return f'{sum(self.calls.values())} calls of {len(self.calls)} functions, {self.moves} changes of room'
     def __call__(self, frame, event, arg):
         file, name = frame.f_code.co_filename, frame.f_code.co_name
         if event!='call' or name[0]=='<' or not file.startswith(library): return

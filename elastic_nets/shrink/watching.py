@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GradientProbe', 'plot_gradients']
 
-# %% ../../nbs/shrink/23_watching.ipynb #51a4705a
+# %% ../../nbs/shrink/23_watching.ipynb #976708c0
 import time, torch
 from contextlib import contextmanager, nullcontext
 from copy import copy, deepcopy
@@ -21,8 +21,8 @@ from matplotlib import pyplot as plt
 from random import Random
 from torch.nn import functional as F
 from warnings import warn
-from ..subnets.batches import at_size, calibrate_bn, inputs_of, quiet
-from ..subnets.learner import makes_data
+from ..subnets.batches import at_size, calibrate_bn, quiet
+from ..subnets.learner import MadeBatches
 from ..subnets.norms import held_beside
 from .step import as_it_was, detached, run_network, scalar
 
@@ -85,7 +85,7 @@ def saved_bytes(model):
         return t
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): yield res
 
-# %% ../../nbs/shrink/23_watching.ipynb #75d4c5bc
+# %% ../../nbs/shrink/23_watching.ipynb #ac9f777a
 class Trial(OnionPart):
     "A batch through the full network and a subnet, undone: do the losses fit, and what will the fit take?"
     def __init__(self, say=True): self.say = say # Print the estimate?
@@ -106,19 +106,7 @@ class Trial(OnionPart):
         for p in all_params(sn): p.grad = None
 
     def _take_batch(self):
-        b = self.learn._set_device(next(iter(self.dls.train)))
-        self.learn.xb = inputs_of(self.dls.train, b)
-        plain = [y.as_subclass(torch.Tensor) if isinstance(y, torch.Tensor) else y for y in b[len(self.xb):]]
-        self.learn.yb = tuple(plain)
-        for cb in self.learn.cbs.sorted('order'):
-            if makes_data(cb) and hasattr(cb, 'before_batch'): copied(cb, self.learn).before_batch()
-
-# %% ../../nbs/shrink/23_watching.ipynb #85596cbd
-def copied(cb, learn):
-    "A copy of a callback, to be asked without a trace"
-    cb = copy(cb)
-    cb.learn = learn
-    return cb
+        next(iter(MadeBatches(self.learn, self.dls.train))) # as the learner's `xb` and `yb`
 
 # %% ../../nbs/shrink/23_watching.ipynb #bebd2a51
 @patch

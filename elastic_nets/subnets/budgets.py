@@ -76,21 +76,29 @@ def _numbers(self:Costs, name, subnet, counts):
         return dim if isinstance(dim, int) else counts[dim]
     return prod(map(_size, self.shapes[name]))
 
-# %% ../../nbs/subnets/18_budgets.ipynb #1fc6bd4e
+# %% ../../nbs/subnets/18_budgets.ipynb #12dc7f08
 @patch
-def macs(self:Costs,
+def layer_macs(self:Costs,
     subnet:Subnet, # Of the supernet's space
-) -> int: # For one sample
-    "As `sn.macs`"
+) -> dict: # Layer -> multiply-accumulates for one sample
+    "As `sn.layer_macs`"
     counts, there = self._counts(subnet)
-    total = 0
+    found = {}
     for name,positions in self.positions[subnet.resolution].items():
         if not there(name): continue
         if name in self.mixers:
             key, n = self.mixers[name]
             positions = round(positions*counts[key]/n)
-        total += positions*self._numbers(name, subnet, counts)
-    return total
+        found[name.removesuffix('weight').removesuffix('.')] = positions*self._numbers(name, subnet, counts)
+    return found
+
+# %% ../../nbs/subnets/18_budgets.ipynb #1c8868e2
+@patch
+def macs(self:Costs,
+    subnet:Subnet, # Of the supernet's space
+) -> int: # For one sample
+    "As `sn.macs`"
+    return sum(self.layer_macs(subnet).values())
 
 # %% ../../nbs/subnets/18_budgets.ipynb #d23ccde4
 @patch
@@ -119,6 +127,13 @@ class Constrained:
 def _cost_name(cost):
     "What a function of a subnet is called in messages"
     return name if (name := getattr(cost, '__name__', '<')).isidentifier() else 'cost'
+
+# %% ../../nbs/subnets/18_budgets.ipynb #ec624aa5
+def budget_words(
+    space, # A `Space`, or what `constrain` made of it
+) -> str:
+    "The limits in words"
+    return space._words() if isinstance(space, Constrained) else 'none'
 
 # %% ../../nbs/subnets/18_budgets.ipynb #93ce55b4
 def _limit(space, cost, lo, hi):
@@ -200,16 +215,21 @@ def uniform(self:Constrained,
     "As of the space; `ValueError` where the limits exclude it"
     return self._limited(self.space.uniform(width, depth))
 
-# %% ../../nbs/subnets/18_budgets.ipynb #e1f9dcfc
-def _n_values(space):
+# %% ../../nbs/subnets/18_budgets.ipynb #f5b422c5
+def choice_counts(
+    space:Space, # Without limits
+) -> dict:
     "(dim, name) of a choice -> how many values it has"
     def _n(dim, name, values): # equally many, whatever it depends on
         return len(next(iter(space.given[dim,name][1].values()))) if (dim,name) in space.given else len(values)
     res = {(dim,name):_n(dim, name, values) for dim,name,values in space.choices()}
     return {**res, ('resolution',''):len(space.resolution)} if space.resolution else res
 
-# %% ../../nbs/subnets/18_budgets.ipynb #2c16ade7
-def _at_ranks(space, ranks):
+# %% ../../nbs/subnets/18_budgets.ipynb #bae232f6
+def at_ranks(
+    space:Space, # Without limits
+    ranks:dict, # (dim, name) of every choice -> rank of its value
+) -> Subnet:
     "The subnet whose choices have these ranks"
     return space._build(lambda dim,name,values: values[ranks[dim,name]])
 
@@ -254,17 +274,21 @@ def _fill(ranks, n_values, fits, near, rng):
         steps = [c for c in steps[n+1:] if c!=steps[n]] if n<len(steps) else []
     return ranks
 
-# %% ../../nbs/subnets/18_budgets.ipynb #68febf50
-def _draw(limited, n_values, rng):
-    "A subnet within the upper limits of `limited`, near them, and above the lower ones if the walk finds the way"
-    space = limited.space
-    def _at(ranks): return _at_ranks(space, ranks)
+# %% ../../nbs/subnets/18_budgets.ipynb #e8d907c2
+def within_limits(
+    limited, # A `Constrained`
+    rng:random.Random, # Decides which steps are made
+    start:dict=None, # Ranks to start from; None: random ones
+) -> Subnet:
+    "A subnet within the upper limits, near them, and above the lower ones if the walk finds the way"
+    space, n_values = limited.space, choice_counts(limited.space)
+    def _at(ranks): return at_ranks(space, ranks)
     upper = [(cost, lo, hi) for cost,lo,hi in limited.limits if cost(space.max)>hi]
     def _aim(lo, hi): return hi if lo==-math.inf else min(hi, rng.uniform(lo, hi+(hi-lo)/4)) # the end, now and then
     aims = [(cost, _aim(max(lo, cost(space.min)) if lo>-math.inf else lo, hi), hi) for cost,lo,hi in upper]
     def _keeps(ranks, which): return all(cost(_at(ranks))<=limits[which] for cost,*limits in aims)
     def _near(ranks): return any(cost(_at(ranks))>=.99*aim for cost,aim,_ in aims)
-    ranks = {c:rng.randrange(n) for c,n in n_values.items()}
+    ranks = {c:rng.randrange(n) for c,n in n_values.items()} if start is None else dict(start)
     ranks = _shrink(ranks, lambda r: _keeps(r, 0), rng)
     now = _at(ranks)
     for dim,name in ranks: # a block that comes back begins small
@@ -275,7 +299,7 @@ def _draw(limited, n_values, rng):
     if _low(ranks): ranks = _fill(ranks, n_values, lambda r: _keeps(r, 1), lambda r: not _low(r), rng)
     return _at(ranks)
 
-# %% ../../nbs/subnets/18_budgets.ipynb #edddd436
+# %% ../../nbs/subnets/18_budgets.ipynb #ae8f9ef2
 @patch
 def sample(self:Constrained,
     rng, # `random.Random` (or anything with `choice`), or a seed: same state, same subnets
@@ -284,9 +308,9 @@ def sample(self:Constrained,
     if isinstance(rng, int): rng = random.Random(rng)
     if not hasattr(rng, 'shuffle') or not hasattr(rng, 'randrange'): # such as NumPy's
         rng = random.Random(sum(int(rng.choice(range(1000)))*1000**i for i in range(6)))
-    n_values, reached = _n_values(self.space), []
+    reached = []
     for _ in range(50): # costs that rise with every choice need one, unless there is a lower limit as well
-        subnet = _draw(self, n_values, rng)
+        subnet = within_limits(self, rng)
         if self.within(subnet): return subnet
         reached.append([cost(subnet) for cost,*_ in self.limits])
     names = [_cost_name(cost) for cost,*_ in self.limits]
@@ -365,9 +389,9 @@ class SpaceProfile:
     def __repr__(self):
         return f'{self.extremes}\n\nwhat a choice saves in the full network:\n{self.choices.head(10).to_string()}'
 
-# %% ../../nbs/subnets/18_budgets.ipynb #a8d4c306
+# %% ../../nbs/subnets/18_budgets.ipynb #77f035a0
 def profile_space(
-    sn:Supernet,
+    sn:Supernet, # Whose subnets are looked at
     n:int=200, # Random subnets
     seed:int=0, # Same seed, same subnets
     space=None, # A part of its space, as `restrict` and `constrain` make it; None: all of it
@@ -380,11 +404,11 @@ def profile_space(
     drawn = [space.sample(rng) for _ in range(n)]
     draws = _table(drawn).assign(subnet=drawn)
     extremes = _table([whole.min, whole.max], index=['smallest','largest'])
-    top, n_values, rows = {c:n-1 for c,n in _n_values(whole).items()}, _n_values(whole), {}
+    top, n_values, rows = {c:n-1 for c,n in choice_counts(whole).items()}, choice_counts(whole), {}
     for (dim,name),values in n_values.items():
         if values<2: continue
         has = [*(whole.resolution if dim=='resolution' else getattr(whole, dim)[name])]
-        less = _at_ranks(whole, {**top, (dim,name):0})
+        less = at_ranks(whole, {**top, (dim,name):0})
         saved = {f'{k} saved':1-f(less)/extremes[k]['largest'] for k,f in costs.items()}
         rows[f'{dim} {name}'.strip()] = dict(smallest=has[0], largest=has[-1], **saved)
     choices = DataFrame.from_dict(rows, orient='index').sort_values('macs saved', ascending=False)

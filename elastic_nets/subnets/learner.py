@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/subnets/16_learner.ipynb #2a6b921c
+# %% ../../nbs/subnets/16_learner.ipynb #48a9cb82
+import torch
 from copy import copy
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
@@ -62,25 +63,26 @@ def makes_data(
     if module.split('.')[0]=='fastai' and module!='fastai.callback.rnn' or isinstance(cb, MixedPrecision): return False
     return bool(cb.run_valid) and any(hasattr(type(cb), event) for event in ('before_batch','after_pred'))
 
-# %% ../../nbs/subnets/16_learner.ipynb #a70b3cb9
+# %% ../../nbs/subnets/16_learner.ipynb #2036904f
 class MadeBatches:
     "The inputs of the batches of a loader, as the callbacks of a learner make them"
     n_inp = None # all that comes is input
     def __init__(self,
         learn:Learner, # Its `xb` and `yb` are those of the last batch
         dl, # A loader
-        xs_only=True, # Give the inputs, or (inputs, targets)?
-    ): self.learn, self.dl, self.xs_only = learn, dl, xs_only
+    ): self.learn, self.dl = learn, dl
 
     def __iter__(self):
-        learn = self.learn
-        cbs = [cb for cb in learn.cbs.sorted('order') if makes_data(cb)]
+        learn, cbs = self.learn, [copy(cb) for cb in self.learn.cbs.sorted('order') if makes_data(cb)]
+        for cb in cbs: cb.learn = learn
         for b in self.dl:
-            learn.xb = inputs_of(self.dl, learn._set_device(b))
-            learn.yb = tuple(learn._set_device(b))[len(learn.xb):]
+            b = learn._set_device(b)
+            learn.xb = inputs_of(self.dl, b)
+            targets = tuple(b)[len(learn.xb):]
+            learn.yb = tuple(y.as_subclass(torch.Tensor) if isinstance(y, torch.Tensor) else y for y in targets)
             for cb in cbs:
-                if hasattr(cb, 'before_batch'): cb.before_batch()
-            yield learn.xb if self.xs_only else (learn.xb, learn.yb)
+                if hasattr(type(cb), 'before_batch'): cb.before_batch()
+            yield learn.xb
 
 # %% ../../nbs/subnets/16_learner.ipynb #fb57be3b
 @patch

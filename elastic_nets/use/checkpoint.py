@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ElasticCheckpoint']
 
-# %% ../../nbs/use/44_checkpoint.ipynb #22efa8fb
+# %% ../../nbs/use/44_checkpoint.ipynb #1232a96d
 import json, numpy as np, os, random, re, torch
-from collections import Counter
+from collections import Counter, defaultdict
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import ParamScheduler
@@ -167,7 +167,7 @@ def _states(learn):
     found = [vars(o)['state'] for o in optimizers(learn.opt) if 'state' in vars(o)]
     return [*found, *own]
 
-# %% ../../nbs/use/44_checkpoint.ipynb #43e99b01
+# %% ../../nbs/use/44_checkpoint.ipynb #9561a2df
 def opt_state(
     learn, # A Learner with an optimizer
 ) -> dict: # By names
@@ -177,10 +177,11 @@ def opt_state(
     states = [{names[p]: dict(s) for p,s in state.items() if p in names} for state in _states(learn)]
     ahead = [(o.count, o.slow_weights) for o in optimizers(learn.opt) if 'slow_weights' in vars(o)]
     frozen = [n for n,p in named_params(learn).items() if not p.requires_grad]
-    return dict(states=states, groups=[[names[p] for p in g] for g in get_groups(learn.opt)], ahead=ahead,
+    ranks = [i for cb in learn.cbs if isinstance(cb, OwnMomentum) for i in sorted(cb.states)]
+    return dict(states=states, ranks=ranks, groups=[[names[p] for p in g] for g in get_groups(learn.opt)], ahead=ahead,
                 hypers=[{k:v for k,v in h.items() if k!='params'} for h in hypers], frozen=frozen)
 
-# %% ../../nbs/use/44_checkpoint.ipynb #b13580c1
+# %% ../../nbs/use/44_checkpoint.ipynb #7709d494
 def load_opt_state(
     learn, # A Learner with an optimizer, and the same parameters
     state:dict, # What `opt_state` gave
@@ -191,10 +192,9 @@ def load_opt_state(
     set_groups(learn.opt, [[params[n] for n in g] for g in state['groups']])
     hypers = base.param_groups if isinstance(base, torch.optim.Optimizer) else base.hypers
     for h,new in zip(hypers, state['hypers']): h.update(new)
-    for cb in learn.cbs: # one for each network; the first is the optimizer's
-        if isinstance(cb, OwnMomentum) and len(state['states'])>len(_states(learn)):
-            for i in range(len(state['states'])): cb.use(i)
-            cb.use(0)
+    innermost = getattr(learn.opt, 'opt', learn.opt)
+    for cb in [cb for cb in learn.cbs if isinstance(cb, OwnMomentum)]: # rank 0 is the optimizer's own state
+        cb.states = {i: defaultdict(dict) if i else innermost.state for i in state['ranks']}
     for mine,new in zip(_states(learn), state['states']):
         for p in params.values(): mine.pop(p, None)
         mine.update({params[n]: {k:_like(params[n], v) for k,v in s.items()} for n,s in new.items()})

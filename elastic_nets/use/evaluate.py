@@ -23,8 +23,11 @@ from ..subnets.subnet import Subnet
 from ..subnets.batches import at_size, calibrate_bn, calibrate_together, quiet
 from ..subnets.learner import MadeBatches, makes_data, supernet_of
 
-# %% ../../nbs/use/40_evaluate.ipynb #05c2324c
-def _metrics(learn, metrics):
+# %% ../../nbs/use/40_evaluate.ipynb #6af5e807
+def check_metrics(
+    learn:Learner,
+    metrics, # One or several; None: the learner's first
+) -> list: # Of `Metric`s
     "`metrics`, or the learner's first one, as `Metric`s; `ValueError` if there is none, or names meet in a table"
     ms = [mk_metric(deepcopy(m)) for m in (listify(metrics) or learn.metrics[:1])]
     if not ms: raise ValueError('metrics: this learner has none; give one, such as metrics=accuracy')
@@ -88,7 +91,7 @@ def fingerprint(
         digest.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
-# %% ../../nbs/use/40_evaluate.ipynb #39055c36
+# %% ../../nbs/use/40_evaluate.ipynb #24b8beb0
 class _Results:
     "Figures that are known: in memory for the very same loaders and metrics, and in a file if there is one"
     known = WeakKeyDictionary() # loader -> {what else matters: values}
@@ -113,11 +116,12 @@ class _Results:
     def get(self, subnet): return self.memory.get((subnet, *self.key)) or self.disk.get(subnet.to_json())
 
     def put(self, subnet, values):
-        self.memory[subnet, *self.key] = values
+        self.memory[(subnet, *self.key)] = values
         if self.file is None: return
-        with self.file.open('a') as f: f.write(json.dumps({**self.line, 'subnet':subnet.to_json(), 'values':values})+'\n')
+        line = json.dumps({**self.line, 'subnet':subnet.to_json(), 'values':values})
+        with self.file.open('a') as f: f.write(f'{line}\n')
 
-# %% ../../nbs/use/40_evaluate.ipynb #4d9ce5b3
+# %% ../../nbs/use/40_evaluate.ipynb #64bf35b1
 def evaluate_subnets(
     learn:Learner, # With a supernet
     subnets, # Subnets of its space; one that comes twice is evaluated once
@@ -127,7 +131,7 @@ def evaluate_subnets(
     cache=None, # A file that figures are kept in, also for later; False: evaluate anew even what is known
 ) -> pd.DataFrame: # A row per subnet: subnet, macs (per sample), params, and the metrics by their names
     "Evaluate subnets as plain networks, all alike; supernet, random numbers and loaders stay as they are"
-    sn, ms = supernet_of(learn), _metrics(learn, metrics)
+    sn, ms = supernet_of(learn), check_metrics(learn, metrics)
     subnets = list(dict.fromkeys([subnets] if isinstance(subnets, Subnet) else subnets))
     if not subnets:
         raise ValueError('subnets: none given; take some, such as [learn.supernet.space.min, learn.supernet.space.max]')
@@ -145,17 +149,23 @@ def evaluate_subnets(
     rows = [[s, sn.macs(s), sn.n_params(s), *found[s]] for s in subnets]
     return pd.DataFrame(rows, columns=['subnet', 'macs', 'params', *[m.name for m in ms]])
 
-# %% ../../nbs/use/40_evaluate.ipynb #bcdd0498
-def _ranked(table, cost, metric, lower):
+# %% ../../nbs/use/40_evaluate.ipynb #0dcad9bd
+def ranked(
+    table:pd.DataFrame,
+    cost:str, # Column of the cost
+    metric:str, # Column of the quality; None: the first that is not subnet, macs, params
+    lower:bool, # Is less of the metric better? None: by its name (loss, error, mse, ...)
+) -> tuple: # (metric, lower, rows)
     "Name of the metric, whether less of it is better, and the rows that have it and a cost"
-    if metric is None: metric = next((c for c in table.columns if c not in ('subnet','macs','params',cost)), None)
+    known = 'subnet', 'macs', 'params', 'latency', cost
+    if metric is None: metric = next((c for c in table.columns if c not in known), None)
     for k,c in dict(cost=cost, metric=metric).items():
         if c not in table.columns:
             raise ValueError(f'{k}: {c!r} is no column of the table; it has {", ".join(map(str, table.columns))}')
     if lower is None: lower = any(w in metric for w in ('loss','error','mae','mse','msle','rmspe','perplexity'))
     return metric, lower, table.dropna(subset=[cost, metric])
 
-# %% ../../nbs/use/40_evaluate.ipynb #acf4749b
+# %% ../../nbs/use/40_evaluate.ipynb #20ea85a5
 def pareto(
     table:pd.DataFrame, # As `evaluate_subnets` gives it; columns of your own, such as a latency, are welcome
     cost:str='macs', # Column of the cost
@@ -163,7 +173,7 @@ def pareto(
     lower:bool=None, # Is less of the metric better? Default: by its name (loss, error, mse, ...)
 ) -> pd.DataFrame: # Ascending cost; of networks equal in both, the first
     "The rows that no other row dominates; rows without a value are out"
-    metric, lower, t = _ranked(table, cost, metric, lower)
+    metric, lower, t = ranked(table, cost, metric, lower)
     t = t.sort_values([cost, metric], ascending=[True, lower], kind='stable')
     quality = t[metric].astype(float)*(-1 if lower else 1)
     best_before = quality.cummax().shift(fill_value=-math.inf)
@@ -228,7 +238,7 @@ def sample_buckets(
     space, buckets, rng = space or sn.space, flops_buckets(sn, n, space), random.Random(seed)
     return [_fill(sn, space, buckets, i, per, rng) for i in range(n)]
 
-# %% ../../nbs/use/40_evaluate.ipynb #7639ec32
+# %% ../../nbs/use/40_evaluate.ipynb #e106731f
 def best_of_buckets(
     table:pd.DataFrame, # As `evaluate_subnets` gives it
     buckets:list, # As `flops_buckets` gives them
@@ -237,13 +247,13 @@ def best_of_buckets(
     lower:bool=None, # Is less of the metric better? Default: by its name (loss, error, mse, ...)
 ) -> pd.DataFrame: # A row per bucket, numbered from 1; nan where a bucket is empty
     "The best row of every bucket; of equally good ones, the cheapest"
-    metric, lower, t = _ranked(table, cost, metric, lower)
+    metric, lower, t = ranked(table, cost, metric, lower)
     t = t.sort_values([metric, cost], ascending=[lower, True], kind='stable')
     places = [_bucket(c, buckets) for c in t[cost]]
     t = t.assign(bucket=[None if i is None else i+1 for i in places]).dropna(subset='bucket')
     return t.drop_duplicates('bucket').set_index('bucket').reindex(range(1, len(buckets)+1))
 
-# %% ../../nbs/use/40_evaluate.ipynb #f96632a7
+# %% ../../nbs/use/40_evaluate.ipynb #06bbe90d
 def mean_pareto_accuracy(
     table:pd.DataFrame, # As `evaluate_subnets` gives it, a network that costs `lo` or less included
     lo:float, # Lowest budget; of a supernet `sn.macs(sn.space.min)`
@@ -254,7 +264,7 @@ def mean_pareto_accuracy(
     lower:bool=None, # Is less of `by` better? Default: by its name (loss, error, mse, ...)
 ) -> float: # In the unit of `metric`
     "Mean, over the budgets from `lo` to `hi`, of the best network within the budget (DepS, section 5.1)"
-    metric = _ranked(table, cost, metric, lower)[0]
+    metric = ranked(table, cost, metric, lower)[0]
     front = pareto(table, cost, by or metric, lower)
     if not lo<hi: raise ValueError(f'lo, hi: the lowest budget has to be below the highest, got {lo:,} and {hi:,}')
     first = front[cost].min()
@@ -296,7 +306,7 @@ def _check_test(learn, test):
             raise ValueError(f'test: this is the {k} data of the learner; what is chosen there cannot be reported '
                              'there. Give a loader of other data')
 
-# %% ../../nbs/use/40_evaluate.ipynb #73e99348
+# %% ../../nbs/use/40_evaluate.ipynb #adbf8feb
 def score_supernet(
     learn:Learner, # With a supernet; chooses on its validation loader
     test, # Loader of the pictures that the chosen are reported on
@@ -309,13 +319,13 @@ def score_supernet(
     calibrate:int=2000, # Training samples for the batch norm statistics of each subnet; 0: keep what there is
 ) -> SupernetScore:
     "Choose subnets on validation, report them on `test`: smallest, best of each bucket, largest, mean Pareto accuracy"
-    sn, ms = supernet_of(learn), _metrics(learn, metric)
+    sn, ms = supernet_of(learn), check_metrics(learn, metric)
     if len(ms)>1: raise ValueError(f'metric: one that subnets are chosen by, got {len(ms)}')
     _check_test(learn, test)
     if subnets is None: subnets = sum(sample_buckets(sn, per, n, seed), [])
     smallest, largest = sn.space.min, sn.space.max
     table = evaluate_subnets(learn, [smallest, largest, *subnets], ms, calibrate=calibrate)
-    name, lower, _ = _ranked(table, 'macs', None, lower)
+    name, lower, _ = ranked(table, 'macs', None, lower)
     tables = _choose(sn, table.rename(columns={name:'valid'}), n, lower)
     chosen = evaluate_subnets(learn, pd.concat([t.subnet for t in tables]).dropna(), ms, test, calibrate)
     tested = dict(zip(chosen.subnet, chosen[name]))
@@ -323,7 +333,7 @@ def score_supernet(
     mean = mean_pareto_accuracy(front, sn.macs(smallest), sn.macs(largest), metric='test', by='valid', lower=lower)
     return SupernetScore(name, best, front, mean)
 
-# %% ../../nbs/use/40_evaluate.ipynb #a51aa6cc
+# %% ../../nbs/use/40_evaluate.ipynb #78e3359a
 def plot_pareto(
     tables, # A table as `evaluate_subnets` gives it, or {label: table}
     cost:str='macs', # Column of the cost
@@ -338,7 +348,7 @@ def plot_pareto(
     unit, name = {'macs':(1e6,'million MACs'), 'params':(1e6,'million parameters')}.get(cost, (1,cost))
     end = max(t[cost].max() for t in tables.values())/unit
     for label,t in tables.items():
-        shown = _ranked(t, cost, metric, lower)[0]
+        shown = ranked(t, cost, metric, lower)[0]
         front = pareto(t, cost, by or shown, lower)
         steps = [*front[cost]/unit, end], [*front[shown], *front[shown][-1:]]
         line, = ax.step(*steps, where='post', lw=1.5, label=label)

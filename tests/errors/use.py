@@ -11,6 +11,8 @@ from elastic_nets.subnets.supernet import Supernet
 from elastic_nets.use.evaluate import (
     evaluate_subnets, flops_buckets, mean_pareto_accuracy, pareto, sample_buckets, score_supernet
 )
+from elastic_nets.use.latency import latency_table, load_latencies, time_subnets
+from elastic_nets.use import search # noqa: F401, adds to Learner
 from elastic_nets.zoo.data import digits_dls
 from elastic_nets.zoo.models import resnet_cifar
 
@@ -81,4 +83,13 @@ ERRORS = [
     ('a latency that nobody measured', lambda: supernet().constrain(latency=1e-3), 'latency_table'),
     ('a space without a network', lambda: space().restrict(width=2).constrain(macs=1e6), 'which network'),
     ('a profile of no subnets', lambda: profile_space(supernet(), n=0), 'n: a number'),
+    ('a search of nothing', lambda: learner().search_subnet(n=0), 'n: a number of evaluations'),
+    ('a search by two metrics', lambda: learner().search_subnet(metric=[accuracy, error_rate]), 'metric: one'),
+    ('a search below the smallest', lambda: learner().search_subnet(macs=10), 'the smallest subnet has'),
+    ('a search by unmeasured seconds', lambda: learner().search_subnet(latency=1e-3), 'latency_table'),
+    ('a search without supernet', lambda: plain().search_subnet(macs=1e6), 'call learn.to_supernet'),
+    ('a table from one subnet', lambda: latency_table(supernet(), n=1), 'n: a whole number from 4'),
+    ('a table nobody checked', lambda: latency_table(supernet(), held_out=0), 'held_out: a whole number from 2'),
+    ('a batch of nothing', lambda: time_subnets(supernet(), space().min, batch=0), 'batch: a number'),
+    ('a file that is no table', lambda: load_latencies(supernet(), __file__), 'not the JSON of a latency table'),
 ]
