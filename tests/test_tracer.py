@@ -1,4 +1,5 @@
 "What real networks do on their way: every kind that a walk has to follow, from the trace to a trained subnet"
+from types import SimpleNamespace
 import pytest, timm, torch
 from torch import nn
 from torch.nn import functional as F
@@ -172,3 +173,8 @@ def test_what_is_frozen_says_where():
     net = nn.Sequential(nn.Linear(4,8), Frozen(), nn.Linear(8,2))
     why = trace_channels(net, torch.randn(2,4)).groups['0'].why
     assert why.startswith('special_bessel_j0 in 1 (Frozen, test_tracer.py:') and why.endswith('no rule for it')
+
+def test_a_half_grown_model_is_no_supernet():
+    net = nn.Sequential(nn.Linear(4,8), nn.ReLU(), nn.Linear(8,2))
+    net.growth = SimpleNamespace(by='width', size=.5)
+    with pytest.raises(ValueError, match='half grown .width 0.5.*finish_growing'): Supernet(net, torch.randn(2,4))

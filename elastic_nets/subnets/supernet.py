@@ -62,7 +62,7 @@ class Supernet:
             f'{len(s.width)} widths, {len(s.depth)} depths, {len(s.kernel)} kernels, '
             f'{max(1, len(s.resolution))} resolutions')
 
-# %% ../../nbs/subnets/14_supernet.ipynb #bf6b0bb0
+# %% ../../nbs/subnets/14_supernet.ipynb #50e98dfe
 def _check_model(model, space, choices):
     "`ValueError` where a model cannot become elastic, or a space and choices meet"
     if hasattr(model, '_orig_mod'):
@@ -70,6 +70,8 @@ def _check_model(model, space, choices):
             'Make the plain model elastic, and compile what you extract')
     if any(getattr(m, '_is_elastic', False) for m in model.modules()):
         raise ValueError('the model is elastic already; use the Supernet it has')
+    if growth := getattr(model, 'growth', None):
+        raise ValueError(f'the model is half grown ({growth.by} {growth.size:.3g}): `learn.finish_growing()` first')
     if space is not None and choices!=Supernet.__init__.__defaults__[:5]:
         raise ValueError('space: it says all choices; leave widths, depths, kernels, divisor and resolutions out')
 
