@@ -6,15 +6,14 @@ from zoo import all_macs, zoo
 
 page = Path(__file__).resolve().parent.parent/'docs/coverage.md'
 
-# GoogLeNet packs its outputs into a tuple of its own
-outs = ("the network's output", 'GoogLeNetOutputs in the network: no rule for it')
+outs = ("the network's output",)
 
 def frozen_groups(graph):
     "Reason -> names of the groups that keep their number for it; the network's output always does"
     res = {}
     for g in graph.groups.values():
         if not g.why or g.why in outs: continue
-        reason = re.sub(r' in (the network|[\w.]+)', '', g.why)
+        reason = re.sub(r' in (the network|[\w.]+)( \([^)]*\))?', '', g.why)
         res.setdefault(reason, []).append(g.name)
     return res
 

@@ -64,32 +64,32 @@ def timm_case(name, kernels=(1,3), note='', **kw):
     build = functools.partial(timm.create_model, name, num_classes=10, **kw)
     return Case(f'timm {name}', build, 64, kernels, note)
 
-heads = ('attention splits query, key and value into heads by a view: their width stays, '
-         'and the MLP inside a block does not')
+halves = 'chunk and shuffle tie the sizes of the halves'
+heads = 'attention silences the bias of its keys by a slice: query, key and value keep their width'
 
 cases = [
     Case('alexnet', lambda: pooled('alexnet')),
     *map(tv_case, ('convnext_tiny', 'densenet121', 'efficientnet_b0', 'efficientnet_v2_s')),
     tv_case('googlenet', init_weights=False),
     tv_case('inception_v3', 75, init_weights=False, aux_logits=False), # 299 pixels with its second classifier
-    Case('maxvit_t', maxvit, note=heads),
+    Case('maxvit_t', maxvit),
     *map(tv_case, ('mnasnet0_5', 'mobilenet_v2', 'mobilenet_v3_small', 'regnet_x_400mf', 'regnet_y_400mf')),
     *map(tv_case, ('resnet18', 'resnext50_32x4d')),
-    tv_case('shufflenet_v2_x0_5', note='chunk and shuffle tie the sizes of the halves'),
+    tv_case('shufflenet_v2_x0_5', note=halves),
     tv_case('squeezenet1_1'),
-    tv_case('swin_t', kernels=None, note=heads),
+    tv_case('swin_t', kernels=None),
     tv_case('swin_v2_t', kernels=None, note=heads),
     Case('vgg11', lambda: pooled('vgg11')),
-    tv_case('vit_b_16', kernels=None, note=heads, image_size=64),
+    tv_case('vit_b_16', kernels=None, image_size=64),
     tv_case('wide_resnet50_2'),
     *map(seg_case, ('deeplabv3_mobilenet_v3_large', 'fcn_resnet50', 'lraspp_mobilenet_v3_large')),
     Case('fastai xresnet18', lambda: xresnet18(n_out=10)),
     Case('vision_learner resnet18', lambda: learner_s(tv.resnet18)),
     Case('vision_learner mobilenetv3_small_050', lambda: learner_s('mobilenetv3_small_050')),
     *map(timm_case, ('convnext_atto', 'efficientnet_b0', 'ghostnet_050')),
-    timm_case('mixer_s32_224', kernels=None, img_size=64),
+    timm_case('mixer_s32_224', kernels=None, img_size=64, note='the number of positions is that of the picture'),
     *map(timm_case, ('mobilenetv3_small_050', 'regnety_002', 'resnetv2_50')),
-    timm_case('vit_tiny_patch16_224', kernels=None, note=heads, img_size=64),
+    timm_case('vit_tiny_patch16_224', kernels=None, img_size=64),
 ]
 zoo = {c.name: c for c in cases}
 

@@ -34,7 +34,7 @@ class Axis:
         numbers = self.group.numpy().tobytes()+self.rank.numpy().tobytes()
         self.key = hashlib.blake2b(numbers, digest_size=16).digest()
 
-# %% ../../nbs/channels/02_graph.ipynb #58dbec50
+# %% ../../nbs/channels/02_graph.ipynb #8be9b9a4
 @dataclass
 class ChannelGraph:
     "Which group and rank every index of every tensor of a network belongs to"
@@ -49,6 +49,9 @@ class ChannelGraph:
     kernel_sizes:dict=field(default_factory=dict) # Weight whose kernel can be cropped -> its spatial shape
     shares:dict=field(default_factory=dict) # Elastic share of 'params' and 'macs' (see `share`)
     aux:bool=False # Whether it was traced with branches that only run in training
+    attrs:dict=field(default_factory=dict) # (layer, attribute) -> `Axis`: the attribute is the number of what is left
+    inputs:dict=field(default_factory=dict) # Block that takes several arguments -> position or keyword of its input
+    ends:dict=field(default_factory=dict) # Block -> last layer of each of its branches, by their names in it
 
     def __post_init__(self): self.names = list(self.groups)
 
@@ -74,7 +77,7 @@ def _uneven(layers, made, every, first):
     if part: return f'{layers[0]} and {part} share only some of their channels'
     return 'units of unequal size' if len(made[0])%len(first) else ''
 
-# %% ../../nbs/channels/02_graph.ipynb #d63cee26
+# %% ../../nbs/channels/02_graph.ipynb #5ee95e28
 @patch
 def groups(self:Labeller):
     "The groups, and for each label its group and rank"
@@ -85,31 +88,12 @@ def groups(self:Labeller):
         every = torch.unique(torch.cat(made))
         first = torch.tensor(list(dict.fromkeys(made[0].tolist()))) # a label per unit, in the order of the first layer
         group_of[every], rank_of[first] = i, torch.arange(len(first))
-        size, reason = len(made[0]), self.ties.reasons[why[every].max()]
+        size, frozen = len(made[0]), why[every]
+        reason = self.ties.reasons[frozen[frozen>0].min()] if frozen.any() else ''
         groups[layers[0]] = ChannelGroup(layers[0], size, max(1, size//len(first)), tuple(layers), (),
                                          reason or _uneven(layers, made, every, first))
     root = find(torch.arange(len(self.ties.parent)))
     return groups, group_of[root], rank_of[root]
-
-# %% ../../nbs/channels/02_graph.ipynb #2737b915
-@patch
-def _share_tensors(self:Labeller, model):
-    "Tie the axes of tensors that stand in `model` under two names"
-    first = {}
-    for name,p in model.named_parameters(remove_duplicate=False):
-        same = first.setdefault(id(p), name)
-        both = [isinstance(self.axes.get(n), tuple) for n in (same, name)]
-        if same!=name and all(both): self.axis(same, *self.axes[name])
-
-# %% ../../nbs/channels/02_graph.ipynb #9e9fbc5c
-@patch
-def _settle_raw(self:Labeller):
-    "For parameters that are used as they are: labels of their elements become labels per dimension"
-    for name,labels in self.axes.items():
-        if not isinstance(labels, torch.Tensor): continue
-        along = self.varies(labels)
-        if len(along)>1: self.freeze(labels, f'{name}: channels along more than one dimension')
-        self.axes[name] = tuple(self.channels(labels, d) if along==[d] else None for d in range(labels.ndim))
 
 # %% ../../nbs/channels/02_graph.ipynb #6a1586ef
 def _find_readers(groups, axes, reads):
@@ -120,12 +104,10 @@ def _find_readers(groups, axes, reads):
         g.readers = tuple(weight.rpartition('.')[0] for weight in hits)
         if not g.why and not g.readers: g.why = 'nothing reads it'
 
-# %% ../../nbs/channels/02_graph.ipynb #cce4fe38
+# %% ../../nbs/channels/02_graph.ipynb #d0aee294
 @patch
-def graph(self:Labeller, model, stages):
+def graph(self:Labeller, stages):
     "Everything the labels tell, as a `ChannelGraph`"
-    self._share_tensors(model)
-    self._settle_raw()
     groups, group_of, rank_of = self.groups()
     def _axis(labels):
         if labels is None or (group_of[labels]<0).all(): return None
@@ -138,7 +120,8 @@ def graph(self:Labeller, model, stages):
     reads = {n:dim for n,dim in self.reads.items() if n in axes}
     _find_readers(groups, axes, reads)
     mixers = {n:axis for n,labels in self.mixers.items() if (axis := _axis(labels)) is not None}
-    return ChannelGraph(groups, axes, reads, _axes(self.norms), _axes(self.outs), mixers, stages)
+    attrs = {k:axis for k,labels in self.attrs.items() if (axis := _axis(labels)) is not None}
+    return ChannelGraph(groups, axes, reads, _axes(self.norms), _axes(self.outs), mixers, stages, attrs=attrs)
 
 # %% ../../nbs/channels/02_graph.ipynb #1e022960
 @patch

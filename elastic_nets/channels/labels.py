@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['NotElasticError', 'channel_rule']
 
-# %% ../../nbs/channels/00_labels.ipynb #1bd3c4db
-import torch
+# %% ../../nbs/channels/00_labels.ipynb #4344297c
+import copy, operator, torch
+from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
-from torch import nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 # %% ../../nbs/channels/00_labels.ipynb #1551e931
 class NotElasticError(Exception):
@@ -44,253 +44,333 @@ def freeze(self:_Ties, labels, why):
     if why not in self.reasons: self.reasons.append(why)
     self.frozen[labels] = self.reasons.index(why)
 
-# %% ../../nbs/channels/00_labels.ipynb #d7a4d4e9
+# %% ../../nbs/channels/00_labels.ipynb #9d1935ba
 @patch
 def tie(self:_Ties, a, b, why='tied to the network\'s input'):
     "From now on `a[i]` and `b[i]` are one; what meets 0 is frozen"
     a, b = self.find(a.reshape(-1)), self.find(b.reshape(-1))
     if (nobody := (a==0)|(b==0)).any(): self.freeze((a+b)[nobody & (a!=b)], why)
+    both = torch.cat([a, b])
     while (apart := (a!=b) & (a>0) & (b>0)).any():
         a, b = a[apart], b[apart]
         self.parent.scatter_reduce_(0, torch.maximum(a,b), torch.minimum(a,b), 'amin')
         a, b = self.find(a), self.find(b)
+    cold = both[(self.frozen[both]>0) & (both>0)]
+    if len(cold): self.frozen[self.find(cold)] = self.frozen[cold] # the smallest label of each knows it
 
-# %% ../../nbs/channels/00_labels.ipynb #ee160c6d
+# %% ../../nbs/channels/00_labels.ipynb #a29c2fc9
 @patch
 def why(self:_Ties):
-    "For every label the reason it is frozen for: an index into `reasons`, 0 where it is free"
-    roots = self.find(torch.arange(len(self.parent)))
-    return torch.zeros_like(self.frozen).scatter_reduce_(0, roots, self.frozen, 'amax')
+    "For every label the reason it is frozen for, the first one: an index into `reasons`, 0 where it is free"
+    roots, late = self.find(torch.arange(len(self.parent))), len(self.reasons)
+    reasons = torch.where(self.frozen>0, self.frozen, late)
+    first = torch.full_like(reasons, late).scatter_reduce_(0, roots, reasons, 'amin')
+    return torch.where(first<late, first, 0)
 
-# %% ../../nbs/channels/00_labels.ipynb #e8a0f90c
+# %% ../../nbs/channels/00_labels.ipynb #bc775dab
+@patch
+def trial(self:_Ties):
+    "A copy, to tie labels on trial"
+    new = copy.copy(self)
+    new.parent, new.frozen, new.reasons = self.parent.clone(), self.frozen.clone(), list(self.reasons)
+    return new
+
+# %% ../../nbs/channels/00_labels.ipynb #ae25dabc
 class Labeller:
     "The labels of one network: what its layers make, read and own"
     def __init__(self):
         self.ties = _Ties()
-        self.axes = {} # tensor -> labels per dimension
+        self.axes = {} # tensor of the network -> its names
         self.made = {} # layer -> labels of the channels it makes
         self.reads = {} # weight -> dimension along which it reads channels
         self.norms = {} # layer that reduces over channels -> (dimension of its input, labels)
         self.outs = {} # layer -> (dimension of its output, labels)
         self.mixers = {} # linear layer that mixes positions -> labels of the channels it works on one by one
+        self.attrs = {} # (layer, attribute) -> labels: the attribute is their number
 
-    def make(self, name, n): # Labels of the `n` channels that layer `name` makes: the same ones at every call
-        if name not in self.made: self.made[name] = self.ties.fresh(n)
-        return self.made[name]
+    def freeze(self, names, why): # All labels in there
+        for l in tree_leaves(names):
+            if isinstance(l, torch.Tensor): self.ties.freeze(l, why)
 
-    def axis(self, name, *labels): # Dimension i of tensor `name` carries `labels[i]` (None: no channels)
-        for known,l in zip(self.axes.setdefault(name, labels), labels):
-            if l is not None and known is not l: self.ties.tie(known, l)
+    def can_go(self, labels): # Is any of these labels one that a cut could take?
+        if labels is None: return False
+        labels = self.ties.find(labels)
+        return bool(((self.ties.frozen[labels]==0) & (labels>0)).any())
 
-    def freeze(self, labels, why): # All labels in there
-        for l in tree_leaves(labels):
-            if isinstance(l, torch.Tensor) and not l.is_floating_point(): self.ties.freeze(l, why)
+    def is_made(self, labels): # Has any of them to do with channels that a layer makes?
+        made = [self.ties.find(l) for l in self.made.values()]
+        return bool(made) and bool(torch.isin(self.ties.find(labels), torch.cat(made)).any())
 
-# %% ../../nbs/channels/00_labels.ipynb #b68db68e
+    def alike(self, labels): # What lies behind the same index of the last dimension is tied; one label per index
+        labels = self.ties.find(labels).reshape(-1, labels.shape[-1])
+        self.ties.tie(labels[:1].expand_as(labels), labels)
+        return self.ties.find(labels[0])
+
+# %% ../../nbs/channels/00_labels.ipynb #22a7ebb1
 @patch
-def varies(self:Labeller, x):
-    "Dimensions of `x` along which the labels differ"
-    x = self.ties.find(x)
-    return [d for d in range(x.ndim) if x.stride(d) and x.shape[d]>1 and (x.narrow(d,0,1)!=x).any()]
+def meet(self:Labeller,
+    operands:list, # (names, shape) of each tensor
+    why:str, # What to say of labels that meet a constant
+) -> tuple: # Names of the result
+    "What meets along a dimension is tied"
+    n, names = max(len(shape) for _,shape in operands), []
+    for d in range(-n, 0):
+        here = [ls[d] for ls,shape in operands if len(shape)>=-d and shape[d]>1]
+        labelled = [l for l in here if l is not None]
+        if len(labelled)<len(here): self.freeze(labelled, why)
+        for l in labelled[1:]:
+            if l is not labelled[0]: self.ties.tie(labelled[0], l, why)
+        names.append(labelled[0] if labelled else None)
+    return tuple(names)
 
-# %% ../../nbs/channels/00_labels.ipynb #4ce00ff7
+# %% ../../nbs/channels/00_labels.ipynb #4e7fe713
+class Size(int):
+    "An integer that remembers its origin"
+    def __new__(cls, value, *origin): # labels, or (layer, attribute), or (function, operand, operand)
+        n = int.__new__(cls, value)
+        n.origin = origin
+        return n
+    def __reduce__(self): return int, (int(self),) # copies are plain
+
+# %% ../../nbs/channels/00_labels.ipynb #f824aca8
+def _remembering(name):
+    "The operator of `int`, whose result remembers its operands"
+    op, plain = getattr(operator, name.strip('_').removeprefix('r') if name!='__rshift__' else name), getattr(int, name)
+    swapped = name.startswith('__r')
+    def _f(self, other):
+        result = plain(self, other)
+        if type(result) is not int: return result
+        return Size(result, op, *((other, self) if swapped else (self, other)))
+    return _f
+
+for _op in ('add','sub','mul','floordiv','mod'):
+    for _name in (f'__{_op}__', f'__r{_op}__'): setattr(Size, _name, _remembering(_name))
+
+# %% ../../nbs/channels/00_labels.ipynb #9e061433
+@dataclass
+class _Cut:
+    "Some labels are gone, on trial"
+    ties:_Ties # With the ties that are on trial
+    gone:torch.Tensor # Labels, as `find` gives them
+    attrs:dict # (layer, attribute) -> the labels that it is the number of
+
+    def left(self, labels): # Those that are not gone
+        labels = self.ties.find(labels)
+        return labels[~torch.isin(labels, self.gone)]
+
+    def names(self, names): return tuple(l if l is None else self.left(l) for l in names)
+
+    def size(self, n): # What becomes of size `n`
+        if not isinstance(n, Size): return n
+        first, *rest = n.origin
+        if isinstance(first, torch.Tensor): return len(self.left(first))
+        if isinstance(first, str): return len(self.left(self.attrs[n.origin])) if n.origin in self.attrs else int(n)
+        return first(*map(self.size, rest))
+
+# %% ../../nbs/channels/00_labels.ipynb #3f192168
+def _spread(labels, dim, shape):
+    "Labels along dimension `dim` of a tensor of this shape"
+    return labels.view([len(labels) if d==dim else 1 for d in range(len(shape))]).expand(shape)
+
+# %% ../../nbs/channels/00_labels.ipynb #d8b50556
+def _lean(x):
+    "`x` with size 1 along every dimension along which nothing changes"
+    for d in range(x.ndim):
+        if x.stride(d)==0 or x.shape[d]==1: x = x.narrow(d, 0, 1)
+    for d in range(x.ndim):
+        if x.shape[d]>1 and (x.narrow(d,0,1)==x).all(): x = x.narrow(d, 0, 1)
+    return x
+
+# %% ../../nbs/channels/00_labels.ipynb #929416f6
+def _proposals(outs):
+    "Pairs of labels to tie, before a move whose results are labelled `outs` could commute with cutting"
+    yield []
+    if len(outs)>1 and len({o.shape for o in outs})==1: yield [(outs[0], o) for o in outs[1:]]
+    if len(outs)!=1: return
+    along = [d for d in range(outs[0].ndim) if outs[0].shape[d]>1]
+    if len(along)<2: return
+    for d in along:
+        rows = outs[0].movedim(d, 0).reshape(outs[0].shape[d], -1)
+        yield [(rows[:,:1].expand_as(rows), rows)]
+
+# %% ../../nbs/channels/00_labels.ipynb #c37d068a
+@dataclass
+class Move:
+    "An operation that only moves values"
+    f:object # Function of (tensor, function that says what a size becomes) -> its results
+    names:tuple # Of the tensor that is moved
+    shape:tuple # Of the tensor that is moved
+    shapes:list # Of the results
+    sizes:list=field(default_factory=list) # Every `Size` that it was called with
+
+    @property
+    def dims(self): return [d for d,l in enumerate(self.names) if l is not None]
+
+    def results(self, ties, dim, cut=None): # Labels of dimension `dim` in the results; with `cut` only what is left
+        names = self.names if cut is None else cut.names(self.names)
+        shape = [n if l is None else len(l) for n,l in zip(self.shape, names)]
+        out = self.f(_spread(ties.find(names[dim]), dim, shape), int if cut is None else cut.size)
+        return [ties.find(o) for o in tree_leaves(out)]
+
+    def origins(self, kind): # The sizes behind its sizes that are of a kind: torch.Tensor (labels) or str (attributes)
+        found, todo = [], [*self.sizes]
+        while todo:
+            n = todo.pop()
+            if isinstance(n.origin[0], kind): found.append(n)
+            else: todo += [o for o in n.origin if isinstance(o, Size)]
+        return found
+
+# %% ../../nbs/channels/00_labels.ipynb #53507983
+def _landing(move, ties):
+    "Names of the results of `move`, or None where labels lie along two dimensions, or two kinds along one"
+    names = [[None]*len(s) for s in move.shapes]
+    for dim in move.dims:
+        for mine,out in zip(names, move.results(ties, dim)):
+            lean = _lean(out)
+            along = [d for d,n in enumerate(lean.shape) if n>1]
+            if len(along)>1 or (along and mine[along[0]] is not None): return
+            if along: mine[along[0]] = lean.flatten()
+    return [tuple(n) for n in names]
+
+# %% ../../nbs/channels/00_labels.ipynb #c8b9af69
+def _commutes(move, names, cut):
+    "Is a `cut` before `move` the same as a cut of its results, which have these names?"
+    left = [cut.names(n) for n in names]
+    shapes = [tuple(s if l is None else len(l) for l,s in zip(*both)) for both in zip(left, move.shapes)]
+    for dim in move.dims:
+        try: found = move.results(cut.ties, dim, cut)
+        except (RuntimeError, ValueError, IndexError, TypeError, ZeroDivisionError): return False
+        if [tuple(o.shape) for o in found]!=shapes: return False
+        for out,whole in zip(found, move.results(cut.ties, dim)):
+            lean = _lean(whole)
+            along = next((d for d,n in enumerate(lean.shape) if n>1), None)
+            want = lean if along is None else _spread(cut.left(lean.flatten()), along, out.shape)
+            if not (out==want).all(): return False
+    return True
+
+# %% ../../nbs/channels/00_labels.ipynb #c6dece4a
+def _half_gone(move, ties, attrs):
+    "Cuts to test `move` with: half of each kind of channels that it moves, or takes the number of"
+    kinds = [move.names[d] for d in move.dims] + [n.origin[0] for n in move.origins(torch.Tensor)]
+    for labels in kinds:
+        some = torch.unique(ties.find(labels))
+        some = some[(some>0) & (ties.frozen[some]==0)]
+        if len(some)>1: yield from (_Cut(ties, gone, attrs) for gone in (some[(len(some)+1)//2:], some[::2]))
+
+# %% ../../nbs/channels/00_labels.ipynb #b7ea3dfa
+def _counted(move, names, known):
+    "Attributes that could be the number of what lies along a dimension of the results: none, one, or all of them"
+    found, labels = {}, [l for n in names for l in n if l is not None]
+    for n in move.origins(str):
+        fits = [l for l in labels if len(l)==n]
+        if fits and n.origin not in known: found[n.origin] = fits[0]
+    yield {}
+    for key,l in found.items(): yield {key: l}
+    if len(found)>1: yield found
+
+# %% ../../nbs/channels/00_labels.ipynb #21b8e668
+def _borrowed(move, names, known):
+    "Pairs to tie: what lies along a dimension of the results, and the channels whose number was used as a size"
+    labels = [l for n in names for l in n if l is not None]
+    counted = [known[n.origin] for n in move.origins(str) if n.origin in known]
+    for other in [n.origin[0] for n in move.origins(torch.Tensor)] + counted:
+        for l in labels:
+            if len(other)%len(l)==0: yield l[:,None].expand(-1, len(other)//len(l)), other.view(len(l), -1)
+
+# %% ../../nbs/channels/00_labels.ipynb #b60f5eef
 @patch
-def channels(self:Labeller, x, dim):
-    "One label per index of `dim`; what lies behind the same index is tied"
-    x = x.movedim(dim, 0)
-    for d in range(1, x.ndim):
-        if x.stride(d)==0: x = x.narrow(d, 0, 1)
-    x = self.ties.find(x.reshape(len(x), -1))
-    self.ties.tie(x[:,:1].expand_as(x), x)
-    return self.ties.find(x[:,0])
+def _trials(self:Labeller, move):
+    "Ties, numbers of attributes and names with which `move` may commute with cutting"
+    seen = False
+    for dim in move.dims:
+        for pairs in _proposals([_lean(o) for o in move.results(self.ties, dim)]):
+            if not pairs and seen: continue
+            seen = True
+            ties = self.ties.trial()
+            for a,b in pairs: ties.tie(a, b)
+            names = _landing(move, ties)
+            if names is None: continue
+            for attrs in _counted(move, names, self.attrs): yield ties, attrs, names
+            if not (more := [*_borrowed(move, names, self.attrs)]): continue
+            for a,b in more: ties.tie(a, b)
+            for attrs in _counted(move, names, self.attrs): yield ties, attrs, names
 
-# %% ../../nbs/channels/00_labels.ipynb #c58e6ae8
-_RULES = {}
+# %% ../../nbs/channels/00_labels.ipynb #75895503
+def _only(move, dims):
+    "`move` of a tensor that has names along these dimensions alone"
+    return replace(move, names=tuple(l if d in dims else None for d,l in enumerate(move.names)))
 
+# %% ../../nbs/channels/00_labels.ipynb #5e6b9580
+@patch
+def _free(self:Labeller, move):
+    "`move` without the names of what is frozen already"
+    return replace(move, names=tuple(l if self.can_go(l) else None for l in move.names))
+
+# %% ../../nbs/channels/00_labels.ipynb #87747f7d
+@patch
+def trial(self:Labeller):
+    "A copy, to move and tie on trial"
+    new = copy.copy(self)
+    new.ties, new.attrs = self.ties.trial(), dict(self.attrs)
+    return new
+
+# %% ../../nbs/channels/00_labels.ipynb #591cb5fb
+@patch
+def _try(self:Labeller, move):
+    "Names after `move`, with the first ties and attributes that let it commute with cutting; None where there are none"
+    for ties,attrs,names in self._trials(move):
+        if all(_commutes(move, names, cut) for cut in _half_gone(move, ties, self.attrs | attrs)):
+            self.ties, self.attrs = ties, self.attrs | attrs
+            return names
+
+# %% ../../nbs/channels/00_labels.ipynb #351b8985
+@patch
+def move(self:Labeller,
+    move:Move,
+    why:str, # What to say of channels that cannot be cut then
+) -> list: # Names of each result
+    "Names after a move; ties what has to go together, and freezes what cannot be cut"
+    nothing = [(None,)*len(s) for s in move.shapes]
+    others = [n.origin[0] for n in move.origins(torch.Tensor)]
+    free = self._free(move)
+    names = self._try(free) if free.dims else None if others else nothing
+    if names is None and (positions := [l for l in others if self.can_go(l) and not self.is_made(l)]):
+        self.freeze(positions, why) # sizes of masks and tables: of no use to anybody
+        names = self._try(free) if free.dims else None
+    if names is None and len(free.dims)>1: # some of them may be the trouble: add one at a time
+        good = []
+        for dim in free.dims[::-1]:
+            if self.trial()._try(_only(free, good+[dim])) is not None: good.append(dim)
+            else: self.freeze(free.names[dim], why)
+        free = self._free(move)
+        names = self._try(free) if free.dims else None
+    if names is None:
+        self.freeze([free.names, others], why)
+        names = _landing(free, self.ties) or nothing
+    for dim in set(move.dims)-set(free.dims): # what is frozen already needs no test
+        cold = _landing(_only(move, [dim]), self.ties)
+        names = [tuple(a if a is not None else b for a,b in zip(*both)) for both in zip(names, cold or nothing)]
+    return names
+
+# %% ../../nbs/channels/00_labels.ipynb #2c514d34
+RULES = {} # Name of a torch function, a function, or the full name of a module class -> rule
+
+# %% ../../nbs/channels/00_labels.ipynb #fbe782a2
 def channel_rule(
-    *types, # Module classes, or their full names ('timm.layers.norm.LayerNorm2d') where the import should not be needed
+    *what, # Torch functions, module classes, or their full names ('timm.layers.norm.LayerNorm2d')
 ):
-    "Register a function `rule(labeller, module, name, x) -> labels of the output` for leaf modules of these types"
+    """Register a rule for these
+
+    For a function `rule(walk, call) -> names of its result` (see `01_walk`), for a module class
+    `rule(labeller, module, name, x) -> labels of the output`, where `x` holds the labels of the input, in its shape."""
     def _f(rule):
-        names = [t if isinstance(t, str) else f'{t.__module__}.{t.__qualname__}' for t in types]
-        _RULES.update(dict.fromkeys(names, rule))
+        for w in what: RULES[f'{w.__module__}.{w.__qualname__}' if isinstance(w, type) else w] = rule
         return rule
     return _f
 
-# %% ../../nbs/channels/00_labels.ipynb #e9ef5e58
+# %% ../../nbs/channels/00_labels.ipynb #0f737016
 def rule_for(m):
     "The rule of module `m`, or None: its own class's, or that of the base whose `forward` it runs"
     for c in type(m).__mro__:
-        if r := _RULES.get(f'{c.__module__}.{c.__qualname__}'): return r
+        if r := RULES.get(f'{c.__module__}.{c.__qualname__}'): return r
         if 'forward' in vars(c) and not getattr(c, '_is_elastic', False): return None
-
-# %% ../../nbs/channels/00_labels.ipynb #8cbea3f0
-@channel_rule(nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
-def _conv(labeller, m, name, x):
-    dim, kernel_dims = -1-len(m.kernel_size), [None]*len(m.kernel_size)
-    read, made = labeller.channels(x, dim), labeller.make(name, m.out_channels)
-    if m.groups>1:
-        group = torch.cat([read.view(m.groups,-1), made.view(m.groups,-1)], 1)     # a row per group
-        labeller.ties.tie(group[:,:1].expand_as(group), group)
-    else: labeller.reads[f'{name}.weight'] = 0 if m.transposed else 1
-    first, second = (read, made) if m.transposed else (made, read)
-    labeller.axis(f'{name}.weight', first, second if m.groups==1 else None, *kernel_dims)
-    if m.bias is not None: labeller.axis(f'{name}.bias', made)
-    labeller.outs[name] = (dim, made)
-    return made.view(-1, *[1]*len(m.kernel_size))
-
-# %% ../../nbs/channels/00_labels.ipynb #a0e896dd
-@channel_rule(nn.Linear, 'timm.layers.linear.Linear')
-def _linear(labeller, m, name, x):
-    along = labeller.varies(x)
-    if along and x.ndim-1 not in along:
-        labeller.mixers[name] = labeller.channels(x, along[0])
-        return x[...,:1]
-    read, made = labeller.channels(x, -1), labeller.make(name, m.out_features)
-    labeller.axis(f'{name}.weight', made, read)
-    labeller.reads[f'{name}.weight'] = 1
-    if m.bias is not None: labeller.axis(f'{name}.bias', made)
-    labeller.outs[name] = (-1, made)
-    return made
-
-# %% ../../nbs/channels/00_labels.ipynb #7cb1099a
-@channel_rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.PReLU,
-              'timm.layers.norm_act.BatchNormAct2d')
-def _per_channel(labeller, m, name, x):
-    c = labeller.channels(x, 1)
-    for n,p in [*m.named_parameters(recurse=False), *m.named_buffers(recurse=False)]:
-        one_each = p.numel()==len(c) and (len(c)>1 or p.ndim==1)
-        if one_each: labeller.axis(f'{name}.{n}', c)
-    labeller.outs[name] = (1, c)
-    return x
-
-# %% ../../nbs/channels/00_labels.ipynb #1b3e60d5
-@channel_rule(nn.LayerNorm, nn.RMSNorm, 'torchvision.models.convnext.LayerNorm2d', 'timm.layers.norm.LayerNorm2d',
-              'timm.layers.norm.LayerNorm')
-def _layer_norm(labeller, m, name, x):
-    dim = 1 if type(m).__name__.endswith('2d') else -1
-    if len(m.normalized_shape)>1 or not m.elementwise_affine:
-        labeller.freeze(x, f'{name} normalises over a fixed shape')
-        return x
-    c = labeller.channels(x, dim)
-    for n,_ in m.named_parameters(recurse=False): labeller.axis(f'{name}.{n}', c)
-    labeller.norms[name] = labeller.outs[name] = (dim, c)
-    return x
-
-# %% ../../nbs/channels/00_labels.ipynb #bbdba441
-@channel_rule(nn.GroupNorm)
-def _group_norm(labeller, m, name, x):
-    c = labeller.channels(x, 1)
-    if not m.affine: labeller.freeze(c, f'{name} has no weights to tell its number of channels')
-    if m.num_groups==1: labeller.norms[name] = (1, c)
-    else:
-        for group in c.chunk(m.num_groups): labeller.ties.tie(group[:1].expand_as(group), group)
-    for n,_ in m.named_parameters(recurse=False): labeller.axis(f'{name}.{n}', c)
-    labeller.outs[name] = (1, c)
-    return x
-
-# %% ../../nbs/channels/00_labels.ipynb #dd1424cd
-MOVES = set('''view reshape flatten permute transpose t contiguous squeeze unsqueeze expand expand_as repeat chunk split
-    tensor_split unbind getitem roll clone detach movedim swapaxes narrow select tile unflatten pixel_shuffle
-    pixel_unshuffle flip view_as Flatten Unflatten PixelShuffle PixelUnshuffle'''.split())
-
-# %% ../../nbs/channels/00_labels.ipynb #57b6663a
-JOINS = {'cat', 'concat', 'concatenate', 'stack'}
-
-# %% ../../nbs/channels/00_labels.ipynb #1134a4b2
-SPATIAL = set('''max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d
-    adaptive_max_pool1d adaptive_max_pool2d lp_pool2d interpolate upsample
-    MaxPool1d MaxPool2d AvgPool1d AvgPool2d AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveMaxPool1d AdaptiveMaxPool2d
-    LPPool2d Upsample UpsamplingNearest2d UpsamplingBilinear2d ZeroPad2d ReflectionPad2d ReplicationPad2d ConstantPad2d
-    BlurPool'''.split())
-
-# %% ../../nbs/channels/00_labels.ipynb #3c74bda0
-REDUCE = {'mean', 'sum', 'amax', 'amin', 'prod', 'std', 'var'}
-
-# %% ../../nbs/channels/00_labels.ipynb #0901111c
-ELEMENTWISE = set('''add sub rsub mul div truediv neg pow exp log sqrt rsqrt abs sign reciprocal square maximum minimum
-    where lerp clamp clip relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid logsigmoid tanh softplus softsign
-    hardtanh hardswish hardsigmoid hardshrink softshrink tanhshrink threshold rrelu swish
-    dropout dropout1d dropout2d feature_dropout alpha_dropout stochastic_depth drop_path
-    to float double half bfloat16 type type_as nan_to_num masked_fill round
-    Identity Dropout Dropout1d Dropout2d Dropout3d AlphaDropout StochasticDepth DropPath
-    ReLU ReLU6 LeakyReLU ELU SELU CELU GELU SiLU Mish Sigmoid LogSigmoid Tanh Softplus Softsign Hardtanh Hardswish
-    Hardsigmoid Hardshrink Softshrink Tanhshrink Threshold RReLU'''.split())
-
-# %% ../../nbs/channels/00_labels.ipynb #8786fd7e
-@patch
-def elementwise(self:Labeller, operands, shape, why):
-    "Labels of an elementwise operation on operands labelled `operands`: what meets is tied"
-    operands = [x.reshape((1,)*(len(shape)-x.ndim)+tuple(x.shape)) for x in operands]
-    along = [self.varies(x) for x in operands]
-    def _broadcast(x): return any(x.shape[d]==1<shape[d] for dims in along for d in dims) # over somebody's channels
-    full = [x for x in operands if not _broadcast(x)]
-    for x in operands:
-        if _broadcast(x): self.freeze(x, f'{why} broadcasts it over channels')
-    if not full: return torch.zeros(shape, dtype=torch.long)
-    best = next((x for x in full if (x>0).any()), full[0]).expand(shape)
-    for x in full:
-        if x is not best: self.ties.tie(*self._meet(best, x.expand(shape)), f'{why} meets a constant')
-    return best
-
-# %% ../../nbs/channels/00_labels.ipynb #62b00bbb
-@patch
-def _meet(self:Labeller, a, b):
-    "The same elements of `a` and `b`, less the dimensions along which neither changes"
-    for d in range(a.ndim):
-        if a.stride(d)==b.stride(d)==0: a, b = a.narrow(d,0,1), b.narrow(d,0,1)
-    return a, b
-
-# %% ../../nbs/channels/00_labels.ipynb #0363a6cf
-@patch
-def _along(self:Labeller, x, dim):
-    "The label at the first position of each index of `dim`"
-    return self.ties.find(x.movedim(dim, 0).reshape(x.shape[dim], -1)[:,0])
-
-# %% ../../nbs/channels/00_labels.ipynb #669c7563
-@patch
-def _without(self:Labeller, x, gone):
-    "`x` without the indices that hold a label of `gone`"
-    for d in self.varies(x):
-        hit = torch.isin(self.ties.find(x), gone).movedim(d,0).reshape(x.shape[d],-1)
-        if hit.all(1).any(): return x.index_select(d, (~hit.all(1)).nonzero()[:,0])
-    return x
-
-# %% ../../nbs/channels/00_labels.ipynb #0d42e135
-@patch
-def _commutes(self:Labeller, f, x, y, dim, labels):
-    "Does cutting some of `labels`, those of dimension `dim`, before `f` give the same as cutting them after it?"
-    some = torch.unique(labels[labels>0])
-    for gone in (some[(len(some)+1)//2:], some[::2]):
-        keep = (~torch.isin(labels, gone)).nonzero()[:,0]
-        try: before = f(x.index_select(dim, keep), (len(labels), len(keep)))
-        except (RuntimeError, ValueError, IndexError): return False
-        after, before = [self._without(a, gone) for a in tree_leaves(y)], tree_leaves(before)
-        if len(after)!=len(before) or not all(map(torch.equal, after, before)): return False
-    return True
-
-# %% ../../nbs/channels/00_labels.ipynb #7ec09c16
-@patch
-def _blocks(self:Labeller, f, x, y, dim):
-    "Tie the channels of each block that `y = f(x)` makes, if whole blocks commute with `f`; else False"
-    if not isinstance(y, torch.Tensor) or len(along := self.varies(y))!=2: return False
-    for d in set(range(y.ndim))-set(along): y = y.narrow(d, 0, 1)
-    blocks = self.ties.find(y.movedim(along[0], 0).reshape(y.shape[along[0]], -1)) # a row per block
-    if (blocks==0).any() or len(blocks.unique())!=blocks.numel(): return False
-    first = blocks[:,:1].expand_as(blocks)
-    stands_for = torch.arange(len(self.ties.parent)).scatter(0, blocks.flatten(), first.flatten())
-    tied = stands_for[self.ties.find(x)] # as if they were tied already
-    if not self._commutes(f, tied, f(tied, None), dim, self._along(tied, dim)): return False
-    self.ties.tie(first, blocks)
-    return True
-
-# %% ../../nbs/channels/00_labels.ipynb #5a00f65a
-@patch
-def move(self:Labeller, f, x, why):
-    "Apply `f` to the labels `x`; freeze them where `f` does not commute with cutting channels"
-    y, along = f(x, None), self.varies(x)
-    if len(along)!=1: return y
-    labels = self._along(x, along[0])
-    if len(torch.unique(labels[labels>0]))<2: return y
-    if not self._commutes(f, x, y, along[0], labels) and not self._blocks(f, x, y, along[0]): self.freeze(x, why)
-    return y

@@ -47,13 +47,14 @@ def whole(
     "Does `idx` take everything?"
     return all(isinstance(i, slice) and i==slice(None) for i in idx)
 
-# %% ../../nbs/channels/03_place.ipynb #76232079
+# %% ../../nbs/channels/03_place.ipynb #c347cff9
 @dataclass(frozen=True, eq=False)
 class Place:
     "Where one subnet lives: what it takes of every tensor, and which blocks it goes without"
     index:dict # Tensor name -> a slice or an int64 tensor per leading dimension; tensors that stay whole are absent
     dropped:tuple=() # Names of the blocks that are not there
     shares:dict=field(default_factory=dict) # Linear layer that mixes positions -> share of its channels that are left
+    attrs:dict=field(default_factory=dict) # Layer -> attributes that count channels: {'num_heads': 2}
 
     def __post_init__(self): object.__setattr__(self, 'gone', tuple(f'{b}.' for b in self.dropped))
 
@@ -116,7 +117,7 @@ def axis_index(
     "Where along `axis` the units lie that stay"
     return _true_at(kept[_units(graph, axis)])
 
-# %% ../../nbs/channels/03_place.ipynb #eb06cc2d
+# %% ../../nbs/channels/03_place.ipynb #fd90ad2a
 def locate(
     graph:ChannelGraph,
     width:dict={}, # Group -> number of channels that stay, or a bool tensor over its units; absent groups stay whole
@@ -136,6 +137,8 @@ def locate(
         name = f'{layer}.weight'
         crop = tuple(slice((n-size)//2, (n+size)//2) for n in graph.kernel_sizes[name])
         place.index[name] = (*place.at(name)[:2], slice(None), slice(None))[:2] + crop
+    for (layer,k),axis in graph.attrs.items():
+        if place.has(layer): place.attrs.setdefault(layer, {})[k] = _size(index(axis), len(axis.rank))
     for layer,axis in graph.mixers.items(): place.shares[layer] = _size(index(axis), len(axis.rank))/len(axis.rank)
     return place
 

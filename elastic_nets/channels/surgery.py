@@ -66,7 +66,7 @@ def set_data(
     if p.requires_grad: p.data = x.new_empty(0, dtype=torch.float16 if x.dtype!=torch.float16 else torch.float32)
     p.data, p.grad = x, None
 
-# %% ../../nbs/channels/04_surgery.ipynb #2e853c53
+# %% ../../nbs/channels/04_surgery.ipynb #5e8aa058
 def cut_channels(
     model:nn.Module, # Whole; changed in place
     place:Place, # Of the subnet that stays
@@ -78,7 +78,16 @@ def cut_channels(
         set_data(p, take(p.data, idx).clone())
         cut.add(id(p))
     follow_shapes(model, cut)
+    set_attrs(model, place)
     return model
+
+# %% ../../nbs/channels/04_surgery.ipynb #5f8964fc
+def set_attrs(
+    model:nn.Module, # With the tensors of `place`; changed in place
+    place:Place, # Of a subnet
+):
+    "Set the attributes that count channels, such as the number of heads"
+    for name,m in model.named_modules(): vars(m).update(place.attrs.get(name, {}))
 
 # %% ../../nbs/channels/04_surgery.ipynb #4920d934
 def follow_shapes(

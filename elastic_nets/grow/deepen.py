@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['insert_blocks', 'stack_blocks', 'start_shallow', 'BlockEMA', 'grow_depth']
 
-# %% ../../nbs/grow/31_deepen.ipynb #3f223fdc
+# %% ../../nbs/grow/31_deepen.ipynb #01a9af58
 import copy, math, torch, warnings
 from torch import nn
-from ..channels.labels import ELEMENTWISE, MOVES, NotElasticError
-from ..channels.walk import Tracer, Walk
+from ..channels.labels import NotElasticError
 from ..channels.graph import ChannelGraph
+from ..channels.blocks import empty_place
 from ..channels.surgery import copy_model, forget, get_groups, optimizers, own_tensors, restart_lookahead, set_groups
-from .widen import NORMS
 
 # %% ../../nbs/grow/31_deepen.ipynb #4ec62c87
 def insert_blocks(
@@ -147,20 +146,24 @@ def _put_skips(
         if m is None and leaf in home._modules: delattr(home, leaf)
         setattr(home, leaf, m if m is None else m.train(block.training))
 
-# %% ../../nbs/grow/31_deepen.ipynb #f7576bc1
+# %% ../../nbs/grow/31_deepen.ipynb #e715d900
 def _fill(
     model:nn.Module, # Changed in place
     names:tuple, # Places of a stage
     blocks:list, # For the first places
     skips:list, # Of the whole stage
+    graph:ChannelGraph=None, # Of the whole model; where it is shallow already, its empty places stay
 ):
     "Put `blocks` and their stochastic-depth layers into their places, and an `nn.Identity` into all others"
     for i,name in enumerate(names):
-        block = blocks[i] if i<len(blocks) else nn.Identity()
-        if i<len(blocks): _put_skips(block, _spread(skips, i, len(blocks)))
-        else: block.skips = skips
         home,_,leaf = name.rpartition('.')
-        model.get_submodule(home)._modules[leaf] = block
+        places = model.get_submodule(home)._modules
+        if i<len(blocks):
+            places[leaf] = blocks[i]
+            _put_skips(blocks[i], _spread(skips, i, len(blocks)))
+        elif not isinstance(places[leaf], nn.Identity):
+            places[leaf] = nn.Identity() if graph is None else empty_place(graph, name)
+            places[leaf].skips = skips
 
 # %% ../../nbs/grow/31_deepen.ipynb #3d61d7b9
 def _new_group(
@@ -233,7 +236,7 @@ def check_shared(
             raise ValueError(f'{own[0]} and {other} are the same parameter, and a block that comes later would get one '
                              'of its own: a model that shares weights between blocks cannot grow in depth')
 
-# %% ../../nbs/grow/31_deepen.ipynb #b3ac344f
+# %% ../../nbs/grow/31_deepen.ipynb #a0ac838d
 def start_shallow(
     model:nn.Module, # Whole; changed in place
     graph:ChannelGraph, # `trace_channels(model, xb)`
@@ -249,7 +252,7 @@ def start_shallow(
     for stage,names in like_blocks(model, graph).items():
         blocks = [model.get_submodule(b) for b in names]
         gone += [p for b in blocks[to[stage]:] for p in b.parameters()]
-        if to[stage]<len(blocks): _fill(model, names, blocks[:to[stage]], _skips(blocks))
+        if to[stage]<len(blocks): _fill(model, names, blocks[:to[stage]], _skips(blocks), graph)
     left = {id(p) for p in model.parameters()}
     update_opt(opt, model, gone=[p for p in gone if id(p) not in left])
     if depth<1 and not gone:
@@ -289,50 +292,15 @@ class BlockEMA:
         now = [p.detach().to(a.dtype) for p,a in self.avg.items()]
         torch._foreach_lerp_(list(self.avg.values()), now, 1-self.decay)
 
-# %% ../../nbs/grow/31_deepen.ipynb #14904a6f
-_NO_ZERO = {'add','sub','rsub','exp','log','rsqrt','reciprocal','pow','where','lerp','clamp','clip','maximum','minimum',
-            'masked_fill','sigmoid','logsigmoid','softplus','hardsigmoid','Sigmoid','LogSigmoid','Softplus',
-            'Hardsigmoid'} # f(0) may be something else
-
-def _ends(
-    walk:Walk, # Of the model
-    n, # Node of it
-    inside:set, # Nodes of the block
-) -> list: # None where there is no such layer
-    "Layers whose weights and biases make node `n` zero, if they are zero"
-    if n not in inside: return
-    op, layer = walk.operation(n), walk.fetch_attr(n.target) if n.op=='call_module' else None
-    if isinstance(layer, nn.MultiheadAttention): return [f'{n.target}.out_proj']
-    if isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd, *NORMS)):
-        return [n.target] if isinstance(layer._parameters.get('weight'), nn.Parameter) else None
-    found = [_ends(walk, a, inside) for a in n.all_input_nodes if a.op!='get_attr']
-    if op in ('add','sub') and len(found)==2 or op in ('cat','stack'):
-        return sum(found, []) if None not in found else None
-    if op=='mul': return next((x for x in found if x is not None), None)
-    if found and (op in MOVES or op in ELEMENTWISE-_NO_ZERO and len(found)==1): return found[0]
-
-# %% ../../nbs/grow/31_deepen.ipynb #1f48ad9c
-def _homes(n):
-    "Names of the modules that node `n` belongs to"
-    return [v[0] if isinstance(v, tuple) else v for v in n.meta.get('nn_module_stack', {}).values()]
-
-# %% ../../nbs/grow/31_deepen.ipynb #14f0cfe2
-def branch_ends(
-    walk:Walk, # Of the model
+# %% ../../nbs/grow/31_deepen.ipynb #7d58d655
+def ends_of(
+    graph:ChannelGraph, # Of the whole model
     block:str, # Its name
 ) -> list: # Names in the block
-    "The last layer of each residual branch of `block`"
-    nodes, ends = [n for n in walk.module.graph.nodes if block in _homes(n)], []
-    stream = {i for n in nodes for i in n.all_input_nodes if i.op!='get_attr'}-set(nodes)
-    for n in nodes:
-        inputs, op = [a for a in n.all_input_nodes if a.op!='get_attr'], walk.operation(n)
-        if not stream & set(inputs): continue
-        if op=='add': ends += [_ends(walk, a, set(nodes)) for a in inputs if a not in stream]
-        if op=='add' or (op in ELEMENTWISE and len(inputs)==1): stream.add(n)
-    if None in ends or not ends:
-        raise NotElasticError(f'zero_last: {block} has a residual branch that no linear, convolutional or normalising '
-                              'layer with weights ends; grow without it')
-    return [e.removeprefix(f'{block}.') for e in sum(ends, [])]
+    "The last layer of each residual branch of `block`, as the trace has found them"
+    if block in graph.ends: return list(graph.ends[block])
+    raise NotElasticError(f'zero_last: {block} has a residual branch that no linear, convolutional or normalising '
+                          'layer with weights ends; grow without it')
 
 # %% ../../nbs/grow/31_deepen.ipynb #ccb96bb8
 def copy_block(
@@ -389,7 +357,7 @@ def _add_blocks(model, names, n, order, ema, zero):
     _fill(model, names, blocks, skips)
     return source
 
-# %% ../../nbs/grow/31_deepen.ipynb #3b67a536
+# %% ../../nbs/grow/31_deepen.ipynb #34fab00d
 def grow_depth(
     model:nn.Module, # With `keep` blocks; changed in place, old blocks move as they are
     graph:ChannelGraph, # Of the whole model
@@ -405,8 +373,7 @@ def grow_depth(
     _check_growth(model, parts, keep, to, ema)
     check_opt(opt, model)
     orders = {n: _arrange(keep[n], to[n], arrange) for n in parts if to[n]>keep[n]}
-    walk = Walk(model, Tracer().trace(model)) if zero_last else None
-    zero = {n: branch_ends(walk, parts[n][0]) if zero_last else [] for n in orders}
+    zero = {n: ends_of(graph, parts[n][0]) if zero_last else [] for n in orders}
     source = {}
     for n,order in orders.items(): source |= _add_blocks(model, parts[n], keep[n], order, ema, zero[n])
     update_opt(opt, model, source)

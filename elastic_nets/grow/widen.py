@@ -6,12 +6,13 @@
 __all__ = ['init_random', 'init_orthogonal', 'init_replicate', 'init_net2net', 'init_bert2bert', 'init_variance', 'start_narrow',
            'grow_width']
 
-# %% ../../nbs/grow/30_widen.ipynb #7b9777e0
+# %% ../../nbs/grow/30_widen.ipynb #03670849
 import torch, warnings
 from torch import nn
 from ..channels.graph import ChannelGraph
 from ..channels.place import locate, put_all
-from ..channels.surgery import check_shapes, check_state, cut_channels, grow_tensors, growing_tensors
+from elastic_nets.channels.surgery import (check_shapes, check_state, cut_channels, grow_tensors, growing_tensors,
+    set_attrs)
 from ..subnets.subnet import round_width
 
 # %% ../../nbs/grow/30_widen.ipynb #b58d80c4
@@ -294,7 +295,7 @@ def _copies_of(graph, keep, to, init):
     units = {n: graph.groups[n].unit for n in to}
     return {n: init(keep[n]//units[n], w//units[n]) for n,w in to.items() if w>keep[n]}
 
-# %% ../../nbs/grow/30_widen.ipynb #5a4e99c1
+# %% ../../nbs/grow/30_widen.ipynb #82da3ed7
 @torch.no_grad()
 def grow_width(
     model:nn.Module, # With `keep` channels; changed in place, every parameter stays the same object
@@ -316,5 +317,6 @@ def grow_width(
     check_state(opt, {g.name: g.old for g in grown})
     values = grown_values(graph, grown, getattr(init, 'weights', init), copies)
     grow_tensors(model, graph, [(g.old, x, g.at) for g,x in zip(grown, values)], opt)
+    set_attrs(model, new)
     if not grown: warnings.warn(f'grow_width: nothing grew, at width {width} the model has the channels it had')
     return to

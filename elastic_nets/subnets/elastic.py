@@ -5,15 +5,18 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/subnets/12_elastic.ipynb #285f47bd
+# %% ../../nbs/subnets/12_elastic.ipynb #4728b086
 import copy, functools, torch
 from torch import nn
 from ..channels.place import put, take
+from ..channels.blocks import passed
 
-# %% ../../nbs/subnets/12_elastic.ipynb #fded1712
-DROP = 'drop' # The cut of a block that returns its input
+# %% ../../nbs/subnets/12_elastic.ipynb #ba57c88c
+class Drop:
+    "The cut of a block that returns its input"
+    def __init__(self, key=0): self.key = key # Position or keyword of the input
 
-# %% ../../nbs/subnets/12_elastic.ipynb #342c5cd4
+# %% ../../nbs/subnets/12_elastic.ipynb #cab4b86b
 class Cut:
     "What one layer uses while a subnet is active"
     own, chain = {}, () # Tensors of the subnet's own; (size, matrix) of each step to a smaller kernel
@@ -31,13 +34,20 @@ class Cut:
         new.own, new.names, new.rest = own, self.names | own.keys(), self.rest and not private
         return new
 
+    def tensor(self, m, name): # What tensor `name` of layer `m` is while the subnet is active
+        if name in self.own: return self.own[name]
+        if name in m._buffers: return take(m._buffers[name], dict(self.buffers)[name])
+        part = _active(m._parameters[name], dict(self.params)[name])
+        for k,matrix in self.chain if name=='weight' else (): part = smaller_kernel(part, k, matrix)
+        return part
+
     def chained(self, chain): # The same, with the kernel made from the whole one by `chain`
         new = copy.copy(self)
         new.params = [(n, i[:2] if n=='weight' else i) for n,i in self.params]
         new.chain = chain
         return new
 
-# %% ../../nbs/subnets/12_elastic.ipynb #4f0001c1
+# %% ../../nbs/subnets/12_elastic.ipynb #ea6173ed
 class _Elastic:
     "Mixin: the layer's own forward, on the active part of its weights"
     _is_elastic, _cut = True, None
@@ -45,7 +55,7 @@ class _Elastic:
     def forward(self, *args, **kwargs):
         cut = self._cut
         if cut is None: return super().forward(*args, **kwargs)
-        if cut==DROP: return args[0]
+        if isinstance(cut, Drop): return passed(cut.key, args, kwargs)
         shadows = self.__dict__
         statistics = self._buffers if cut.rest and self.training and self.track_running_stats else {}
         try:
@@ -59,6 +69,11 @@ class _Elastic:
         finally:
             for n in (*cut.names, *statistics): shadows.pop(n, None)
             shadows.update(cut.old)
+
+    def __getattr__(self, name): # Somebody else reads a tensor of this layer
+        cut = self.__dict__.get('_cut')
+        if isinstance(cut, Cut) and name in cut.names: return cut.tensor(self, name)
+        return super().__getattr__(name)
 
     def __reduce_ex__(self, proto): return _new_elastic, (type(self).__bases__[1],), self.__dict__
 
@@ -77,10 +92,11 @@ def _new_elastic(base):
     c = elastic_class(base)
     return c.__new__(c)
 
-# %% ../../nbs/subnets/12_elastic.ipynb #5dd923fb
+# %% ../../nbs/subnets/12_elastic.ipynb #d404f7f3
 def _active(p, idx, big=2**15):
     "The active part of parameter `p`"
-    into_grad = p.numel()>=big and p.requires_grad and p.is_leaf and torch.is_grad_enabled()
+    watched = p._backward_hooks or p._post_accumulate_grad_hooks # hooks want to see a gradient of autograd
+    into_grad = p.numel()>=big and p.requires_grad and p.is_leaf and torch.is_grad_enabled() and not watched
     return _TakeGrad.apply(p, idx) if into_grad else take(p, idx)
 
 # %% ../../nbs/subnets/12_elastic.ipynb #1a3ddaeb

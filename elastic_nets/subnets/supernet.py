@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Supernet']
 
-# %% ../../nbs/subnets/14_supernet.ipynb #052042e9
+# %% ../../nbs/subnets/14_supernet.ipynb #914f27d0
 import torch
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +21,8 @@ from elastic_nets.channels.surgery import (check_state, copy_model, cut_channels
 from ..channels.trace import as_inputs, count_positions, trace_channels
 from .subnet import Space, Subnet
 from .choices import check_choice, fit_space, make_space
-from .elastic import Cut, DROP, elastic_class, smaller_kernel
+from ..channels.blocks import empty_place
+from .elastic import Cut, Drop, elastic_class, smaller_kernel
 from .batches import at_size, is_norm
 
 # %% ../../nbs/subnets/14_supernet.ipynb #c6fd0178
@@ -61,7 +62,7 @@ class Supernet:
             f'{len(s.width)} widths, {len(s.depth)} depths, {len(s.kernel)} kernels, '
             f'{max(1, len(s.resolution))} resolutions')
 
-# %% ../../nbs/subnets/14_supernet.ipynb #bf6b0bb0
+# %% ../../nbs/subnets/14_supernet.ipynb #50e98dfe
 def _check_model(model, space, choices):
     "`ValueError` where a model cannot become elastic, or a space and choices meet"
     if hasattr(model, '_orig_mod'):
@@ -69,6 +70,8 @@ def _check_model(model, space, choices):
             'Make the plain model elastic, and compile what you extract')
     if any(getattr(m, '_is_elastic', False) for m in model.modules()):
         raise ValueError('the model is elastic already; use the Supernet it has')
+    if growth := getattr(model, 'growth', None):
+        raise ValueError(f'the model is half grown ({growth.by} {growth.size:.3g}): `learn.finish_growing()` first')
     if space is not None and choices!=Supernet.__init__.__defaults__[:5]:
         raise ValueError('space: it says all choices; leave widths, depths, kernels, divisor and resolutions out')
 
@@ -80,13 +83,14 @@ def _check_choices(space, graph):
     raise NotElasticError(f'nothing to choose: one subnet only. Elastic groups: {list(graph.elastic)[:8]}, '
         f'stages: {list(graph.stages)}. Frozen because: {why}')
 
-# %% ../../nbs/subnets/14_supernet.ipynb #86fca4ef
+# %% ../../nbs/subnets/14_supernet.ipynb #21203cf8
 def _make_elastic(model, graph, space):
     "Change the class of every layer that a subnet may cut or skip; their names -> layers"
     blocks = {b for stage in space.depth for b in graph.stages[stage]}
+    counts = {layer for layer,_ in graph.attrs} # they have an attribute that counts channels
     for name,m in model.named_modules():
         has_channels = any((f'{name}.{t}' if name else t) in graph.axes for t in own_tensors(m))
-        if name in blocks or has_channels or is_norm(m): m.__class__ = elastic_class(type(m))
+        if name in blocks or has_channels or is_norm(m) or name in counts: m.__class__ = elastic_class(type(m))
     return {n:m for n,m in model.named_modules() if getattr(m, '_is_elastic', False)}
 
 # %% ../../nbs/subnets/14_supernet.ipynb #8b216be8
@@ -134,23 +138,26 @@ def macs(self:Supernet,
     "MACs of `subnet`, from indices alone"
     return sum(self.layer_macs(subnet).values())
 
-# %% ../../nbs/subnets/14_supernet.ipynb #1948ccbf
+# %% ../../nbs/subnets/14_supernet.ipynb #6b55f2b4
 @patch
 def n_params(self:Supernet,
     subnet:Subnet, # Of `self.space`
 ) -> int:
     "Number of parameters of `subnet`, from indices alone"
     place = self.place(subnet)
-    return sum(prod(place.shape(n, p.shape)) for n,p in self.model.named_parameters() if place.has(n))
+    params = self.model.named_parameters(remove_duplicate=False)
+    there = {id(p): prod(place.shape(n, p.shape)) for n,p in params if place.has(n)} # each once
+    return sum(there.values())
 
-# %% ../../nbs/subnets/14_supernet.ipynb #f768183d
+# %% ../../nbs/subnets/14_supernet.ipynb #c9be5e41
 def _cut(name, m, place):
     "What layer `name` uses at `place`, or None where it stays whole"
     tensors = {t: (f'{name}.{t}' if name else t, p) for t,p in own_tensors(m).items()}
     idx = {t:_ready(place.at(n), p.device) for t,(n,p) in tensors.items() if not whole(place.at(n))}
-    if not idx: return Cut(m, {}, {}, rest=True) if is_norm(m) else None
+    counted = place.attrs.get(name, {})
+    if not idx and not counted: return Cut(m, {}, {}, rest=True) if is_norm(m) else None
     shapes = {t:place.shape(n, p.shape) for t,(n,p) in tensors.items()}
-    attrs = {k:v for k,v in layer_attrs(m, shapes).items() if vars(m).get(k)!=v}
+    attrs = {k:v for k,v in (layer_attrs(m, shapes) | counted).items() if vars(m).get(k)!=v}
     return Cut(m, idx, attrs, rest=is_norm(m))
 
 # %% ../../nbs/subnets/14_supernet.ipynb #54473f96
@@ -159,14 +166,15 @@ def _ready(idx, device):
     while whole(idx[-1:]): idx = idx[:-1]
     return tuple(i.to(device) if isinstance(i, torch.Tensor) else i for i in idx)
 
-# %% ../../nbs/subnets/14_supernet.ipynb #632530cd
+# %% ../../nbs/subnets/14_supernet.ipynb #6d27bed8
 def _plan(sn, subnet):
     "Layer -> what it uses for `subnet`"
     plans, key = vars(sn).setdefault('_plans', {}), (subnet, next(sn.model.parameters()).device)
     plan = plans.pop(key, None)
     if plan is None:
         place = sn.place(subnet)
-        plan = {n:_cut(n, m, place) for n,m in sn.layers.items() if place.has(n)} | dict.fromkeys(place.dropped, DROP)
+        plan = {n:_cut(n, m, place) for n,m in sn.layers.items() if place.has(n)} 
+        plan |= {b:Drop(sn.graph.inputs.get(b, 0)) for b in place.dropped}
     plans[key] = plan # the latest is the last
     if len(plans)>128: del plans[next(iter(plans))]
     return plan
@@ -228,7 +236,7 @@ def active(self:Supernet,
     try: yield self.model
     finally: self.set_active(before)
 
-# %% ../../nbs/subnets/14_supernet.ipynb #41802f9b
+# %% ../../nbs/subnets/14_supernet.ipynb #b013b369
 @patch
 def extract(self:Supernet,
     subnet:Subnet, # Of `self.space`
@@ -237,7 +245,7 @@ def extract(self:Supernet,
     place, m = self.place(subnet), copy_model(self.model)
     for b in place.dropped:
         home, _, name = b.rpartition('.')
-        m.get_submodule(home)._modules[name] = nn.Identity()
+        m.get_submodule(home)._modules[name] = empty_place(self.graph, b)
     cut_channels(m, place)
     for n,layer in m.named_modules():
         if not getattr(layer, '_is_elastic', False): continue
@@ -246,12 +254,12 @@ def extract(self:Supernet,
         _put_own(self, subnet, n, layer)
     return m
 
-# %% ../../nbs/subnets/14_supernet.ipynb #6e3cfa61
+# %% ../../nbs/subnets/14_supernet.ipynb #807ec783
 @torch.no_grad()
 def _put_own(sn, subnet, name, layer):
     "Put what `subnet` has of its own into `layer`, which has been taken out"
     if chain := kernel_chain(sn, name, subnet):
-        w = take(sn.layers[name].weight, sn.place(subnet).at(f'{name}.weight')[:2])
+        w = take(sn.layers[name]._parameters['weight'], sn.place(subnet).at(f'{name}.weight')[:2])
         for k,matrix in chain: w = smaller_kernel(w, k, matrix)
         layer.weight.data = w.clone()
     for k,t in sn.stats.get(subnet, {}).get(name, {}).items(): own_tensors(layer)[k].data.copy_(t)
