@@ -9,7 +9,7 @@ __all__ = ['NotElasticError', 'channel_rule']
 import copy, operator, torch
 from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 # %% ../../nbs/channels/00_labels.ipynb #1551e931
 class NotElasticError(Exception):

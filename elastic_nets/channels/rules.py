@@ -268,7 +268,7 @@ def layer_norm(walk, call):
 @channel_rule('group_norm')
 def group_norm(walk, call):
     "An entry per channel; groups of channels move together, one group of all is a reduction"
-    groups, x = int(call.get('num_groups', 1)), call.tensors[0]
+    groups = int(call.get('num_groups', 1))
     names = _per_channel(walk, call, 1)
     if names[1] is None: return tuple(names)
     if len(call.tensors)<2: walk.labeller.freeze(names[1], f'{call.why}: has no weights to tell its number of channels')

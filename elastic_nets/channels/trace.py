@@ -16,7 +16,7 @@ from .graph import ChannelGraph
 from .place import axis_index, kept_units, locate, take, whole
 from .surgery import copy_model, cut_channels, layer_attrs, own_tensors
 from .blocks import branch_ends, find_stages, residual, stream_inputs
-from . import rules # fills the table of rules
+from . import rules # noqa: F401, a rule per torch function
 
 # %% ../../nbs/channels/07_trace.ipynb #1e05ea51
 def as_inputs(
