@@ -303,6 +303,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'elastic_nets/channels/surgery.py'),
                                                'elastic_nets.channels.surgery.check_state': ( 'channels/surgery.html#check_state',
                                                                                               'elastic_nets/channels/surgery.py'),
+                                               'elastic_nets.channels.surgery.clear_state': ( 'channels/surgery.html#clear_state',
+                                                                                              'elastic_nets/channels/surgery.py'),
                                                'elastic_nets.channels.surgery.copy_model': ( 'channels/surgery.html#copy_model',
                                                                                              'elastic_nets/channels/surgery.py'),
                                                'elastic_nets.channels.surgery.cut_channels': ( 'channels/surgery.html#cut_channels',

@@ -42,8 +42,9 @@ def of_attention(small):
     return 2*64**2*sum(m.q.out_features for m in small.modules() if type(m).__name__=='Attention')
 
 def of_torchvision(small):
-    "The projections of two blocks are no layers either"
-    return 2*(2*17**2*24 + 17*4*24**2)
+    "Of 17 tokens; the projections are no layers either"
+    attentions = [m.in_proj_weight.shape for m in small.modules() if isinstance(m, nn.MultiheadAttention)]
+    return sum(2*17**2*(rows//3) + 17*4*(rows//3)*columns for rows,columns in attentions)
 
 nets = {'resnet18': (lambda: resnet18(num_classes=10), dict(depths=(0,.5,1), kernels=(1,3,5,7)), no_products),
         'mobilenet_v2': (lambda: mobilenet_v2(num_classes=10), dict(depths=(0,.5,1), kernels=(1,3)), no_products),

@@ -9,6 +9,7 @@ __all__ = []
 import copy, torch
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from itertools import combinations
 from torch import nn
 from torch.utils._pytree import tree_leaves
@@ -371,3 +372,15 @@ def forget(
     "Let the optimizers remember nothing of `params`"
     for o in optimizers(opt):
         for p in params: getattr(o, 'state', {}).pop(p, None)
+
+# %% ../../nbs/channels/04_surgery.ipynb #c1ea51a8
+def clear_state(
+    opt, # One optimizer of fastai
+):
+    "Let `opt` remember nothing but what it does from the start"
+    opt.clear_state()
+    for o in optimizers(opt):
+        if not type(o).__module__.startswith('torch.optim'): continue
+        arguments = {k:v for k,v in o.defaults.items() if k in signature(type(o)).parameters}
+        groups = [dict(g, params=list(g['params'])) for g in o.param_groups]
+        o.state.update(type(o)(groups, **arguments).state)

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from time import perf_counter
 from torch import nn
-from ..channels.surgery import copy_model, get_groups, get_state, set_groups
+from ..channels.surgery import clear_state, copy_model, get_groups, get_state, set_groups
 from ..channels.trace import trace_channels
 from ..subnets.batches import calibrate_bn, inputs_of, quiet
 from .widen import grow_width, init_by_name, start_narrow, try_init, widths_at
@@ -239,7 +239,7 @@ def _start(self:_Grow):
     if self._growth is None:
         first = self.plan.sizes[0]
         self._growth = self._net.growth = Growth(self.by, first, self._cut(graph, first), graph)
-        self.opt.clear_state()
+        clear_state(self.opt)
     return True
 
 @patch
@@ -308,7 +308,7 @@ def _grow_to(self:_Grow, size, step):
         self._growth.keep = self._expand(size)
         wrap_again(self.learn, self._net)
     self._growth.size, self._stale = size, True
-    if not self.carry_state: self.opt.clear_state()
+    if not self.carry_state: clear_state(self.opt)
     self._begin(step)
     forget_best(self.learn.cbs)
 
