@@ -75,7 +75,8 @@ class MadeBatches:
     def __iter__(self):
         learn, cbs = self.learn, [copy(cb) for cb in self.learn.cbs.sorted('order') if makes_data(cb)]
         for cb in cbs: cb.learn = learn
-        for b in self.dl:
+        vars(learn).setdefault('epoch', 0) # a callback may ask where it is
+        for learn.iter,b in enumerate(self.dl):
             b = learn._set_device(b)
             learn.xb = inputs_of(self.dl, b)
             targets = tuple(b)[len(learn.xb):]
