@@ -58,7 +58,8 @@ def test_notebook_imports_what_stands_before_it(nb):
     folder, stem = nb.path.parent.name, nb.path.stem.split('_', 1)[1]
     assert nb.module==f'{folder}.{stem}', 'a notebook exports the module of its name'
     before = {m for m,o in modules.items() if o.number<nb.number}
-    lent = {m for m in modules if m.split('.')[0] in ('zoo','look')} | {'channels.trace'} # it makes a lesson's graph
+    graphs = {'channels.rules','channels.trace'} # what makes a lesson's graph
+    lent = {m for m in modules if m.split('.')[0] in ('zoo','look')} | graphs
     exported = {m for s in nb.exported for m in imports(s)}
     lessons = {m for s in nb.code if s not in nb.exported for m in imports(s)}
     nothing(exported-before, 'exported code imports what stands before it')
