@@ -63,10 +63,13 @@ def _some(n, gen):
     return some
 
 # %% ../../nbs/channels/07_trace.ipynb #33a6040f
-def _narrow(m, name, place):
-    "A copy of layer `m` as it is at `place`"
+def _narrow(m, name, place, idx, n):
+    "A copy of layer `m` as it is at `place`; along its `n` channels at `idx`, whatever the place of its tensors says"
     m = copy.deepcopy(m)
-    for n,p in own_tensors(m).items(): p.data = take(p.data, place.at(f'{name}.{n}'))
+    def index(i, size): return idx if size==n and not whole((i,)) else i
+    for t,p in own_tensors(m).items():
+        at = place.at(f'{name}.{t}')
+        p.data = take(p.data, tuple(index(i, size) for i,size in zip(at, p.shape)))
     vars(m).update(layer_attrs(m, {n:p.shape for n,p in own_tensors(m).items()}))
     return m
 
@@ -92,7 +95,7 @@ def silence(
         w[gone] = 0
     for name,(dim,axis) in graph.norms.items():
         idx, m = axis_index(graph, axis, kept), full.get_submodule(name)
-        if not whole((idx,)): m.forward = partial(_masked, _narrow(m, name, place), dim, idx)
+        if not whole((idx,)): m.forward = partial(_masked, _narrow(m, name, place, idx, len(axis.rank)), dim, idx)
 
 # %% ../../nbs/channels/07_trace.ipynb #a4eb6d46
 def _outputs(model, xb, kwargs, names):
