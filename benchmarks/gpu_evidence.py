@@ -3,7 +3,7 @@
 It works from a copy without git or network. Every row is written when it is made, most important first; everything
 stops in time; a restart skips what is there. On a processor `--tiny` tries all of it with small networks and digits.
 
-python benchmarks/gpu_evidence.py [--minutes 11] [--workers 12] [--out benchmarks/results/gpu_evidence.jsonl] [--tiny]
+python benchmarks/gpu_evidence.py [--minutes 11] [--tables 150] [--workers 12] [--out benchmarks/results/gpu_evidence.jsonl] [--tiny]
 """
 import argparse, os, subprocess, sys, time, traceback
 from functools import partial
@@ -19,7 +19,6 @@ from grow_steps import FORMATS, Net, measure
 from trials import DEVICE, FAMILY, GROWTH, rate_runs, search
 
 OUT = results/'gpu_evidence.jsonl'
-TABLES = 150 # seconds that times of steps may take; they come first
 LEAST = 20 # seconds before the end, from which no run is begun
 BF16 = 'bf16 channels_last'
 
@@ -57,10 +56,15 @@ def tables(tiny):
     def kinds(name): return dict(kinds=shrink_cost.steps(spaces[name], BF16, rounds), rounds=rounds)
     networks = shrink_cost.NETWORKS[:1] if tiny else shrink_cost.NETWORKS
     def peaks(name): return dict(mb={k:shrink_cost.peak(spaces[name], BF16, k, 'sum') for k in networks})
-    for name,net in nets.items(): yield *table_of(name, net.bs, 'sizes', by=net.by, opt='fastai'), partial(sizes, name)
+    small = [name for name,net in nets.items() if net.px==32] # what the runs below train
+    def table(name, opt):
+        net = nets[name]
+        return *table_of(name, net.bs, 'sizes', by=net.by, opt=opt), partial(sizes, name, opt=opt)
+    for name in small: yield table(name, 'fastai')
     for name,net in spaces.items(): yield *table_of(name, net[1], 'recipes'), partial(kinds, name)
-    for name,net in nets.items():
-        if net.px==32: yield *table_of(name, net.bs, 'sizes', by=net.by, opt='fused'), partial(sizes, name, opt='fused')
+    for name in small: yield table(name, 'fused')
+    for name in nets:
+        if name not in small: yield table(name, 'fastai')
     for name in [*spaces][:1]: yield *table_of(name, spaces[name][1], 'peak'), partial(peaks, name)
     for name in [*nets][:1]:
         yield *table_of(name, nets[name].bs, 'sizes', 'fp32', by='width', opt='fastai'), partial(sizes, name, 'fp32')
@@ -203,6 +207,7 @@ def serve(commands, until):
 def settings(argv=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--minutes', type=float, default=11)
+    p.add_argument('--tables', type=float, default=150, help='seconds that times of steps may take; they come first')
     p.add_argument('--workers', type=int, default=12)
     p.add_argument('--out', type=Path, default=OUT)
     p.add_argument('--tiny', action='store_true', help='small networks and digits, for a try without a card')
@@ -223,7 +228,7 @@ def main(argv=None):
         options = ['--part', part, '--until', str(at), '--out', str(a.out), *(['--tiny'] if a.tiny else [])]
         return [sys.executable, '-W', 'ignore', __file__, *options]
     if not a.tiny: cifar_dls(n_train=512, device='cpu') # decoded once, for all that follow
-    of_tables = min(begin+TABLES, until)
+    of_tables = min(begin+a.tables, until)
     serve([command('tables', of_tables)], of_tables+15)
     print(f'{time.time()-begin:.0f} s: tables are there', flush=True)
     serve([command('work', until) for _ in range(a.workers)], until)
