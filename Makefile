@@ -50,6 +50,8 @@ test-oldest: # with the oldest versions that pyproject.toml allows; PYTHON=pytho
 hooks: $(READY) # git and Jupyter keep notebooks clean, and merge them cell by cell; _modidx.py is made anew, not merged
 	$(BIN)/nbdev-install-hooks
 	git config --local merge.regenerated.driver true
+	git config --local merge.jupyternotebook.driver "$(abspath $(BIN))/nbdev-merge %O %A %B %P"
+	git config --local diff.jupyternotebook.command "$(abspath $(BIN))/nbdev-diff-driver"
 
 # ---- what the pages in docs/ were measured with
 
