@@ -1,11 +1,14 @@
 """What was measured on a GPU, for the pages: results/h100.jsonl, a few minutes on one card, and gpu_evidence.jsonl,
 what `make gpu-evidence` added. Rows of the first have their configuration at the top level"""
+import re
 from common import by_seed, results, rows
 from grow import FIVE, HALF, UNIFORM
 from report import interval, mean, paired, spread, table
 
 FIRST, LATER = rows(results/'h100.jsonl'), rows(results/'gpu_evidence.jsonl')
 ALL = [*FIRST, *LATER]
+
+def card_of(r): return re.search(r'NVIDIA (\w+)', r['machine'])[1]
 
 def pass_time(times_of, plan):
     "A pass over the data with this plan, in passes of the full size, by measured steps"
@@ -48,9 +51,9 @@ def sizes_table():
         parts = [f'{ms[s]/ms[1.]:.2f}' if s in ms else '' for s in sizes]
         ours = ', '.join(f'{x:.2f}x' for x in allowed(r))
         stages, theirs = (', '.join(cells) for cells in ([p[0] for p in plans], [f'{p[2]:.2f}x' for p in plans]))
-        return [net, fmt+('' if opt=='fastai' else f', {opt}'), bs, *parts, f'{ms[1.]:.1f}', stages, ours, theirs]
-    head = ['','format','batch',*[f'{s:g}' for s in sizes],'ms at 1','plan of the paper','allows here','published']
-    return table(head, map(line, SIZES), left=2)
+        return [net, card_of(r), fmt+('' if opt=='fastai' else f', {opt}'), bs, *parts, f'{ms[1.]:.1f}', stages, ours, theirs]
+    head = ['','card','format','batch',*[f'{s:g}' for s in sizes],'ms at 1','plan of the paper','allows here','published']
+    return table(head, map(line, SIZES), left=3)
 
 # Growth
 
@@ -66,15 +69,15 @@ def growth_tables():
     text = []
     for key in dict.fromkeys(same_network(r['config']) for r in growth_rows()):
         rs = [r for r in growth_rows() if same_network(r['config'])==key]
-        dense = by_seed(rs, lambda r: r['name']=='dense')
         body = []
         for name in dict.fromkeys(r['name'] for r in sorted(rs, key=lambda r: r['name']!='dense')):
             runs = by_seed(rs, lambda r: r['name']==name)
             c = next(iter(runs.values()))['config']
-            beside = '' if name=='dense' else interval(paired(runs, dense, test), count=True)
+            dense = by_seed(rs, lambda r: r['name']=='dense' and r['config']['epochs']==c['epochs'])
+            beside = interval(paired(runs, dense, test), count=True) if dense and name!='dense' else ''
             body.append([name, c['epochs'], f"{c['lr']:g}", spread([*map(test, runs.values())], ' (one run)'), beside,
                          f"{mean([r['seconds'] for r in runs.values()]):.0f}"])
-        head = ['','epochs','lr','test','difference to dense (seeds)','seconds']
+        head = ['','epochs','lr','test','difference to dense of as many epochs (seeds)','seconds']
         text += [f"**{title(rs[0]['config'])}**", '', table(head, body), '']
     return '\n'.join(text)
 
@@ -82,6 +85,10 @@ def wide():
     "Dense and grown row of the network that did not come back"
     of = {r['name']:r for r in FIRST if r.get('kind')=='grow'}
     return of['dense'], of['plan']
+
+def probes():
+    "What was changed -> accuracy on test of the same network, of half as many epochs"
+    return {r['name'].removeprefix('probe, '):r['test'] for r in LATER if r['name'].startswith('probe, ')}
 
 # Families
 
@@ -115,8 +122,8 @@ def kinds_table():
     def line(r):
         net, bs, *_ = described(r) # the first rows, of batch 1,024, do not name it
         of = r['kinds']
-        return [net, f'{bs or 1024:,}', f"{of['full'][0]:.1f}", *[f'{of[k][1]:.2f}' for k in kinds]]
-    return table(['','batch','ms of the full network',*kinds], map(line, KINDS))
+        return [net, card_of(r), f'{bs or 1024:,}', f"{of['full'][0]:.1f}", *[f'{of[k][1]:.2f}' for k in kinds]]
+    return table(['','card','batch','ms of the full network',*kinds], map(line, KINDS), left=2)
 
 def peaks_table():
     def line(r): return [described(r)[0], *[f"{r['mb'][k]:.0f}" for k in ('2','4','8')]]

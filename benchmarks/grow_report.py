@@ -282,6 +282,16 @@ def gpu_wide():
     return (f"a {card.title(c)}, {c['epochs']} epochs at a rate of {c['lr']:g}, has {dense['test']:.2f} % when it is "
             f"dense and {grown['test']:.2f} % when it grows, one seed each")
 
+@page.place
+def gpu_probes():
+    "Why the wide network did not come back: one thing changed at a time"
+    ends = {name:f'{found:.2f} %' for name,found in card.probes().items()}
+    if not ends: return 'The wide network did not come back from growth, and why is open.'
+    return (f"The wide network did not come back from growth. Half as long, it ends at {ends['as it was']}; with contiguous "
+            f"weights at {ends['contiguous']}, with the optimizer's state forgotten at {ends['state forgotten']}: neither is "
+            f"the reason. At a quarter of the rate it ends at {ends['lower rate']}: the rate is, or what it does to the new "
+            'channels.')
+
 # Long runs on one core, where dense is good
 
 LONG = rows(results/'evidence_growth.jsonl')
