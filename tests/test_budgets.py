@@ -45,9 +45,9 @@ def test_a_draw_takes_milliseconds():
     sn = made['ofa']()
     limited = sn.constrain(macs=1.02*sn.macs(sn.space.min), params='60%')
     limited.sample(0)
-    start = time.perf_counter()
+    start = time.process_time()
     for seed in range(1, 11): limited.sample(seed)
-    assert (time.perf_counter()-start)/10<.3 # 20 ms on an idle machine
+    assert (time.process_time()-start)/10<.3 # 20 ms on an idle machine
 
 def test_draws_differ_and_are_repeatable():
     limited = made['ofa']().constrain(macs='50%')
