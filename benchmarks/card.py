@@ -51,8 +51,10 @@ def sizes_table():
         parts = [f'{ms[s]/ms[1.]:.2f}' if s in ms else '' for s in sizes]
         ours = ', '.join(f'{x:.2f}x' for x in allowed(r))
         stages, theirs = (', '.join(cells) for cells in ([p[0] for p in plans], [f'{p[2]:.2f}x' for p in plans]))
-        return [net, card_of(r), fmt+('' if opt=='fastai' else f', {opt}'), bs, *parts, f'{ms[1.]:.1f}', stages, ours, theirs]
-    head = ['','card','format','batch',*[f'{s:g}' for s in sizes],'ms at 1','plan of the paper','allows here','published']
+        how = fmt if opt=='fastai' else f'{fmt}, {opt}'
+        return [net, card_of(r), how, bs, *parts, f'{ms[1.]:.1f}', stages, ours, theirs]
+    head = ['','card','format','batch',*[f'{s:g}' for s in sizes],'ms at 1','plan of the paper','allows here',
+            'published']
     return table(head, map(line, SIZES), left=3)
 
 # Growth

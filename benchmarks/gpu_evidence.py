@@ -3,7 +3,8 @@
 It works from a copy without git or network. Every row is written when it is made, most important first; everything
 stops in time; a restart skips what is there. On a processor `--tiny` tries all of it with small networks and digits.
 
-python benchmarks/gpu_evidence.py [--minutes 11] [--tables 150] [--workers 12] [--out benchmarks/results/gpu_evidence.jsonl] [--tiny]
+python benchmarks/gpu_evidence.py [--minutes 11] [--tables 150] [--workers 12] \
+    [--out benchmarks/results/gpu_evidence.jsonl] [--tiny]
 """
 import argparse, os, subprocess, sys, time, traceback
 from functools import partial

@@ -287,10 +287,10 @@ def gpu_probes():
     "Why the wide network did not come back: one thing changed at a time"
     ends = {name:f'{found:.2f} %' for name,found in card.probes().items()}
     if not ends: return 'The wide network did not come back from growth, and why is open.'
-    return (f"The wide network did not come back from growth. Half as long, it ends at {ends['as it was']}; with contiguous "
-            f"weights at {ends['contiguous']}, with the optimizer's state forgotten at {ends['state forgotten']}: neither is "
-            f"the reason. At a quarter of the rate it ends at {ends['lower rate']}: the rate is, or what it does to the new "
-            'channels.')
+    return (f"The wide network did not come back from growth. Half as long, it ends at {ends['as it was']}; with "
+            f"contiguous weights at {ends['contiguous']}, with the optimizer's state forgotten at "
+            f"{ends['state forgotten']}: neither is the reason. At a quarter of the rate it ends at "
+            f"{ends['lower rate']}: the rate is, or what it does to the new channels.")
 
 # Long runs on one core, where dense is good
 
