@@ -28,6 +28,7 @@ from .grow.growing import *
 from .use.evaluate import *
 from .use.search import *
 from .use.latency import *
+from .use.save import *
 from .use.checkpoint import *
 from .look.plots import *
 from .zoo.models import *
