@@ -30,6 +30,7 @@ from .use.search import *
 from .use.latency import *
 from .use.save import *
 from .use.checkpoint import *
+from .use.published import *
 from .use.switch import *
 from .look.plots import *
 from .zoo.models import *

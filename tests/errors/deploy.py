@@ -7,8 +7,11 @@ from torch import nn
 from elastic_nets.subnets.subnet import Subnet
 from elastic_nets.subnets.supernet import Supernet
 from elastic_nets.use.save import finetune, load_subnet, save_subnet, subnet_in
+from elastic_nets.use.published import load_published
+from elastic_nets.use.switch import Switcher
 from elastic_nets.zoo.data import digits_dls
 from elastic_nets.zoo.models import resnet_cifar
+from elastic_nets.zoo.spaces import ofa_mobilenetv3
 
 @cache
 def learner():
@@ -19,6 +22,7 @@ def learner():
 def supernet(): return learner().supernet
 def smallest(): return supernet().space.min
 def plain(): return Learner(digits_dls(device='cpu'), nn.Linear(2,2), metrics=accuracy)
+def published(): return ofa_mobilenetv3(10, img=32, width=.5)
 def save(*args, of=None, **kwargs): return save_subnet(of or supernet(), *args, **kwargs)
 
 ERRORS = [
@@ -37,4 +41,13 @@ ERRORS = [
     ('no epochs', lambda: finetune(learner(), smallest(), epochs=0), 'epochs: a whole number from 1'),
     ('training backwards', lambda: finetune(learner(), smallest(), lr=-1.), 'lr: a rate above 0'),
     ('finetune without supernet', lambda: finetune(plain(), Subnet()), 'call learn.to_supernet'),
+    ('published weights without their space', lambda: load_published({}, nn.Linear(2,2)), 'and its Space', TypeError),
+    ('weights that are none', lambda: load_published(dict(a=1), published()), 'a dict of names and tensors'),
+    ('weights of another network', lambda: load_published(dict(a=torch.ones(1)), published()), 'tensors are missing'),
+    ('published weights in a file of another kind', lambda: load_published(__file__, published()), 'no file of tensors'),
+    ('a switch between nothing', lambda: Switcher(supernet(), []), 'subnets: none given'),
+    ('a switch of a plain network', lambda: Switcher(nn.Linear(2,2), smallest()), 'a learner or a Supernet', TypeError),
+    ('a switch to another subnet', lambda: Switcher(supernet(), [Subnet(width={'a':1})]), "'a' is not a choice"),
+    ('a budget below the cheapest', lambda: Switcher(supernet(), smallest()).within(10), 'budget: 10 is too little'),
+    ('timed never', lambda: Switcher(supernet(), smallest()).timed(rounds=0), 'rounds: a number of timed calls'),
 ]
