@@ -32,6 +32,7 @@ from .use.save import *
 from .use.checkpoint import *
 from .use.published import *
 from .use.switch import *
+from .use.deploy import *
 from .look.plots import *
 from .zoo.models import *
 from .zoo.spaces import *

@@ -50,7 +50,7 @@ def set_active(there, space, model, s):
 
 def active_net(there):
     "The published subnet as a network of its own, without the making of its kernels"
-    return there.get_active_subnet().eval()
+    return there.get_active_subnet().eval().double()
 
 @pytest.fixture(scope='module')
 def mobilenet(): return randomise(mobile(ofa.OFAMobileNetV3, 1.)).eval()
