@@ -6,7 +6,7 @@ from elastic_nets.zoo.spaces import ofa_mobilenetv3, ofa_proxyless, ofa_resnet50
 from helpers import counted_macs, fails, is_close, randomise
 
 ofa = pytest.importorskip('ofa.imagenet_classification.elastic_nn.networks', reason='pip install --no-deps ofa')
-SIDE, CLASSES, N = 64, 10, 20
+SIDE, CLASSES, N = 32, 10, 20
 
 def mobile(cls, width):
     "A published supernet of inverted residuals"

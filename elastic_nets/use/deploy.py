@@ -38,6 +38,7 @@ class OnnxNet(nn.Module):
     ):
         super().__init__()
         ort, = needed('onnxruntime')
+        self.on_cpu = nn.Parameter(torch.empty(0), requires_grad=False) # by which a learner sees where the model is
         self.path, self.report = Path(path), {'bytes': Path(path).stat().st_size, **report}
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
@@ -120,7 +121,7 @@ def _plain(net, xb):
     if not isinstance(net, nn.Module):
         raise TypeError(f'net: a network or a learner is expected, got {type(net).__name__}')
     if any(getattr(m, '_is_elastic', False) for m in net.modules()):
-        raise ValueError('net: it is a supernet; take a subnet out first, by learn.subnet(subnet) or sn.extract(subnet)')
+        raise ValueError('net: it is a supernet; take a subnet out first: learn.subnet(subnet), sn.extract(subnet)')
     if xb is None: raise ValueError('xb: inputs are needed, some samples as the network takes them')
     xb = as_inputs(xb)
     if not all(isinstance(x, torch.Tensor) and x.ndim and len(x) for x in xb):
@@ -136,8 +137,8 @@ def to_onnx(
     tol:float=1e-4, # Largest difference, as a share of the largest answer
 ) -> OnnxNet: # Runs the file; its `report` has `bytes` and the largest `difference`
     "Write an ONNX file for any number of samples, and compare it with PyTorch at 1, 3 and 8"
-    needed('onnx', 'onnxscript', 'onnxruntime')
     net, xb = _plain(net, xb)
+    needed('onnx', 'onnxscript', 'onnxruntime')
     path = Path(path)
     part = path.with_name(f'{path.name}.part')
     try:

@@ -7,6 +7,7 @@ from torch import nn
 from elastic_nets.subnets.subnet import Subnet
 from elastic_nets.subnets.supernet import Supernet
 from elastic_nets.use.save import finetune, load_subnet, save_subnet, subnet_in
+from elastic_nets.use.deploy import to_int8, to_onnx
 from elastic_nets.use.published import load_published
 from elastic_nets.use.switch import Switcher
 from elastic_nets.zoo.data import digits_dls
@@ -50,4 +51,10 @@ ERRORS = [
     ('a switch to another subnet', lambda: Switcher(supernet(), [Subnet(width={'a':1})]), "'a' is not a choice"),
     ('a budget below the cheapest', lambda: Switcher(supernet(), smallest()).within(10), 'budget: 10 is too little'),
     ('timed never', lambda: Switcher(supernet(), smallest()).timed(rounds=0), 'rounds: a number of timed calls'),
+    ('ONNX of a supernet', lambda: to_onnx(learner(), 'f'), 'net: it is a supernet; take a subnet out'),
+    ('ONNX of no network', lambda: to_onnx(smallest(), 'f'), 'net: a network or a learner', TypeError),
+    ('ONNX without inputs', lambda: to_onnx(nn.Linear(2,2), 'f'), 'xb: inputs are needed'),
+    ('ONNX of a list', lambda: to_onnx(nn.Linear(2,2), 'f', [[1,2]]), 'first dimension is the sample'),
+    ('ONNX of no samples', lambda: to_onnx(nn.Linear(2,2), 'f', torch.ones(0,2)), 'first dimension is the sample'),
+    ('eight bits of no file', lambda: to_int8(nn.Linear(2,2), 'f', []), 'file: what `to_onnx` returned', TypeError),
 ]
