@@ -17,6 +17,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'elastic_nets/app/demo.py'),
                                        'elastic_nets.app.demo.StepClock.before_batch': ( 'app/demo.html#stepclock.before_batch',
                                                                                          'elastic_nets/app/demo.py'),
+                                       'elastic_nets.app.demo._machine': ('app/demo.html#_machine', 'elastic_nets/app/demo.py'),
                                        'elastic_nets.app.demo._parser': ('app/demo.html#_parser', 'elastic_nets/app/demo.py'),
                                        'elastic_nets.app.demo.demo_dls': ('app/demo.html#demo_dls', 'elastic_nets/app/demo.py'),
                                        'elastic_nets.app.demo.demo_learner': ('app/demo.html#demo_learner', 'elastic_nets/app/demo.py'),

@@ -16,7 +16,8 @@ from helpers import digits, fails, new_learner, randomise
 from test_save import table_learner
 from zoo import cases
 
-for name in ('onnx', 'onnxscript', 'onnxruntime'): pytest.importorskip(name, reason="pip install 'elastic_nets[deploy]'")
+for name in ('onnx', 'onnxscript', 'onnxruntime'):
+    pytest.importorskip(name, reason="pip install 'elastic_nets[deploy]'")
 
 def of_timm(): return timm.create_model('mobilenetv3_small_050', num_classes=5)
 def of_torchvision(): return tv.VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=4, hidden_dim=32,

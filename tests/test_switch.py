@@ -17,7 +17,7 @@ nets = {
                  dict(space=ofa_mobilenetv3(10, img=32, width=.5)[1], check=False)),
     'vit': (lambda: vit(img=32, patch=8, dim=48, depth=3, heads=3), dict(depths=(0,1))),
     'densenet': (lambda: tv.DenseNet(8, (2,2), 16, num_classes=5), {}),
-    'timm': (lambda: timm.create_model('vit_tiny_patch16_224', img_size=32, depth=2, num_classes=5), dict(depths=(0,1))),
+    'timm': (lambda: timm.create_model('vit_tiny_patch16_224', img_size=32, depth=2), dict(depths=(0,1))),
     'segmentation': (lambda: deeplabv3plus('resnet18', 3, width=32), dict(check=False))}
 
 def made(name, **kwargs):

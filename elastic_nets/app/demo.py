@@ -245,6 +245,12 @@ def plot_grow(
     ax.legend(frameon=False)
     fig.savefig(file)
 
+# %% ../../nbs/app/70_demo.ipynb #ee1877bf
+def _machine():
+    "Where this runs, in words"
+    cpu = platform.processor() or platform.machine()
+    return f'{cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}'
+
 # %% ../../nbs/app/70_demo.ipynb #92089e87
 def run_demo(
     data:str='digits', # 'digits' or 'cifar10'
@@ -256,19 +262,15 @@ def run_demo(
     epochs, out = epochs or dict(digits=30).get(data, 10), Path(out)
     dls = demo_dls(data)
     out.mkdir(parents=True, exist_ok=True)
-    cpu = platform.processor() or platform.machine()
-    machine = f'{cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}'
-    res = dict(data=data, epochs=epochs, seed=seed, machine=machine)
+    res = dict(data=data, epochs=epochs, seed=seed, machine=_machine())
     text = [f'# elastic_nets demo: {data}, ResNet-20, {epochs} epochs', '']
 
     def finish(name, part, report, plot=None):
         "Write a part as soon as it is there"
         res[name] = part
         table = report(part, len(dls.test.dataset))
-        text.extend([table, ''])
-        if plot:
-            plot(part, out/f'{name}.png')
-            text.extend([f'![]({name}.png)', ''])
+        text.extend([table, '', *([f'![]({name}.png)', ''] if plot else [])])
+        if plot: plot(part, out/f'{name}.png')
         (out/'results.json').write_text(json.dumps(res, indent=1))
         (out/'report.md').write_text('\n'.join(text))
         print('\n'+table+'\n', flush=True)

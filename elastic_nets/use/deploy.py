@@ -9,7 +9,6 @@ __all__ = ['OnnxNet', 'to_onnx', 'to_int8']
 import contextlib, io, logging, os, tempfile, torch, warnings
 from fastai.learner import Learner
 from fastai.torch_core import get_model
-from itertools import islice
 from pathlib import Path
 from torch import nn
 from torch.utils._pytree import tree_leaves

@@ -6,7 +6,7 @@
 __all__ = ['save_subnet', 'load_subnet', 'subnet_in', 'finetune']
 
 # %% ../../nbs/use/43_save.ipynb #38e2c8bd
-import json, os, torch
+import json, os
 from fastai.learner import Learner
 from importlib import import_module
 from inspect import signature
@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from ..channels.surgery import copy_model, set_data, tensors_of
-from ..channels.blocks import empty_place, Skip
+from ..channels.blocks import Skip
 from ..subnets.subnet import Subnet
 from ..subnets.supernet import Supernet
 from ..subnets.learner import supernet_of

@@ -5,7 +5,6 @@ from fastai.learner import Learner
 from fastai.metrics import accuracy
 from torch import nn
 from elastic_nets.subnets.subnet import Subnet
-from elastic_nets.subnets.supernet import Supernet
 from elastic_nets.use.save import finetune, load_subnet, save_subnet, subnet_in
 from elastic_nets.use.deploy import to_int8, to_onnx
 from elastic_nets.use.published import load_published
@@ -45,7 +44,7 @@ ERRORS = [
     ('published weights without their space', lambda: load_published({}, nn.Linear(2,2)), 'and its Space', TypeError),
     ('weights that are none', lambda: load_published(dict(a=1), published()), 'a dict of names and tensors'),
     ('weights of another network', lambda: load_published(dict(a=torch.ones(1)), published()), 'tensors are missing'),
-    ('published weights in a file of another kind', lambda: load_published(__file__, published()), 'no file of tensors'),
+    ('published weights in another file', lambda: load_published(__file__, published()), 'no file of tensors'),
     ('a switch between nothing', lambda: Switcher(supernet(), []), 'subnets: none given'),
     ('a switch of a plain network', lambda: Switcher(nn.Linear(2,2), smallest()), 'a learner or a Supernet', TypeError),
     ('a switch to another subnet', lambda: Switcher(supernet(), [Subnet(width={'a':1})]), "'a' is not a choice"),
