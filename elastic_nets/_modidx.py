@@ -1352,6 +1352,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'elastic_nets/subnets/learner.py'),
                                               'elastic_nets.subnets.learner._AtSize.before_batch': ( 'subnets/learner.html#_atsize.before_batch',
                                                                                                      'elastic_nets/subnets/learner.py'),
+                                              'elastic_nets.subnets.learner._own_attributes': ( 'subnets/learner.html#_own_attributes',
+                                                                                                'elastic_nets/subnets/learner.py'),
                                               'elastic_nets.subnets.learner.makes_data': ( 'subnets/learner.html#makes_data',
                                                                                            'elastic_nets/subnets/learner.py'),
                                               'elastic_nets.subnets.learner.supernet_of': ( 'subnets/learner.html#supernet_of',

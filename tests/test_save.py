@@ -238,6 +238,26 @@ def test_rows_are_predicted(regression, tmp_path):
     small.model = loaded
     assert torch.equal(small.predict(df.iloc[0].drop('y'))[-1], rows[0])
 
+class Tempered(Learner):
+    "A learner of the user's, with something of its own"
+    def __init__(self, *args, temperature=1., **kwargs):
+        super().__init__(*args, **kwargs)
+        self.temperature = temperature
+    def sure(self, x): return (self.model(x)/self.temperature).softmax(1)
+
+def test_a_learner_of_the_users_stays_one():
+    "What its class has beyond a Learner comes along, what a fit leaves behind does not"
+    plain = new_learner(lambda: resnet_cifar(8, n_classes=2), digits_like(), dtype=torch.float32,
+                        loss=CrossEntropyLossFlat())
+    learn = Tempered(plain.dls, plain.model, loss_func=plain.loss_func, temperature=3.)
+    learn.to_supernet()
+    with redirect_stdout(StringIO()), learn.no_bar():
+        learn.fit(1, 1e-3)
+        small = finetune(learn, learn.supernet.space.min, epochs=1)
+    assert type(small) is Tempered and small.temperature==3. and 'supernet' not in vars(small)
+    x = digits_like()[0][:2]
+    close(small.sure(x), (small.model(x)/3).softmax(1))
+
 @pytest.mark.parametrize('name', [n for n in nets if n!='arguments'])
 def test_torch_export(name):
     "`torch.export` takes an extracted subnet, with a batch of any size"
