@@ -28,7 +28,11 @@ from .grow.growing import *
 from .use.evaluate import *
 from .use.search import *
 from .use.latency import *
+from .use.save import *
 from .use.checkpoint import *
+from .use.published import *
+from .use.switch import *
+from .use.deploy import *
 from .look.plots import *
 from .zoo.models import *
 from .zoo.spaces import *

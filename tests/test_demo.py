@@ -6,12 +6,12 @@ from elastic_nets.app import demo
 def small(*args):
     "What `shrink` returns, without a training"
     row = dict(params=1e3, accuracy=.9, latency_ms=1., latency_iqr_ms=.1, latency_n=30)
-    saved = dict(file='subnet.pt', macs=1e6, max_difference=0.)
-    return dict(rows=[dict(macs=m*1e6, **row) for m in (1,2)], seconds=1., space=9, saved=saved)
+    return dict(rows=[dict(macs=m*1e6, **row) for m in (1,2)], seconds=1., space=9)
 
 def interrupted(*args): raise KeyboardInterrupt
 
 def test_interruption_keeps_what_is_finished(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(demo, 'train_family', lambda *args: None)
     monkeypatch.setattr(demo, 'shrink', small)
     monkeypatch.setattr(demo, 'grow', interrupted)
     assert demo.main(['demo', '--out', str(tmp_path)])==130
@@ -21,7 +21,7 @@ def test_interruption_keeps_what_is_finished(monkeypatch, tmp_path, capsys):
     assert 'Finished results are in' in capsys.readouterr().err
 
 def test_nothing_finished_is_said(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(demo, 'shrink', interrupted)
+    monkeypatch.setattr(demo, 'train_family', interrupted)
     assert demo.main(['demo', '--out', str(tmp_path)])==130
     assert 'none yet' in capsys.readouterr().err
 

@@ -85,6 +85,17 @@ class MadeBatches:
                 if hasattr(type(cb), 'before_batch'): cb.before_batch()
             yield learn.xb
 
+# %% ../../nbs/subnets/16_learner.ipynb #fa89721d
+_OF_A_FIT = {'supernet','opt','dl','epoch','iter','n_epoch','n_iter','train_iter','pct_train','xb','yb','x','y','pred',
+             'loss','loss_grad','smooth_loss','final_record','scaler'}
+
+# %% ../../nbs/subnets/16_learner.ipynb #1ea380f1
+def _own_attributes(learn, other):
+    "What a user's class of learner has beyond what `other`, a plain one, has"
+    if type(learn).__module__.split('.')[0]=='fastai': return {}
+    mine = {k:v for k,v in vars(learn).items() if k not in vars(other) and k not in _OF_A_FIT}
+    return {k:v for k,v in mine.items() if not isinstance(v, Callback)}
+
 # %% ../../nbs/subnets/16_learner.ipynb #fb57be3b
 @patch
 def subnet(self:Learner,
@@ -97,6 +108,7 @@ def subnet(self:Learner,
     same = ('loss_func','opt_func','lr','splitter','path','model_dir','wd','wd_bn_bias','train_bn','moms')
     cbs = [copy(cb) for cb in self.cbs if makes_data(cb)] + ([_AtSize(subnet.resolution)] if subnet.resolution else [])
     res = Learner(self.dls, m, metrics=list(self.metrics), cbs=cbs, **{k:getattr(self, k) for k in same})
+    vars(res).update(_own_attributes(self, res))
     res.__class__ = type(self)
     if calibrate and subnet!=sn.space.max and subnet not in sn.private:
         calibrate_bn(m, MadeBatches(res, self.dls.train), calibrate)
