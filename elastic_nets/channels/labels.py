@@ -86,7 +86,8 @@ class Labeller:
         self.norms = {} # layer that reduces over channels -> (dimension of its input, labels)
         self.outs = {} # layer -> (dimension of its output, labels)
         self.mixers = {} # linear layer that mixes positions -> labels of the channels it works on one by one
-        self.attrs = {} # (layer, attribute) -> labels: the attribute is their number
+        self.attrs = {} # (layer, attribute) -> labels: the attribute, or its entry (..., i), is their number
+        self.tuples = {} # (layer, attribute) -> its value, where it is a tuple or list of integers
 
     def freeze(self, names, why): # All labels in there
         for l in tree_leaves(names):
@@ -126,7 +127,7 @@ def meet(self:Labeller,
 # %% ../../nbs/channels/00_labels.ipynb #4e7fe713
 class Size(int):
     "An integer that remembers its origin"
-    def __new__(cls, value, *origin): # labels, or (layer, attribute), or (function, operand, operand)
+    def __new__(cls, value, *origin): # labels, or (layer, attribute[, i]), or (function, operand, operand)
         n = int.__new__(cls, value)
         n.origin = origin
         return n
@@ -269,11 +270,13 @@ def _counted(move, names, known):
     if len(found)>1: yield found
 
 # %% ../../nbs/channels/00_labels.ipynb #21b8e668
-def _borrowed(move, names, known):
+@patch
+def _borrowed(self:Labeller, move, names):
     "Pairs to tie: what lies along a dimension of the results, and the channels whose number was used as a size"
     labels = [l for n in names for l in n if l is not None]
-    counted = [known[n.origin] for n in move.origins(str) if n.origin in known]
+    counted = [self.attrs[n.origin] for n in move.origins(str) if n.origin in self.attrs]
     for other in [n.origin[0] for n in move.origins(torch.Tensor)] + counted:
+        if not self.can_go(other): continue # its number stays as it is
         for l in labels:
             if len(other)%len(l)==0: yield l[:,None].expand(-1, len(other)//len(l)), other.view(len(l), -1)
 
@@ -291,7 +294,7 @@ def _trials(self:Labeller, move):
             names = _landing(move, ties)
             if names is None: continue
             for attrs in _counted(move, names, self.attrs): yield ties, attrs, names
-            if not (more := [*_borrowed(move, names, self.attrs)]): continue
+            if not (more := [*self._borrowed(move, names)]): continue
             for a,b in more: ties.tie(a, b)
             for attrs in _counted(move, names, self.attrs): yield ties, attrs, names
 
@@ -319,6 +322,7 @@ def trial(self:Labeller):
 def _try(self:Labeller, move):
     "Names after `move`, with the first ties and attributes that let it commute with cutting; None where there are none"
     for ties,attrs,names in self._trials(move):
+        if any(len(torch.unique(ties.find(move.names[d])))<2 for d in move.dims): continue # one unit: nothing could go
         if all(_commutes(move, names, cut) for cut in _half_gone(move, ties, self.attrs | attrs)):
             self.ties, self.attrs = ties, self.attrs | attrs
             return names

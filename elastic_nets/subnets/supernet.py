@@ -18,7 +18,7 @@ from ..channels.labels import NotElasticError
 from ..channels.place import Place, take, whole
 from elastic_nets.channels.surgery import (check_state, copy_model, cut_channels, layer_attrs, own_tensors,
     permute_tensors)
-from ..channels.trace import as_inputs, count_positions, trace_channels
+from ..channels.trace import as_inputs, count_positions, in_order, trace_channels
 from .subnet import Space, Subnet
 from .choices import check_choice, fit_space, make_space
 from ..channels.blocks import empty_place
@@ -33,7 +33,7 @@ class Supernet:
     "Beside a model: its subnets can be switched on, measured and taken out"
     def __init__(self,
         model:nn.Module, # Becomes elastic in place: layers change class, nothing else changes
-        xb, # A batch (or a tuple of inputs) as the model takes it
+        xb, # A batch (or a tuple of inputs, or a dict of inputs by keyword) as the model takes it
         widths=(.25,.5,.75,1.), # Width multipliers in (0, 1] for every channel group, or {group: numbers of channels}
         depths=None, # Shares in [0, 1] of every stage's blocks that may be dropped, or {stage: numbers of blocks}
         kernels=None, # Odd sizes for every convolution that can be cropped, or {convolution: sizes}
@@ -44,6 +44,7 @@ class Supernet:
         space:Space=None, # The choices themselves, in place of widths, depths, kernels, divisor and resolutions
     ):
         _check_model(model, space, choices := (widths, depths, kernels, divisor, resolutions))
+        xb = in_order(model, xb)
         self.model, self.graph = model, trace_channels(model, xb, groups=groups, check=check)
         self.space = make_space(self.graph, *choices) if space is None else fit_space(space, self.graph)
         _check_choices(self.space, self.graph)
