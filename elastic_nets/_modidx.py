@@ -1344,8 +1344,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'elastic_nets/subnets/elastic.py'),
                                               'elastic_nets.subnets.elastic._new_elastic': ( 'subnets/elastic.html#_new_elastic',
                                                                                              'elastic_nets/subnets/elastic.py'),
-                                              'elastic_nets.subnets.elastic._public': ( 'subnets/elastic.html#_public',
-                                                                                        'elastic_nets/subnets/elastic.py'),
                                               'elastic_nets.subnets.elastic.elastic_class': ( 'subnets/elastic.html#elastic_class',
                                                                                               'elastic_nets/subnets/elastic.py'),
                                               'elastic_nets.subnets.elastic.smaller_kernel': ( 'subnets/elastic.html#smaller_kernel',

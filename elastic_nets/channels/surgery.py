@@ -88,7 +88,8 @@ def set_attrs(
     place:Place, # Of a subnet
 ):
     "Set the attributes that count channels, such as the number of heads"
-    for name,m in model.named_modules(): vars(m).update(place.attrs.get(name, {}))
+    for name,attrs in place.attrs.items():
+        if place.has(name): vars(model.get_submodule(name)).update(attrs)
 
 # %% ../../nbs/channels/04_surgery.ipynb #4920d934
 def follow_shapes(

@@ -77,23 +77,14 @@ class _Elastic:
 
     def __reduce_ex__(self, proto): return _new_elastic, (type(self).__bases__[1],), self.__dict__
 
-# %% ../../nbs/subnets/12_elastic.ipynb #06ec92bd
-def _public(name):
-    "An attribute that others may read, too, while a subnet is active"
-    def get(m):
-        cut = vars(m)['_cut'] if '_cut' in vars(m) else None
-        return cut.attrs.get(name, vars(m)[name]) if isinstance(cut, Cut) else vars(m)[name]
-    return property(get, lambda m, value: vars(m).update({name: value}))
-
 # %% ../../nbs/subnets/12_elastic.ipynb #52aedfa6
 @functools.lru_cache(None)
 def elastic_class(
     base:type, # A module class
 ) -> type: # Its elastic subclass; always the same for the same class
     "The elastic subclass of `base`"
-    names = ('embed_dim','kdim','vdim','num_heads') if issubclass(base, nn.MultiheadAttention) else ()
-    about = {'__module__': __name__, '__doc__': f'`{base.__name__}` that can work with a part of its weights'}
-    return type(f'Elastic{base.__name__}', (_Elastic, base), about | {n:_public(n) for n in names})
+    doc = f'`{base.__name__}` that can work with a part of its weights'
+    return type(f'Elastic{base.__name__}', (_Elastic, base), {'__module__': __name__, '__doc__': doc})
 
 # %% ../../nbs/subnets/12_elastic.ipynb #ac2e0eaf
 def _new_elastic(base):

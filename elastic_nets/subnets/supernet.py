@@ -17,7 +17,7 @@ from weakref import WeakSet
 from ..channels.labels import NotElasticError
 from ..channels.place import Place, take, whole
 from elastic_nets.channels.surgery import (check_state, copy_model, cut_channels, layer_attrs, own_tensors,
-    permute_tensors)
+    permute_tensors, set_attrs)
 from ..channels.trace import as_inputs, count_positions, in_order, trace_channels
 from .subnet import Space, Subnet
 from .choices import check_choice, fit_space, make_space
@@ -88,10 +88,9 @@ def _check_choices(space, graph):
 def _make_elastic(model, graph, space):
     "Change the class of every layer that a subnet may cut or skip; their names -> layers"
     blocks = {b for stage in space.depth for b in graph.stages[stage]}
-    counts = {layer for layer,_ in graph.attrs} # they have an attribute that counts channels
     for name,m in model.named_modules():
         has_channels = any((f'{name}.{t}' if name else t) in graph.axes for t in own_tensors(m))
-        if name in blocks or has_channels or is_norm(m) or name in counts: m.__class__ = elastic_class(type(m))
+        if name in blocks or has_channels or is_norm(m): m.__class__ = elastic_class(type(m))
     return {n:m for n,m in model.named_modules() if getattr(m, '_is_elastic', False)}
 
 # %% ../../nbs/subnets/14_supernet.ipynb #8b216be8
@@ -155,10 +154,10 @@ def _cut(name, m, place):
     "What layer `name` uses at `place`, or None where it stays whole"
     tensors = {t: (f'{name}.{t}' if name else t, p) for t,p in own_tensors(m).items()}
     idx = {t:_ready(place.at(n), p.device) for t,(n,p) in tensors.items() if not whole(place.at(n))}
-    counted = place.attrs.get(name, {})
-    if not idx and not counted: return Cut(m, {}, {}, rest=True) if is_norm(m) else None
+    if not idx: return Cut(m, {}, {}, rest=True) if is_norm(m) else None
     shapes = {t:place.shape(n, p.shape) for t,(n,p) in tensors.items()}
-    attrs = {k:v for k,v in (layer_attrs(m, shapes) | counted).items() if vars(m).get(k)!=v}
+    counted = place.attrs.get(name, {}) # `set_active` sets them
+    attrs = {k:v for k,v in layer_attrs(m, shapes).items() if vars(m).get(k)!=v and k not in counted}
     return Cut(m, idx, attrs, rest=is_norm(m))
 
 # %% ../../nbs/subnets/14_supernet.ipynb #54473f96
@@ -223,6 +222,7 @@ def set_active(self:Supernet,
     if subnet is None: subnet = self.full
     plan = {} if subnet==self.full else _with_own(self, subnet, _plan(self, subnet))
     for n,m in self.layers.items(): vars(m)['_cut'] = plan.get(n)
+    if self.graph.attrs: set_attrs(self.model, self.place(subnet)) # for whoever reads them, in `forward` or elsewhere
     self.subnet = subnet
 
 # %% ../../nbs/subnets/14_supernet.ipynb #422cbbb3
