@@ -49,7 +49,7 @@ class ChannelGraph:
     kernel_sizes:dict=field(default_factory=dict) # Weight whose kernel can be cropped -> its spatial shape
     shares:dict=field(default_factory=dict) # Elastic share of 'params' and 'macs' (see `share`)
     aux:bool=False # Whether it was traced with branches that only run in training
-    attrs:dict=field(default_factory=dict) # (layer, attribute) -> `Axis` whose units it counts; tuples have some in them
+    attrs:dict=field(default_factory=dict) # (layer, attribute) -> `Axis` whose units it counts, or a tuple with some
     inputs:dict=field(default_factory=dict) # Block that takes several arguments -> position or keyword of its input
     ends:dict=field(default_factory=dict) # Block -> last layer of each of its branches, by their names in it
 

@@ -194,6 +194,17 @@ def _proposals(outs):
         rows = outs[0].movedim(d, 0).reshape(outs[0].shape[d], -1)
         yield [(rows[:,:1].expand_as(rows), rows)]
 
+# %% ../../nbs/channels/00_labels.ipynb #4a8f4d5f
+def _parts(move, ties):
+    "Pairs of labels to tie, before a move with sizes that are a fraction of the number of channels"
+    for n in move.fractions():
+        whole, parts = n.origin[1:]
+        labels = ties.find(whole.origin[0])
+        moved = any(torch.equal(labels, ties.find(move.names[d])) for d in move.dims)
+        if moved and type(parts) is int and parts>1 and len(labels)%parts==0:
+            rows = labels.view(parts, -1)
+            yield [(rows[:1].expand_as(rows), rows)]
+
 # %% ../../nbs/channels/00_labels.ipynb #c37d068a
 @dataclass
 class Move:
@@ -212,6 +223,15 @@ class Move:
         shape = [n if l is None else len(l) for n,l in zip(self.shape, names)]
         out = self.f(_spread(ties.find(names[dim]), dim, shape), int if cut is None else cut.size)
         return [ties.find(o) for o in tree_leaves(out)]
+
+    def fractions(self): # The sizes behind its sizes that are the number of some labels divided by something
+        found, todo = [], [*self.sizes]
+        while todo:
+            n = todo.pop()
+            todo += [o for o in n.origin[1:] if isinstance(o, Size)]
+            divided = n.origin[0] is operator.floordiv and isinstance(n.origin[1], Size)
+            if divided and isinstance(n.origin[1].origin[0], torch.Tensor): found.append(n)
+        return found
 
     def origins(self, kind): # The sizes behind its sizes that are of a kind: torch.Tensor (labels) or str (attributes)
         found, todo = [], [*self.sizes]
@@ -286,9 +306,10 @@ def _trials(self:Labeller, move):
     "Ties, numbers of attributes and names with which `move` may commute with cutting"
     seen = False
     for dim in move.dims:
-        for pairs in _proposals([_lean(o) for o in move.results(self.ties, dim)]):
+        outs = [_lean(o) for o in move.results(self.ties, dim)]
+        for pairs in (*_parts(move, self.ties), *_proposals(outs)):
             if not pairs and seen: continue
-            seen = True
+            seen = seen or not pairs
             ties = self.ties.trial()
             for a,b in pairs: ties.tie(a, b)
             names = _landing(move, ties)

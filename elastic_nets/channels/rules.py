@@ -419,6 +419,15 @@ def multi_head(walk, call):
     res = (*walk.of(a['query']).names[:-1], made)
     return [res]+[(None,)*t.ndim for t in call.outs[1:]]
 
+# %% ../../nbs/channels/05_rules.ipynb #0dd69cdc
+@channel_rule('lstm','gru','rnn_tanh','rnn_relu','lstm_cell','gru_cell','rnn_tanh_cell','rnn_relu_cell')
+def recurrent(walk, call):
+    "What goes in freezes, and so do the layer's own weights"
+    why = f'{call.why}: recurrent layers stay whole; layers before and after can be cut, but not where they meet it'
+    for t in call.tensors:
+        walk.labeller.freeze(walk.of(t).names, why)
+        for name in walk.of(t).sources[:1]: walk.labeller.made.setdefault(name.rpartition('.')[0], walk.of(t).names[0])
+
 # %% ../../nbs/channels/05_rules.ipynb #7caf5ef2
 @channel_rule('embedding')
 def embedding(walk, call):

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/channels/04_surgery.ipynb #f1c7acc3
 import copy, torch
+from pickle import PickleError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
@@ -133,7 +134,8 @@ def copy_model(
     detached = {id(t):t.detach() for t in stored if isinstance(t, torch.Tensor) and not t.is_leaf}
     try:
         with _without_callbacks(model): new = copy.deepcopy(model, detached)
-    except RuntimeError as e: raise NotElasticError(f'{type(model).__name__} cannot be copied: {e}') from e
+    except (RuntimeError, TypeError, PickleError) as e:
+        raise NotElasticError(f'{type(model).__name__} cannot be copied: {e}') from e
     drop_caches(new.modules())
     return new
 

@@ -148,7 +148,9 @@ def check_channels(
     silence(full, graph, keep)
     with torch.no_grad():
         (want, full_outs), (got, cut_outs) = [_outputs(m, xb, kwargs, graph.outs) for m in (full, cut)]
-    if isinstance(want, Exception): raise want
+    if isinstance(want, Exception):
+        raise NotElasticError(f'a copy of the model does not run in float64, as the check needs: {want}. Does it keep '
+                              'tensors that are neither parameters nor buffers?') from want
     kept = kept_units(graph, keep)
     def _same(name, x): # every layer is compared, not only the end
         dim, axis = graph.outs[name]

@@ -80,6 +80,9 @@ class Operation:
     outs:list # Steps of its results
     layer:str='' # Layer whose weight it used
 
+# %% ../../nbs/channels/01_walk.ipynb #75f36c60
+_LEAVES = {'numpy','tolist','__array__','__dlpack__'} # methods that give numbers to somebody who knows no labels
+
 # %% ../../nbs/channels/01_walk.ipynb #a11ce66b
 class Walk(TorchFunctionMode):
     "Watches a network run, and keeps labels for its tensors"
@@ -100,8 +103,10 @@ class Walk(TorchFunctionMode):
         out, kwargs = func(*args, **(kwargs or {})), kwargs or {}
         name = _operation(func)
         if self.busy: return out
-        if name in ('shape','size','numel') and isinstance(args[0], torch.Tensor): return self.size(args[0], out)
+        if name in ('shape','size','numel') and isinstance(args[0], torch.Tensor):
+            return self.size(args[0], out, kwargs.get('dim', args[1] if len(args)>1 else None))
         if self.own_rule or name in ('set','data_ptr'): return out
+        if name in _LEAVES: self.labeller.freeze(self.of(args[0]).names, f'{name} in {self.where()}: leaves torch')
         made = args[0] if name=='setitem' else out
         if any(isinstance(t, torch.Tensor) for t in tree_leaves(made)): self.operate(func, name, args, kwargs, made)
         return out
@@ -119,8 +124,12 @@ def of(self:Walk, t):
         return self.known[id(t)]
     if not self.stack or not t.is_floating_point(): return self.note(t, (None,)*t.ndim, 'meets a constant')
     why = f'{self.where()}: made by something that is no torch function'
-    for i in self.stack[-1].tensors: self.labeller.freeze(self.of(i).names, why)
-    return self.note(t, (None,)*t.ndim, why)
+    known = self.note(t, (None,)*t.ndim, why)
+    own = self.record[self.stack[-1].start:]
+    unread = {s for op in own for s in op.outs}-{s for op in own for s in op.ins}
+    came = [*map(self.of, self.stack[-1].tensors), *[k for k in self.known.values() if k.step in unread]]
+    self.labeller.freeze([k.names for k in came], why)
+    return known
 
 # %% ../../nbs/channels/01_walk.ipynb #4d14880e
 @patch
@@ -146,13 +155,13 @@ def where(self:Walk):
 
 # %% ../../nbs/channels/01_walk.ipynb #01afc940
 @patch
-def size(self:Walk, t, out):
-    "`t.shape`, `t.size(...)` or `t.numel()`, which was `out`, of sizes that remember"
+def size(self:Walk, t, out, dim=None):
+    "`t.shape`, `t.size(dim)` or `t.numel()`, which was `out`, of sizes that remember"
     names = self.of(t).names
     sizes = [n if l is None else Size(n, l) for n,l in zip(t.shape, names)]
     if isinstance(out, torch.Size): return torch.Size(sizes)
-    if out==t.numel() and t.ndim!=1 and out not in sizes: return prod(sizes)
-    return next((n for n in sizes if n==out), out)
+    if isinstance(dim, int): return sizes[dim]
+    return prod(sizes[1:], start=sizes[0]) if sizes else out
 
 # %% ../../nbs/channels/01_walk.ipynb #68c49535
 def _plain(a):
@@ -288,7 +297,7 @@ def _sized(v, *origin):
 # %% ../../nbs/channels/01_walk.ipynb #ea2a8dfe
 @patch
 def numbers(self:Walk):
-    "(module, attribute, value, value that remembers) for the integers that modules keep; PyTorch's layers count in ints"
+    "(module, attribute, value, value that remembers) of integers that modules keep; no tuples of PyTorch's layers"
     for n,m in self.model.named_modules():
         own = type(m).__module__.startswith('torch.nn.')
         for k,v in vars(m).items():
@@ -307,6 +316,7 @@ def run(self:Walk, args, kwargs={}):
     try:
         for m,k,_,new in numbers: vars(m)[k] = new
         for m in self.model.modules():
+            if isinstance(m, torch.jit.ScriptModule): continue # it takes no hooks
             hooks.append(m.register_forward_pre_hook(self.unseen(self.enter), with_kwargs=True))
             hooks.append(m.register_forward_hook(self.unseen(self.leave), with_kwargs=True))
         with self: out = self.model(*args, **kwargs)

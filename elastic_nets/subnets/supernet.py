@@ -44,15 +44,14 @@ class Supernet:
         space:Space=None, # The choices themselves, in place of widths, depths, kernels, divisor and resolutions
     ):
         _check_model(model, space, choices := (widths, depths, kernels, divisor, resolutions))
-        xb = in_order(model, xb)
-        self.model, self.graph = model, trace_channels(model, xb, groups=groups, check=check)
+        self.model, xb = model, in_order(model, xb)
+        self.graph = trace_channels(model, xb, groups=groups, check=check)
         self.space = make_space(self.graph, *choices) if space is None else fit_space(space, self.graph)
         _check_choices(self.space, self.graph)
         self.subnet = self.full = self.space.max # the one that is active, and the whole
         self.stats, self.private, self.matrices = {}, {}, {} # what single subnets have of their own
-        self.trained = False # have subnets been trained? Who sorts channels then scrambles them
-        self.xb = tree_map(lambda x: x[:1].detach().cpu(), as_inputs(xb))
-        self.layers = _make_elastic(model, self.graph, self.space)
+        self.layers, self.trained = _make_elastic(model, self.graph, self.space), False # trained: no more sorting
+        self.xb = tree_map(lambda x: x[:1].detach().cpu() if isinstance(x, torch.Tensor) else x, as_inputs(xb))
         supernets.add(self)
 
     def __getstate__(self): return {k:v for k,v in vars(self).items() if k[0]!='_'} # without what is worked out again
