@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 OLDEST ?= .venv-oldest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test faults export readme lint docs-check coverage onnx dist test-oldest hooks speed growing shrinking onion evidence gpu-evidence pages clean
+.PHONY: demo test faults export readme lint docs-check coverage coverage-all onnx dist test-oldest hooks speed growing shrinking onion evidence gpu-evidence pages clean
 
 demo: $(READY) # the main job; `make demo ARGS="--data cifar10"` passes arguments on
 	$(BIN)/elastic-nets demo $(ARGS)
@@ -33,11 +33,14 @@ lint: $(READY) # ruff, and the rules of this house: seconds
 docs-check: $(READY) # nbdev can make documentation of every notebook
 	$(BIN)/python -m pytest -q tests/test_project.py -k documentation
 
-coverage: $(READY) # docs/coverage.md, by the tests that hold it
+coverage: $(READY) # docs/coverage.md, by the tests that hold it: its first table
 	COVERAGE=write $(BIN)/python -m pytest -q tests/test_properties.py
 
 onnx: $(READY) # every model of docs/coverage.md as ONNX, five subnets each, compared with PyTorch: the best part of an hour
 	ONNX=all $(BIN)/python -m pytest -q tests/test_deploy.py -k coverage $(ARGS)
+
+coverage-all: $(READY) # and the second: every row anew, also those of large models that the tests leave out; minutes
+	COVERAGE=write $(BIN)/python -m pytest -q tests/test_coverage.py
 
 dist: $(READY) # wheel and source distribution, each installed in an environment of its own, where the demo runs
 	rm -rf dist

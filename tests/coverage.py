@@ -2,6 +2,7 @@
 import re
 from pathlib import Path
 from elastic_nets.grow.deepen import depths_at
+from helpers import counted_macs
 from zoo import all_macs, zoo
 
 page = Path(__file__).resolve().parent.parent/'docs/coverage.md'
@@ -13,7 +14,7 @@ def frozen_groups(graph):
     res = {}
     for g in graph.groups.values():
         if not g.why or g.why in outs: continue
-        reason = re.sub(r' in (the network|[\w.]+)( \([^)]*\))?', '', g.why)
+        reason = re.sub(r' in (the network|[\w.]+)( \([^)]*\))?|^[\w.]+ \([^)]*\): ', '', g.why)
         res.setdefault(reason, []).append(g.name)
     return res
 
@@ -46,10 +47,51 @@ def model_of(row): return row.split('|')[1].strip()
 
 def is_row(line): return line.startswith('| ') and model_of(line)!='model'
 
-def rows(): return [l for l in page.read_text(encoding='utf-8').splitlines() if is_row(l)]
+def tables(): return page.read_text(encoding='utf-8').split('## More models')
+
+def rows(table=0): return [l for l in tables()[table].splitlines() if is_row(l)]
 
 def write_row(row):
     "Put `row` in its place in the table; what stands above the table stays"
-    head = [l for l in page.read_text(encoding='utf-8').splitlines() if not is_row(l)]
+    first, more = tables()
+    head = [l for l in first.rstrip().splitlines() if not is_row(l)]
     by_model = {model_of(r):r for r in [*rows(), row]}
-    page.write_text('\n'.join([*head, *[by_model[n] for n in zoo if n in by_model]])+'\n', encoding='utf-8')
+    first = '\n'.join([*head, *[by_model[n] for n in zoo if n in by_model]])
+    page.write_text(f'{first}\n\n## More models{more}', encoding='utf-8')
+
+# ---- the second table
+
+def more_facts(model, sn):
+    "What the second table says of one model"
+    graph = sn.graph
+    full, small = sn.extract(sn.space.max), sn.extract(sn.space.min)
+    def macs(m): return counted_macs(lambda: run(m.eval().requires_grad_(False), model.inputs()))
+    def params(m): return sum(p.numel() for p in m.parameters())
+    frozen = frozen_groups(graph)
+    return dict(elastic=len(graph.elastic), groups=len(graph.elastic)+sum(map(len, frozen.values())),
+        params=graph.share(sn.model)['params'], blocks=sum(map(len, graph.stages.values())),
+        small=(params(small)/params(full), macs(small)/max(1, macs(full))), frozen=frozen)
+
+def run(model, x):
+    if isinstance(x, dict): return model(**x)
+    return model(*x) if isinstance(x, tuple) else model(x)
+
+def more_row(model, f):
+    "`more_facts` as a row; an exception where it was refused"
+    if isinstance(f, Exception):
+        reason = ' '.join(str(f).split()).replace('|', '/')[:200]
+        return f'| {model.name} | {model.shown} | refused |  |  |  |  | {reason} |'
+    why = '; '.join(f'{reason} ({len(names)})' for reason,names in f['frozen'].items()).replace('|', '/')
+    left = [f'{x:.3f}' for x in f['small']]
+    columns = [model.name, model.shown, f"{f['params']:.2f}", f"{f['elastic']} of {f['groups']}", f['blocks'] or '',
+               *left, why]
+    return f"| {' | '.join(map(str, columns))} |"
+
+def write_more(row):
+    "Put `row` in its place in the second table, which is in the order of names"
+    head, title, rest = page.read_text(encoding='utf-8').partition('## More models')
+    lines = rest.splitlines()
+    by_model = {model_of(l):l for l in [*filter(is_row, lines), row]}
+    kept = [l for l in lines if not is_row(l)]
+    text = '\n'.join([head+title+'\n'.join(kept), *[by_model[n] for n in sorted(by_model)]])
+    page.write_text(text+'\n', encoding='utf-8')

@@ -1,9 +1,11 @@
 "What real networks do on their way: every kind that a walk has to follow, from the trace to a trained subnet"
+import re
 from types import SimpleNamespace
 import pytest, timm, torch
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
+from elastic_nets.channels.labels import NotElasticError
 from elastic_nets.channels.trace import trace_channels
 from elastic_nets.subnets.supernet import Supernet
 
@@ -173,6 +175,44 @@ def test_what_is_frozen_says_where():
     net = nn.Sequential(nn.Linear(4,8), Frozen(), nn.Linear(8,2))
     why = trace_channels(net, torch.randn(2,4)).groups['0'].why
     assert why.startswith('special_bessel_j0 in 1 (Frozen, test_tracer.py:') and why.endswith('no rule for it')
+
+@torch.jit.script
+def scripted(x): return x*2+1
+
+@pytest.mark.parametrize('build,name,why', [
+    (lambda: nn.LSTM(4,6), 'r', 'lstm in r .LSTM, test_tracer.*recurrent layers stay whole'),
+    (lambda: nn.GRUCell(4,6), 'r', 'gru_cell in r .GRUCell, test_tracer.*recurrent layers stay whole')],
+    ids=['LSTM','GRUCell'])
+def test_recurrent_layers_say_that_they_stay(build, name, why):
+    class Alone(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.r = build()
+        def forward(self, x): return self.r(x)[0]
+    class Between(Alone):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3,4), nn.Linear(6,2)
+        def forward(self, x): return self.b(super().forward(self.a(x)))
+    for net,x in ((Alone(), torch.randn(5,4)), (Between(), torch.randn(5,3))):
+        assert re.match(why, trace_channels(net, x).groups[name].why)
+        with pytest.raises(NotElasticError, match='recurrent layers stay whole'): Supernet(net, x)
+
+@pytest.mark.parametrize('f,why', [
+    (scripted, 'made by something that is no torch function'),
+    (lambda x: torch.from_numpy(x.detach().numpy()*2), 'numpy in the network .Odd, test_tracer.py:.*: leaves torch')],
+    ids=['scripted','numpy'])
+def test_code_out_of_sight_freezes_what_goes_in(f, why):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3,4), nn.Linear(4,2)
+        def forward(self, x): return self.b(f(self.a(x)))
+    assert re.search(why, trace_channels(Odd(), torch.randn(5,3)).groups['a'].why)
+
+def test_a_scripted_layer_freezes_what_goes_in():
+    net = nn.Sequential(nn.Linear(3,4), torch.jit.script(nn.Linear(4,4)), nn.Linear(4,2))
+    assert trace_channels(net, torch.randn(5,3)).groups['0'].why.endswith('made by something that is no torch function')
 
 def test_a_half_grown_model_is_no_supernet():
     net = nn.Sequential(nn.Linear(4,8), nn.ReLU(), nn.Linear(8,2))

@@ -65,7 +65,6 @@ def timm_case(name, kernels=(1,3), note='', **kw):
     return Case(f'timm {name}', build, 64, kernels, note)
 
 halves = 'chunk and shuffle tie the sizes of the halves'
-heads = 'attention silences the bias of its keys by a slice: query, key and value keep their width'
 
 cases = [
     Case('alexnet', lambda: pooled('alexnet')),
@@ -78,7 +77,7 @@ cases = [
     tv_case('shufflenet_v2_x0_5', note=halves),
     tv_case('squeezenet1_1'),
     tv_case('swin_t', kernels=None),
-    tv_case('swin_v2_t', kernels=None, note=heads),
+    tv_case('swin_v2_t', kernels=None),
     Case('vgg11', lambda: pooled('vgg11')),
     tv_case('vit_b_16', kernels=None, image_size=64),
     tv_case('wide_resnet50_2'),

@@ -19,38 +19,27 @@ def _last_use(walk):
 
 # %% ../../nbs/channels/06_blocks.ipynb #250a0aef
 def _borders(walk, call, last):
-    "(step that comes in, step that goes out) of a call of a module, or None where it has not exactly one of each"
-    own = walk.record[call.start:call.end]
-    made = [s for op in own for s in op.outs]
-    ins = {s for op in own for s in op.ins}-set(made)
+    "(step that comes in, step that goes out) for each tensor of the same shape that a module takes, if it gives one"
+    made = [s for op in walk.record[call.start:call.end] for s in op.outs]
     outs = [s for s in made if last.get(s, -1)>=call.end]
-    if len(ins)==len(outs)==1: return ins.pop(), outs[0]
+    if len(outs)!=1 or outs[0] not in (call.out, *call.parts): return []
+    return [(s, outs[0]) for s in {*call.inputs.values()} if walk.shapes.get(s)==walk.shapes[outs[0]]]
 
 # %% ../../nbs/channels/06_blocks.ipynb #78f5a647
+_NORMS = {'layer_norm','rms_norm','group_norm','batch_norm'}
+_SAME_ORDER = {'view','reshape','flatten','unflatten'} # there and back again, nothing has moved
+
 def _adds(own, start, end):
     "Is `end` the input `start` plus something that these operations make of it?"
     stream, made, adds = {start}, {start}, False
     for op in own:
         ins = set(op.ins)
         if ins & made: made |= set(op.outs)
-        if ins & stream and (op.name=='add' or (op.name in ELEMENTWISE and len(ins)==1)):
+        alone = len(ins)==1 and (op.name in ELEMENTWISE | _SAME_ORDER or adds and op.name in _NORMS)
+        if ins & stream and (op.name=='add' or alone):
             stream |= set(op.outs)
             adds |= op.name=='add' and len(ins)>1 and ins<=made
     return adds and end in stream
-
-# %% ../../nbs/channels/06_blocks.ipynb #d44c6537
-def residual(
-    walk:Walk, # That has run
-) -> dict: # Name -> (step that comes in, step that goes out), in the order they run
-    "Modules whose output is their input plus something made of it"
-    last, shapes, found = _last_use(walk), walk.shapes, {}
-    names = Counter(id(m) for _,m in walk.model.named_modules(remove_duplicate=False))
-    times = names | Counter(id(c.module) for c in walk.calls) # the larger number of the two
-    for call in walk.calls:
-        borders = _borders(walk, call, last) if call.name and times[id(call.module)]==1 else None
-        if borders is None or shapes.get(borders[0])!=shapes.get(borders[1]): continue
-        if _adds(walk.record[call.start:call.end], *borders): found[call.name] = borders
-    return {p:io for p,io in found.items() if not any(q.startswith(p+'.') for q in found)} # the innermost
 
 # %% ../../nbs/channels/06_blocks.ipynb #1b87552f
 def find_stages(
@@ -66,24 +55,53 @@ def find_stages(
     homes = [stage[0].rpartition('.')[0] for stage in found]
     return {home if home and homes.count(home)==1 else stage[0]: tuple(stage) for stage,home in zip(found, homes)}
 
+# %% ../../nbs/channels/06_blocks.ipynb #cba62ec3
+def _chosen(found):
+    "Of blocks inside blocks the innermost, or those in a row around blocks that stand alone"
+    def inside(p): return [q for q in found if q.startswith(p+'.')]
+    inner = {p:io for p,io in found.items() if not inside(p)}
+    alone = {stage[0] for stage in find_stages(inner).values() if len(stage)==1}
+    around = {p:io for p,io in found.items() if inside(p) and {*inside(p)}<=alone}
+    rows = {p for stage in find_stages(around).values() if len(stage)>1 for p in stage}
+    within = {q for p in rows for q in inside(p)}
+    return {p:io for p,io in found.items() if p in rows or (p in inner and p not in within)}
+
+# %% ../../nbs/channels/06_blocks.ipynb #d44c6537
+def residual(
+    walk:Walk, # That has run
+) -> dict: # Name -> (step that comes in, step that goes out), in the order they run
+    "Modules whose output is their input plus something made of it"
+    last, found = _last_use(walk), {}
+    names = Counter(id(m) for _,m in walk.model.named_modules(remove_duplicate=False))
+    times = names | Counter(id(c.module) for c in walk.calls) # the larger number of the two
+    asked = {id(m.layers[0]) for m in walk.model.modules() if isinstance(m, nn.TransformerEncoder)}
+    for call in walk.calls:
+        if not call.name or times[id(call.module)]>1 or id(call.module) in asked: continue
+        own = walk.record[call.start:call.end]
+        streams = [io for io in _borders(walk, call, last) if _adds(own, *io)]
+        if len(streams)==1: found[call.name] = streams[0]
+    return _chosen(found)
+
 # %% ../../nbs/channels/06_blocks.ipynb #304ab10b
 def stream_inputs(
     walk:Walk, # That has run
     blocks:dict, # As `residual` returns it
-) -> dict: # Block -> position or keyword
-    "Which argument of a block is its input, where it is called with several or by keyword"
+) -> dict: # Block -> position or keyword; with the entries of its tuple that are its output, where it returns one
+    "Which argument of a block is its input, and which entry of a tuple its output; of others than `f(x)` -> tensor"
     res = {}
     for call in walk.calls:
         if call.name not in blocks: continue
-        key = next((k for k,s in call.inputs.items() if s==blocks[call.name][0]), 0)
-        if key!=0 or call.arguments>1: res[call.name] = key
+        start, end = blocks[call.name]
+        key = next((k for k,s in call.inputs.items() if s==start), 0)
+        if call.out is None: res[call.name] = key, tuple(s==end for s in call.parts)
+        elif key!=0 or call.arguments>1: res[call.name] = key
     return res
 
 # %% ../../nbs/channels/06_blocks.ipynb #730d048a
 class Skip(nn.Identity):
     "In the place of a dropped block that takes several arguments: returns the one that is its input"
     def __init__(self,
-        key=0, # Its position or keyword
+        key=0, # Its position or keyword, as `stream_inputs` returns it
     ):
         super().__init__()
         self.key = key
@@ -92,8 +110,10 @@ class Skip(nn.Identity):
 
 # %% ../../nbs/channels/06_blocks.ipynb #75f87bec
 def passed(key, args, kwargs):
-    "The argument at position `key`, or with this keyword"
-    return kwargs[key] if key in kwargs else args[key]
+    "The argument at position `key`, or with this keyword; in a tuple of None, where the block returns one"
+    key, form = key if isinstance(key, tuple) else (key, None)
+    x = kwargs[key] if key in kwargs else args[key]
+    return x if form is None else tuple(x if here else None for here in form)
 
 # %% ../../nbs/channels/06_blocks.ipynb #66e973d4
 def empty_place(
@@ -132,8 +152,9 @@ def branch_ends(
         made_by, stream, ends = {s:op for op in own for s in op.outs}, {start}, []
         for op in own:
             if not stream & set(op.ins): continue
+            if op.name in _NORMS and calls[block].out in op.outs: ends.append(None) # a norm behind the sum
             if op.name=='add': ends += [_ends(s, made_by) for s in op.ins if s not in stream]
-            if op.name=='add' or (op.name in ELEMENTWISE and len(op.ins)==1): stream |= set(op.outs)
+            if op.name=='add' or (op.name in ELEMENTWISE | _SAME_ORDER and len(op.ins)==1): stream |= set(op.outs)
         inside = ends and None not in ends and all(e.startswith(f'{block}.') for e in sum(ends, []))
         if inside: res[block] = tuple(e.removeprefix(f'{block}.') for e in sum(ends, []))
     return res

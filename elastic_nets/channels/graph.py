@@ -49,7 +49,7 @@ class ChannelGraph:
     kernel_sizes:dict=field(default_factory=dict) # Weight whose kernel can be cropped -> its spatial shape
     shares:dict=field(default_factory=dict) # Elastic share of 'params' and 'macs' (see `share`)
     aux:bool=False # Whether it was traced with branches that only run in training
-    attrs:dict=field(default_factory=dict) # (layer, attribute) -> `Axis`: the attribute is the number of what is left
+    attrs:dict=field(default_factory=dict) # (layer, attribute) -> `Axis` whose units it counts, or a tuple with some
     inputs:dict=field(default_factory=dict) # Block that takes several arguments -> position or keyword of its input
     ends:dict=field(default_factory=dict) # Block -> last layer of each of its branches, by their names in it
 
@@ -104,6 +104,18 @@ def _find_readers(groups, axes, reads):
         g.readers = tuple(weight.rpartition('.')[0] for weight in hits)
         if not g.why and not g.readers: g.why = 'nothing reads it'
 
+# %% ../../nbs/channels/02_graph.ipynb #f169a1b8
+@patch
+def attributes(self:Labeller, axes):
+    "(layer, attribute) -> `Axis`, or a tuple or list with one in place of each entry that counts channels"
+    res = {}
+    for (layer,k,*i),axis in axes.items():
+        if not i: res[layer,k] = axis
+        else:
+            old = res.get((layer,k), self.tuples[layer,k])
+            res[layer,k] = type(old)(axis if d==i[0] else a for d,a in enumerate(old))
+    return res
+
 # %% ../../nbs/channels/02_graph.ipynb #d0aee294
 @patch
 def graph(self:Labeller, stages):
@@ -120,7 +132,7 @@ def graph(self:Labeller, stages):
     reads = {n:dim for n,dim in self.reads.items() if n in axes}
     _find_readers(groups, axes, reads)
     mixers = {n:axis for n,labels in self.mixers.items() if (axis := _axis(labels)) is not None}
-    attrs = {k:axis for k,labels in self.attrs.items() if (axis := _axis(labels)) is not None}
+    attrs = self.attributes({k:axis for k,labels in self.attrs.items() if (axis := _axis(labels)) is not None})
     return ChannelGraph(groups, axes, reads, _axes(self.norms), _axes(self.outs), mixers, stages, attrs=attrs)
 
 # %% ../../nbs/channels/02_graph.ipynb #1e022960

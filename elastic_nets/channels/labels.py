@@ -86,7 +86,8 @@ class Labeller:
         self.norms = {} # layer that reduces over channels -> (dimension of its input, labels)
         self.outs = {} # layer -> (dimension of its output, labels)
         self.mixers = {} # linear layer that mixes positions -> labels of the channels it works on one by one
-        self.attrs = {} # (layer, attribute) -> labels: the attribute is their number
+        self.attrs = {} # (layer, attribute) -> labels: the attribute, or its entry (..., i), is their number
+        self.tuples = {} # (layer, attribute) -> its value, where it is a tuple or list of integers
 
     def freeze(self, names, why): # All labels in there
         for l in tree_leaves(names):
@@ -126,7 +127,7 @@ def meet(self:Labeller,
 # %% ../../nbs/channels/00_labels.ipynb #4e7fe713
 class Size(int):
     "An integer that remembers its origin"
-    def __new__(cls, value, *origin): # labels, or (layer, attribute), or (function, operand, operand)
+    def __new__(cls, value, *origin): # labels, or (layer, attribute[, i]), or (function, operand, operand)
         n = int.__new__(cls, value)
         n.origin = origin
         return n
@@ -193,6 +194,17 @@ def _proposals(outs):
         rows = outs[0].movedim(d, 0).reshape(outs[0].shape[d], -1)
         yield [(rows[:,:1].expand_as(rows), rows)]
 
+# %% ../../nbs/channels/00_labels.ipynb #4a8f4d5f
+def _parts(move, ties):
+    "Pairs of labels to tie, before a move with sizes that are a fraction of the number of channels"
+    for n in move.fractions():
+        whole, parts = n.origin[1:]
+        labels = ties.find(whole.origin[0])
+        moved = any(torch.equal(labels, ties.find(move.names[d])) for d in move.dims)
+        if moved and type(parts) is int and parts>1 and len(labels)%parts==0:
+            rows = labels.view(parts, -1)
+            yield [(rows[:1].expand_as(rows), rows)]
+
 # %% ../../nbs/channels/00_labels.ipynb #c37d068a
 @dataclass
 class Move:
@@ -211,6 +223,15 @@ class Move:
         shape = [n if l is None else len(l) for n,l in zip(self.shape, names)]
         out = self.f(_spread(ties.find(names[dim]), dim, shape), int if cut is None else cut.size)
         return [ties.find(o) for o in tree_leaves(out)]
+
+    def fractions(self): # The sizes behind its sizes that are the number of some labels divided by something
+        found, todo = [], [*self.sizes]
+        while todo:
+            n = todo.pop()
+            todo += [o for o in n.origin[1:] if isinstance(o, Size)]
+            divided = n.origin[0] is operator.floordiv and isinstance(n.origin[1], Size)
+            if divided and isinstance(n.origin[1].origin[0], torch.Tensor): found.append(n)
+        return found
 
     def origins(self, kind): # The sizes behind its sizes that are of a kind: torch.Tensor (labels) or str (attributes)
         found, todo = [], [*self.sizes]
@@ -269,11 +290,13 @@ def _counted(move, names, known):
     if len(found)>1: yield found
 
 # %% ../../nbs/channels/00_labels.ipynb #21b8e668
-def _borrowed(move, names, known):
+@patch
+def _borrowed(self:Labeller, move, names):
     "Pairs to tie: what lies along a dimension of the results, and the channels whose number was used as a size"
     labels = [l for n in names for l in n if l is not None]
-    counted = [known[n.origin] for n in move.origins(str) if n.origin in known]
+    counted = [self.attrs[n.origin] for n in move.origins(str) if n.origin in self.attrs]
     for other in [n.origin[0] for n in move.origins(torch.Tensor)] + counted:
+        if not self.can_go(other): continue # its number stays as it is
         for l in labels:
             if len(other)%len(l)==0: yield l[:,None].expand(-1, len(other)//len(l)), other.view(len(l), -1)
 
@@ -283,15 +306,16 @@ def _trials(self:Labeller, move):
     "Ties, numbers of attributes and names with which `move` may commute with cutting"
     seen = False
     for dim in move.dims:
-        for pairs in _proposals([_lean(o) for o in move.results(self.ties, dim)]):
+        outs = [_lean(o) for o in move.results(self.ties, dim)]
+        for pairs in (*_parts(move, self.ties), *_proposals(outs)):
             if not pairs and seen: continue
-            seen = True
+            seen = seen or not pairs
             ties = self.ties.trial()
             for a,b in pairs: ties.tie(a, b)
             names = _landing(move, ties)
             if names is None: continue
             for attrs in _counted(move, names, self.attrs): yield ties, attrs, names
-            if not (more := [*_borrowed(move, names, self.attrs)]): continue
+            if not (more := [*self._borrowed(move, names)]): continue
             for a,b in more: ties.tie(a, b)
             for attrs in _counted(move, names, self.attrs): yield ties, attrs, names
 
@@ -319,6 +343,7 @@ def trial(self:Labeller):
 def _try(self:Labeller, move):
     "Names after `move`, with the first ties and attributes that let it commute with cutting; None where there are none"
     for ties,attrs,names in self._trials(move):
+        if any(len(torch.unique(ties.find(move.names[d])))<2 for d in move.dims): continue # one unit: nothing could go
         if all(_commutes(move, names, cut) for cut in _half_gone(move, ties, self.attrs | attrs)):
             self.ties, self.attrs = ties, self.attrs | attrs
             return names

@@ -137,8 +137,11 @@ def locate(
         name = f'{layer}.weight'
         crop = tuple(slice((n-size)//2, (n+size)//2) for n in graph.kernel_sizes[name])
         place.index[name] = (*place.at(name)[:2], slice(None), slice(None))[:2] + crop
-    for (layer,k),axis in graph.attrs.items():
-        if place.has(layer): place.attrs.setdefault(layer, {})[k] = _size(index(axis), len(axis.rank))
+    def count(a): # What becomes of an attribute
+        if isinstance(a, (tuple,list)): return type(a)(map(count, a))
+        return a if isinstance(a, int) else _size(index(a), len(a.rank))
+    for (layer,k),a in graph.attrs.items():
+        if place.has(layer): place.attrs.setdefault(layer, {})[k] = count(a)
     for layer,axis in graph.mixers.items(): place.shares[layer] = _size(index(axis), len(axis.rank))/len(axis.rank)
     return place
 

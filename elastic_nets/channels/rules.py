@@ -204,14 +204,14 @@ def conv(walk, call):
     groups = int(call.get('groups', 6, 1))
     dim = x.ndim-(w.ndim-1)
     came, names = walk.of(x).names[dim], walk.of(w).names
-    walk.labeller.freeze([walk.of(x).names[:dim], walk.of(x).names[dim+1:]], f'{call.why}: along positions')
+    walk.labeller.freeze(walk.of(x).names[dim+1:], f'{call.why}: along positions')
     if groups==1:
         out, into = names[:2] if not transposed else names[1::-1]
         note_reader(walk, w, 0 if transposed else 1)
         read(walk, call, w, into, came)
     else: out = _grouped(walk, call, came, names, groups, transposed)
     make(walk, w, out, b)
-    return (None,)*dim+(out,)+(None,)*(w.ndim-2)
+    return walk.of(x).names[:dim]+(out,)+(None,)*(w.ndim-2)
 
 # %% ../../nbs/channels/05_rules.ipynb #3a3decae
 def _grouped(walk, call, came, names, groups, transposed):
@@ -297,9 +297,9 @@ def contract(walk, call, tensors, letters, result):
     for letter,here in labels.items():
         some = [l for l in here if l is not None]
         if not some: continue
-        alone = letter not in result and len(here)==1
-        if len(some)<len(here) or alone:
-            walk.labeller.freeze(some, call.why if letter in result else f'{call.why}: sums over them')
+        summed = letter not in result and (len(here)==1 or not any(walk.of(t).sources for t in tensors))
+        if len(some)<len(here) or summed:
+            walk.labeller.freeze(some, f'{call.why}: sums over them' if letter not in result else call.why)
         for l in some[1:]:
             if len(l)==len(some[0]): walk.labeller.ties.tie(some[0], l)
             else: share(walk, call, some[0], l)
@@ -418,6 +418,15 @@ def multi_head(walk, call):
     for k in ('embed_dim','kdim','vdim'): lab.attrs[(layer,k)] = into
     res = (*walk.of(a['query']).names[:-1], made)
     return [res]+[(None,)*t.ndim for t in call.outs[1:]]
+
+# %% ../../nbs/channels/05_rules.ipynb #0dd69cdc
+@channel_rule('lstm','gru','rnn_tanh','rnn_relu','lstm_cell','gru_cell','rnn_tanh_cell','rnn_relu_cell')
+def recurrent(walk, call):
+    "What goes in freezes, and so do the layer's own weights"
+    why = f'{call.why}: recurrent layers stay whole; layers before and after can be cut, but not where they meet it'
+    for t in call.tensors:
+        walk.labeller.freeze(walk.of(t).names, why)
+        for name in walk.of(t).sources[:1]: walk.labeller.made.setdefault(name.rpartition('.')[0], walk.of(t).names[0])
 
 # %% ../../nbs/channels/05_rules.ipynb #7caf5ef2
 @channel_rule('embedding')

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/channels/04_surgery.ipynb #f1c7acc3
 import copy, torch
+from pickle import PickleError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
@@ -88,7 +89,8 @@ def set_attrs(
     place:Place, # Of a subnet
 ):
     "Set the attributes that count channels, such as the number of heads"
-    for name,m in model.named_modules(): vars(m).update(place.attrs.get(name, {}))
+    for name,attrs in place.attrs.items():
+        if place.has(name): vars(model.get_submodule(name)).update(attrs)
 
 # %% ../../nbs/channels/04_surgery.ipynb #4920d934
 def follow_shapes(
@@ -111,6 +113,17 @@ def _one_group(m, n):
     for k in ('in_channels','out_channels','num_channels'):
         if k in vars(m): setattr(m, k, n)
 
+# %% ../../nbs/channels/04_surgery.ipynb #db28a34d
+def drop_caches(
+    modules, # Of a network
+):
+    "Let modules forget what they keep between calls: who keeps something drops it in a `train()` of its own"
+    for m in modules:
+        if type(m).train is nn.Module.train: continue
+        modes = [(c, c.training) for c in m.modules()]
+        m.train(True)
+        for c,training in modes: c.training = training
+
 # %% ../../nbs/channels/04_surgery.ipynb #a3e58244
 def copy_model(
     model:nn.Module,
@@ -120,8 +133,11 @@ def copy_model(
     stored = tree_leaves([list(vars(o).values()) for o in owners if hasattr(o, '__dict__')])
     detached = {id(t):t.detach() for t in stored if isinstance(t, torch.Tensor) and not t.is_leaf}
     try:
-        with _without_callbacks(model): return copy.deepcopy(model, detached)
-    except RuntimeError as e: raise NotElasticError(f'{type(model).__name__} cannot be copied: {e}') from e
+        with _without_callbacks(model): new = copy.deepcopy(model, detached)
+    except (RuntimeError, TypeError, PickleError) as e:
+        raise NotElasticError(f'{type(model).__name__} cannot be copied: {e}') from e
+    drop_caches(new.modules())
+    return new
 
 # %% ../../nbs/channels/04_surgery.ipynb #3d6d82b0
 @contextmanager

@@ -6,7 +6,7 @@
 __all__ = ['check_channels', 'trace_channels']
 
 # %% ../../nbs/channels/07_trace.ipynb #bf49eb7e
-import copy, torch
+import copy, inspect, torch
 from functools import partial
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
@@ -14,7 +14,7 @@ from .labels import NotElasticError
 from .walk import Walk, results_of
 from .graph import ChannelGraph
 from .place import axis_index, kept_units, locate, take, whole
-from .surgery import copy_model, cut_channels, layer_attrs, own_tensors
+from .surgery import copy_model, cut_channels, drop_caches, layer_attrs, own_tensors
 from .blocks import branch_ends, find_stages, residual, stream_inputs
 from . import rules # noqa: F401, a rule per torch function
 
@@ -25,6 +25,21 @@ def as_inputs(
     "The inputs of a model as a tuple"
     if isinstance(xb, (tuple,list)): return tuple(xb)
     return (xb,)
+
+# %% ../../nbs/channels/07_trace.ipynb #90e1ba1c
+def in_order(
+    model:nn.Module,
+    xb, # A batch, several inputs in a tuple or list, or a dict of inputs by the names of `model.forward`
+): # A dict becomes a tuple, with the defaults of inputs in between; anything else, or another dict, stays as it is
+    "Inputs by keyword, by position"
+    names = inspect.signature(model.forward).parameters
+    if not isinstance(xb, dict) or not xb or not {*xb} <= {*names}: return xb
+    last = max([*names].index(n) for n in xb)
+    first = [*names.values()][:last+1]
+    if late := [p.name for p in first if p.kind is p.KEYWORD_ONLY]:
+        raise ValueError(f'xb: {type(model).__name__} takes {", ".join(late)} by keyword only; wrap it in a module '
+                         'that takes all inputs by position')
+    return tuple(xb.get(p.name, p.default) for p in first)
 
 # %% ../../nbs/channels/07_trace.ipynb #46cfd522
 def _one(inputs, dtype=torch.float32):
@@ -38,6 +53,7 @@ def _one(inputs, dtype=torch.float32):
 # %% ../../nbs/channels/07_trace.ipynb #d6ccdffc
 def _mode(model, aux=False):
     "Evaluation mode; with `aux`, containers in training mode"
+    drop_caches(model.modules())
     for m in model.modules(): m.training = aux and any(True for _ in m.children())
     return model
 
@@ -132,7 +148,9 @@ def check_channels(
     silence(full, graph, keep)
     with torch.no_grad():
         (want, full_outs), (got, cut_outs) = [_outputs(m, xb, kwargs, graph.outs) for m in (full, cut)]
-    if isinstance(want, Exception): raise want
+    if isinstance(want, Exception):
+        raise NotElasticError(f'a copy of the model does not run in float64, as the check needs: {want}. Does it keep '
+                              'tensors that are neither parameters nor buffers?') from want
     kept = kept_units(graph, keep)
     def _same(name, x): # every layer is compared, not only the end
         dim, axis = graph.outs[name]

@@ -69,6 +69,7 @@ class ModuleCall:
     start:int # Operations before it
     end:int=None # Operations when it had returned
     out:int=None # Step of the tensor that it returned; None where it is something else
+    parts:tuple=() # Step, or None, of each entry of a tuple of tensors and None that it returned
 
 # %% ../../nbs/channels/01_walk.ipynb #f5351f28
 @dataclass
@@ -78,6 +79,9 @@ class Operation:
     ins:list # Steps of the tensors that went in; parameters have none
     outs:list # Steps of its results
     layer:str='' # Layer whose weight it used
+
+# %% ../../nbs/channels/01_walk.ipynb #75f36c60
+_LEAVES = {'numpy','tolist','__array__','__dlpack__'} # methods that give numbers to somebody who knows no labels
 
 # %% ../../nbs/channels/01_walk.ipynb #a11ce66b
 class Walk(TorchFunctionMode):
@@ -99,8 +103,10 @@ class Walk(TorchFunctionMode):
         out, kwargs = func(*args, **(kwargs or {})), kwargs or {}
         name = _operation(func)
         if self.busy: return out
-        if name in ('shape','size','numel') and isinstance(args[0], torch.Tensor): return self.size(args[0], out)
+        if name in ('shape','size','numel') and isinstance(args[0], torch.Tensor):
+            return self.size(args[0], out, kwargs.get('dim', args[1] if len(args)>1 else None))
         if self.own_rule or name in ('set','data_ptr'): return out
+        if name in _LEAVES: self.labeller.freeze(self.of(args[0]).names, f'{name} in {self.where()}: leaves torch')
         made = args[0] if name=='setitem' else out
         if any(isinstance(t, torch.Tensor) for t in tree_leaves(made)): self.operate(func, name, args, kwargs, made)
         return out
@@ -118,8 +124,12 @@ def of(self:Walk, t):
         return self.known[id(t)]
     if not self.stack or not t.is_floating_point(): return self.note(t, (None,)*t.ndim, 'meets a constant')
     why = f'{self.where()}: made by something that is no torch function'
-    for i in self.stack[-1].tensors: self.labeller.freeze(self.of(i).names, why)
-    return self.note(t, (None,)*t.ndim, why)
+    known = self.note(t, (None,)*t.ndim, why)
+    own = self.record[self.stack[-1].start:]
+    unread = {s for op in own for s in op.outs}-{s for op in own for s in op.ins}
+    came = [*map(self.of, self.stack[-1].tensors), *[k for k in self.known.values() if k.step in unread]]
+    self.labeller.freeze([k.names for k in came], why)
+    return known
 
 # %% ../../nbs/channels/01_walk.ipynb #4d14880e
 @patch
@@ -145,13 +155,13 @@ def where(self:Walk):
 
 # %% ../../nbs/channels/01_walk.ipynb #01afc940
 @patch
-def size(self:Walk, t, out):
-    "`t.shape`, `t.size(...)` or `t.numel()`, which was `out`, of sizes that remember"
+def size(self:Walk, t, out, dim=None):
+    "`t.shape`, `t.size(dim)` or `t.numel()`, which was `out`, of sizes that remember"
     names = self.of(t).names
     sizes = [n if l is None else Size(n, l) for n,l in zip(t.shape, names)]
     if isinstance(out, torch.Size): return torch.Size(sizes)
-    if out==t.numel() and t.ndim!=1 and out not in sizes: return prod(sizes)
-    return next((n for n in sizes if n==out), out)
+    if isinstance(dim, int): return sizes[dim]
+    return prod(sizes[1:], start=sizes[0]) if sizes else out
 
 # %% ../../nbs/channels/01_walk.ipynb #68c49535
 def _plain(a):
@@ -243,6 +253,8 @@ def leave(self:Walk, module, args, kwargs, out):
         if module._parameters and len(dims)==1:
             self.labeller.outs.setdefault(call.name, (dims[0], known.names[dims[0]]))
         call.out = known.step
+    elif isinstance(out, (tuple,list)) and all(o is None or isinstance(o, torch.Tensor) for o in out):
+        call.parts = tuple(self.known[id(o)].step if id(o) in self.known else None for o in out)
     call.end = len(self.record)
     self.stack.pop()
 
@@ -274,25 +286,43 @@ def unseen(self:Walk, f):
         finally: self.busy = False
     return _f
 
+# %% ../../nbs/channels/01_walk.ipynb #d27dd38b
+def _sized(v, *origin):
+    "An integer, or a tuple or list of integers, of sizes that remember; anything else as it is"
+    if type(v) is int and v>1: return Size(v, *origin)
+    if type(v) in (tuple,list) and v and all(type(n) is int for n in v):
+        return type(v)(_sized(n, *origin, i) for i,n in enumerate(v))
+    return v
+
+# %% ../../nbs/channels/01_walk.ipynb #ea2a8dfe
+@patch
+def numbers(self:Walk):
+    "(module, attribute, value, value that remembers) of integers that modules keep; no tuples of PyTorch's layers"
+    for n,m in self.model.named_modules():
+        own = type(m).__module__.startswith('torch.nn.')
+        for k,v in vars(m).items():
+            if k[0]=='_' or own and type(v) is not int: continue
+            if (new := _sized(v, n, k)) is not v: yield m, k, v, new
+            if type(v) in (tuple,list): self.labeller.tuples[(n,k)] = v
+
 # %% ../../nbs/channels/01_walk.ipynb #4bc23fad
 @patch
 @torch.no_grad()
 def run(self:Walk, args, kwargs={}):
     "Let the network run on these inputs; returns the walk"
-    numbers = [(n,m,k,v) for n,m in self.model.named_modules() for k,v in vars(m).items()
-               if type(v) is int and v>1 and k[0]!='_']
-    hooks = []
+    numbers, hooks = [*self.numbers()], []
     for t in tree_leaves((args, kwargs)):
         if isinstance(t, torch.Tensor): self.note(t, (None,)*t.ndim)
     try:
-        for n,m,k,v in numbers: vars(m)[k] = Size(v, n, k)
+        for m,k,_,new in numbers: vars(m)[k] = new
         for m in self.model.modules():
+            if isinstance(m, torch.jit.ScriptModule): continue # it takes no hooks
             hooks.append(m.register_forward_pre_hook(self.unseen(self.enter), with_kwargs=True))
             hooks.append(m.register_forward_hook(self.unseen(self.leave), with_kwargs=True))
         with self: out = self.model(*args, **kwargs)
     finally:
         for h in hooks: h.remove()
-        for _,m,k,v in numbers: vars(m)[k] = v
+        for m,k,old,_ in numbers: vars(m)[k] = old
     return self.finish(out)
 
 # %% ../../nbs/channels/01_walk.ipynb #ef7c48a2
@@ -358,7 +388,9 @@ def moves(walk, call):
     kwargs = call.kwargs
     def f(labels, size): return func(labels, *replaced(rest, size), **{k:replaced(v, size) for k,v in kwargs.items()})
     sizes = [n for n in tree_leaves(_plain([*rest, *kwargs.values()])) if isinstance(n, Size)]
-    known = walk.of(x)
+    known, lab = walk.of(x), walk.labeller
+    free = [l for l in known.names if lab.can_go(l)]
+    if len(free)>1 and not known.sources: lab.freeze([l for l in free if not lab.is_made(l)], f'{call.why}: positions')
     move = Move(f, known.names, tuple(x.shape), [tuple(t.shape) for t in call.outs], sizes)
     if call.name in ('expand','expand_as','repeat') and not move.dims: return _filled(call, rest)
     return walk.labeller.move(move, f'{call.why}: its sizes are fixed')

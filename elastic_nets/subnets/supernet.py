@@ -17,8 +17,8 @@ from weakref import WeakSet
 from ..channels.labels import NotElasticError
 from ..channels.place import Place, take, whole
 from elastic_nets.channels.surgery import (check_state, copy_model, cut_channels, layer_attrs, own_tensors,
-    permute_tensors)
-from ..channels.trace import as_inputs, count_positions, trace_channels
+    permute_tensors, set_attrs)
+from ..channels.trace import as_inputs, count_positions, in_order, trace_channels
 from .subnet import Space, Subnet
 from .choices import check_choice, fit_space, make_space
 from ..channels.blocks import empty_place
@@ -33,7 +33,7 @@ class Supernet:
     "Beside a model: its subnets can be switched on, measured and taken out"
     def __init__(self,
         model:nn.Module, # Becomes elastic in place: layers change class, nothing else changes
-        xb, # A batch (or a tuple of inputs) as the model takes it
+        xb, # A batch (or a tuple of inputs, or a dict of inputs by keyword) as the model takes it
         widths=(.25,.5,.75,1.), # Width multipliers in (0, 1] for every channel group, or {group: numbers of channels}
         depths=None, # Shares in [0, 1] of every stage's blocks that may be dropped, or {stage: numbers of blocks}
         kernels=None, # Odd sizes for every convolution that can be cropped, or {convolution: sizes}
@@ -44,14 +44,14 @@ class Supernet:
         space:Space=None, # The choices themselves, in place of widths, depths, kernels, divisor and resolutions
     ):
         _check_model(model, space, choices := (widths, depths, kernels, divisor, resolutions))
-        self.model, self.graph = model, trace_channels(model, xb, groups=groups, check=check)
+        self.model, xb = model, in_order(model, xb)
+        self.graph = trace_channels(model, xb, groups=groups, check=check)
         self.space = make_space(self.graph, *choices) if space is None else fit_space(space, self.graph)
         _check_choices(self.space, self.graph)
         self.subnet = self.full = self.space.max # the one that is active, and the whole
         self.stats, self.private, self.matrices = {}, {}, {} # what single subnets have of their own
-        self.trained = False # have subnets been trained? Who sorts channels then scrambles them
-        self.xb = tree_map(lambda x: x[:1].detach().cpu(), as_inputs(xb))
-        self.layers = _make_elastic(model, self.graph, self.space)
+        self.layers, self.trained = _make_elastic(model, self.graph, self.space), False # trained: no more sorting
+        self.xb = tree_map(lambda x: x[:1].detach().cpu() if isinstance(x, torch.Tensor) else x, as_inputs(xb))
         supernets.add(self)
 
     def __getstate__(self): return {k:v for k,v in vars(self).items() if k[0]!='_'} # without what is worked out again
@@ -87,10 +87,9 @@ def _check_choices(space, graph):
 def _make_elastic(model, graph, space):
     "Change the class of every layer that a subnet may cut or skip; their names -> layers"
     blocks = {b for stage in space.depth for b in graph.stages[stage]}
-    counts = {layer for layer,_ in graph.attrs} # they have an attribute that counts channels
     for name,m in model.named_modules():
         has_channels = any((f'{name}.{t}' if name else t) in graph.axes for t in own_tensors(m))
-        if name in blocks or has_channels or is_norm(m) or name in counts: m.__class__ = elastic_class(type(m))
+        if name in blocks or has_channels or is_norm(m): m.__class__ = elastic_class(type(m))
     return {n:m for n,m in model.named_modules() if getattr(m, '_is_elastic', False)}
 
 # %% ../../nbs/subnets/14_supernet.ipynb #8b216be8
@@ -154,10 +153,10 @@ def _cut(name, m, place):
     "What layer `name` uses at `place`, or None where it stays whole"
     tensors = {t: (f'{name}.{t}' if name else t, p) for t,p in own_tensors(m).items()}
     idx = {t:_ready(place.at(n), p.device) for t,(n,p) in tensors.items() if not whole(place.at(n))}
-    counted = place.attrs.get(name, {})
-    if not idx and not counted: return Cut(m, {}, {}, rest=True) if is_norm(m) else None
+    if not idx: return Cut(m, {}, {}, rest=True) if is_norm(m) else None
     shapes = {t:place.shape(n, p.shape) for t,(n,p) in tensors.items()}
-    attrs = {k:v for k,v in (layer_attrs(m, shapes) | counted).items() if vars(m).get(k)!=v}
+    counted = place.attrs.get(name, {}) # `set_active` sets them
+    attrs = {k:v for k,v in layer_attrs(m, shapes).items() if vars(m).get(k)!=v and k not in counted}
     return Cut(m, idx, attrs, rest=is_norm(m))
 
 # %% ../../nbs/subnets/14_supernet.ipynb #54473f96
@@ -222,6 +221,7 @@ def set_active(self:Supernet,
     if subnet is None: subnet = self.full
     plan = {} if subnet==self.full else _with_own(self, subnet, _plan(self, subnet))
     for n,m in self.layers.items(): vars(m)['_cut'] = plan.get(n)
+    if self.graph.attrs: set_attrs(self.model, self.place(subnet)) # for whoever reads them, in `forward` or elsewhere
     self.subnet = subnet
 
 # %% ../../nbs/subnets/14_supernet.ipynb #422cbbb3
