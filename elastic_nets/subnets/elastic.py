@@ -86,6 +86,17 @@ def elastic_class(
     doc = f'`{base.__name__}` that can work with a part of its weights'
     return type(f'Elastic{base.__name__}', (_Elastic, base), {'__module__': __name__, '__doc__': doc})
 
+# %% ../../nbs/subnets/12_elastic.ipynb #3c9e1b01
+def make_plain(
+    model:nn.Module, # Changed in place, with everything in it
+) -> nn.Module: # `model`
+    "Give the layers their own classes back"
+    for m in model.modules():
+        if not getattr(m, '_is_elastic', False): continue
+        vars(m).pop('_cut', None)
+        m.__class__ = type(m).__bases__[1]
+    return model
+
 # %% ../../nbs/subnets/12_elastic.ipynb #ac2e0eaf
 def _new_elastic(base):
     "For pickle: an empty elastic module"
