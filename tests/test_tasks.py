@@ -84,7 +84,7 @@ def unet():
     ds = [(p, torch.zeros(64, 64, dtype=torch.long)) for p in pictures()]
     dls = DataLoaders.from_dsets(ds, ds, bs=2, num_workers=0, device='cpu')
     return unet_learner(dls, resnet18, pretrained=False, normalize=False, n_out=3, loss_func=nn.CrossEntropyLoss(),
-                        n_in=3, img_size=(64,64)).model
+                        n_in=3).model
 
 TASKS = {'RetinaNet': (retinanet, 'body'), 'SSDLite': (ssdlite, 'body'), 'Faster R-CNN': (faster_rcnn, 'body'),
          'DeepLabV3': (deeplab, 'net.backbone'), 'unet_learner': (unet, '0'), 'YOLO': (Yolo, 'two')}
