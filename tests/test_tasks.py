@@ -41,7 +41,8 @@ class C2f(nn.Module):
     def __init__(self, n_in, n_out, n=2):
         super().__init__()
         self.a, self.b = conv(n_in, n_out, 1), conv((2+n)*n_out//2, n_out, 1)
-        self.m = nn.ModuleList(nn.Sequential(conv(n_out//2, n_out//2, 3), conv(n_out//2, n_out//2, 3)) for _ in range(n))
+        half = n_out//2
+        self.m = nn.ModuleList(nn.Sequential(conv(half, half, 3), conv(half, half, 3)) for _ in range(n))
     def forward(self, x):
         y = list(self.a(x).chunk(2, 1))
         for m in self.m: y.append(y[-1]+m(y[-1]))
@@ -87,7 +88,7 @@ def unet():
                         n_in=3).model
 
 TASKS = {'RetinaNet': (retinanet, 'body'), 'SSDLite': (ssdlite, 'body'), 'Faster R-CNN': (faster_rcnn, 'body'),
-         'DeepLabV3': (deeplab, 'net.backbone'), 'unet_learner': (unet, '0'), 'YOLO': (Yolo, 'two')}
+         'DeepLabV3': (deeplab, 'net.backbone'), 'unet_learner': (unet, 'layers.0'), 'YOLO': (Yolo, 'two')}
 
 @pytest.mark.parametrize('part', [False, True], ids=['whole','part'])
 @pytest.mark.parametrize('task', TASKS)

@@ -252,7 +252,8 @@ def _by_weight(call):
 def _matmul(call):
     "Products of `matmul` and its relatives"
     first = call.name in ('addmm','baddbmm')
-    a, b = call('input', 0) if not first else call.args[1], call.args[1+first] if len(call.args)>1+first else call('other', 1)
+    a = call.args[1] if first else call('input', 0)
+    b = call.args[1+first] if len(call.args)>1+first else call('other', 1)
     many = max((a, b), key=lambda t: t.ndim)
     rows = [a.ndim-2] if a.ndim>1 else []
     shared = zip(many.shape[:-2], range(many.ndim-2)) # a batch that both have; the larger of the two
@@ -282,7 +283,7 @@ def _einsum(call):
 # %% ../../nbs/channels/07_trace.ipynb #6a50c107
 def _multi_head(call):
     "Projections and products of `multi_head_attention_forward`"
-    q, k, v, w, out = (call(n, i) for n,i in (('query',0),('key',1),('value',2),('in_proj_weight',5),('out_proj_weight',11)))
+    q, k, w, out = call('query', 0), call('key', 1), call('in_proj_weight', 5), call('out_proj_weight', 11)
     batch, rows = q.numel()//q.shape[0]//q.shape[-1], [(q.shape[0], None, 0), (k.shape[0], None, 0)]
     width = [(w.shape[0], w, 0), (w.shape[1], w, 1)] if w is not None else _sizes(q, [q.ndim-1])*2
     into = [[(batch*(q.shape[0]+2*k.shape[0]), None, 0), *width, (1/3, None, 0)]]
@@ -300,7 +301,8 @@ class Products(TorchFunctionMode):
     "Sees matrix products as they are computed"
     def __init__(self, model, walk=None): # A `Walk` that goes along knows which channels there are
         super().__init__()
-        self.model, self.walk, self.stack, self.found = model, walk, [], [] # found: (module, MACs, labels, weight's shape)
+        self.model, self.walk, self.stack = model, walk, []
+        self.found = [] # (module, MACs, labels, shape of its weight)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out, name = func(*args, **(kwargs or {})), getattr(func, '__name__', '')
@@ -316,12 +318,14 @@ class Products(TorchFunctionMode):
             macs = round(prod(n for n,_,_ in sizes))
             self.found.append((self.stack[-1], macs, [l for l in names if l is not None], weight))
 
+    def leave(self, *call): self.stack.pop() # returns nothing: it would be taken for the output
+
     @contextmanager
     def watching(self): # Within, it sees what the model does
         hooks = []
         for name,m in self.model.named_modules():
             hooks.append(m.register_forward_pre_hook(lambda m, x, name=name: self.stack.append(name)))
-            hooks.append(m.register_forward_hook(lambda m, x, out: self.stack.pop() and None))
+            hooks.append(m.register_forward_hook(self.leave))
         try:
             with self: yield self
         finally:

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from math import prod
 from random import Random
 from torch import nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 from warnings import warn
 from weakref import WeakSet
 from ..channels.labels import NotElasticError
@@ -26,7 +26,7 @@ from ..channels.trace import (as_inputs, corners, count_work, difference, observ
 from .subnet import Space, Subnet
 from .choices import check_choice, fit_space, make_space
 from ..channels.blocks import empty_place
-from .elastic import Cut, Drop, elastic_class, make_plain, smaller_kernel
+from .elastic import Cut, Drop, as_model, elastic_class, make_plain, smaller_kernel
 from .batches import at_size, is_norm
 
 # %% ../../nbs/subnets/14_supernet.ipynb #c6fd0178
@@ -49,9 +49,7 @@ class Supernet:
         space:Space=None, # The choices themselves, in place of widths, depths, kernels, divisor and resolutions
         submodule:str='', # Name of the part that becomes elastic ('backbone'); its readers follow. Default: the whole
     ):
-        choices = widths, depths, kernels, divisor, resolutions
-        if space is not None and choices!=Supernet.__init__.__defaults__[:5]:
-            raise ValueError('space: it says all choices; leave widths, depths, kernels, divisor and resolutions out')
+        _check_space(space, choices := (widths, depths, kernels, divisor, resolutions))
         self.model, self.how = as_model(model, xb), dict(groups=groups, check=check, submodule=submodule)
         self.xb = tuple(map(_one_of, as_inputs(xb)))
         self.graph = _trace(self)
@@ -66,6 +64,12 @@ class Supernet:
 
     def __getstate__(self): return {k:v for k,v in vars(self).items() if k[0]!='_'} # without what is worked out again
 
+# %% ../../nbs/subnets/14_supernet.ipynb #50e98e06
+def _check_space(space, choices):
+    "`ValueError` where a space and choices meet"
+    if space is None or choices==Supernet.__init__.__defaults__[:5]: return
+    raise ValueError('space: it says all choices; leave widths, depths, kernels, divisor and resolutions out')
+
 # %% ../../nbs/subnets/14_supernet.ipynb #50e98e04
 @patch
 def __repr__(self:Supernet):
@@ -73,37 +77,6 @@ def __repr__(self:Supernet):
     return (f'Supernet of {type(self.model).__name__}: {s.count():.4g} subnets of {low:.3g} to {high:.3g} M MACs; '
         f'{len(s.width)} widths, {len(s.depth)} depths, {len(s.kernel)} kernels, '
         f'{max(1, len(s.resolution))} resolutions')
-
-# %% ../../nbs/subnets/14_supernet.ipynb #50e98dfe
-def as_model(
-    model, # What the user gave
-    xb, # And as a batch
-) -> nn.Module: # What becomes elastic
-    "The module; `ValueError` where it is none, `TypeError` where something else was meant"
-    got = type(model).__name__
-    if hasattr(model, 'dls') and hasattr(model, 'model'): what = f'a {got}; call `learn.to_supernet(...)`'
-    elif isinstance(model, Supernet): what = 'a Supernet; its model is `sn.model`'
-    elif isinstance(model, type) or not isinstance(model, nn.Module) and callable(model):
-        what = f'{getattr(model, "__name__", got)} itself; call it, and give what it returns'
-    else: what = '' if isinstance(model, nn.Module) else f'{model!r:.80}'
-    if what: raise TypeError(f'model: a module is expected, got {what}')
-    if not any(isinstance(x, torch.Tensor) for x in tree_leaves(xb)):
-        raise TypeError(f'xb: a batch as the model takes it is expected, a tensor or several, got {type(xb).__name__}')
-    for name,m in model.named_modules():
-        if not hasattr(growth := getattr(m, 'growth', None), 'by'): continue # the user's own, if any
-        raise ValueError(f'the model is half grown ({growth.by} {growth.size:.3g}{name and f", in {name}"}): '
-                         '`learn.finish_growing()` first, or fit with the same callback again')
-    return _not_compiled(model)
-
-# %% ../../nbs/subnets/14_supernet.ipynb #50e98dff
-def _not_compiled(model):
-    "The plain module in a compiled one"
-    plain = getattr(model, '_orig_mod', model)
-    if plain is model and model._compiled_call_impl is None: return model
-    plain._compiled_call_impl = None
-    warn('the model was compiled, and every subnet would be compiled anew: its plain model becomes elastic. '
-         'Compile what you extract, or what `sn.plain()` gives back')
-    return plain
 
 # %% ../../nbs/subnets/14_supernet.ipynb #50e98e00
 def _one_of(x): # One sample of an input; a list is one already
@@ -288,7 +261,8 @@ def _warn_of_large(sn, most=.9):
     reasons = Counter()
     for (why,_),macs in frozen.items(): reasons[why] += macs
     named = {why:layer for (why,layer),_ in frozen.most_common()[::-1]} # the largest layer of each
-    said = [f'{n/whole:.0%} at {named[why]} and layers like it ({why})' for why,n in reasons.most_common(3) if n>.05*whole]
+    most = [(why, n/whole) for why,n in reasons.most_common(3) if n>.05*whole]
+    said = [f'{share:.0%} at {named[why]} and layers like it ({why})' for why,share in most]
     warn(f'the smallest subnet has {sum(work.values())/whole:.0%} of the MACs. Frozen: {"; ".join(said) or "little"}. '
          'The choices are those of `sn.space`; `print(sn.graph)` has all groups, `07_trace` what can be done')
 
