@@ -11,7 +11,7 @@ from elastic_nets.grow.deepen import grow_depth, start_shallow
 from elastic_nets.grow.widen import grow_width, init_bert2bert, init_net2net, init_random, start_narrow
 from elastic_nets.subnets.supernet import Supernet
 from helpers import shapes
-from zoo import count_macs, outputs, zoo
+from zoo import all_macs, outputs, zoo
 
 class Net:
     "A model of the zoo as it was, and as a supernet"
@@ -175,7 +175,7 @@ def test_new_blocks_begin_as_nothing(net):
     assert all_close(run(m, x), y)
 
 def test_macs_are_counted(net):
-    for s in (*net.subs, net.sn.space.min): assert net.sn.layer_macs(s)==count_macs(net.sn.extract(s), net.xb[:1])
+    for s in (*net.subs, net.sn.space.min): assert net.sn.macs(s)==all_macs(net.sn.extract(s), net.xb[:1])
 
 def test_smallest_has_half_the_macs(net): assert net.facts['small'] <= .5
 

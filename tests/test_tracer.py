@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 from elastic_nets.channels.labels import NotElasticError
 from elastic_nets.channels.trace import trace_channels
+from elastic_nets.subnets.cost import macs
 from elastic_nets.subnets.supernet import Supernet
 
 class Net(nn.Module):
@@ -126,19 +127,20 @@ def test_a_dropped_block_takes_what_its_block_took(call):
     sn = Supernet(net, x, depths=(0,1))
     with sn.active(sn.space.min): torch.testing.assert_close(net(x), sn.extract(sn.space.min)(x))
 
-@pytest.mark.parametrize('how', ['under three names', 'called again'])
+@pytest.mark.parametrize('how', ['under three names', 'called again', 'with the tensor of another'])
 def test_a_block_that_runs_twice_stays(how):
     b = Block()
-    blocks = nn.Sequential(b, b, b) if how=='under three names' else nn.Sequential(b, Block())
+    blocks = nn.Sequential(b, b, b) if how=='under three names' else nn.Sequential(b, Block(), Block())
+    if how=='with the tensor of another': blocks[2].conv.weight = b.conv.weight
     def forward(m, x):
         x = m.blocks(m.c(x))
-        return x if how=='under three names' else m.blocks[0](x)
+        return m.blocks[0](x) if how=='called again' else x
     net, x = Net(forward, blocks=blocks).eval(), torch.randn(2,3,8,8)
     sn = Supernet(net, x, widths=(.5,1.), depths=(0.,1.))
     for s in {sn.space.max, *map(sn.space.sample, range(6))}:
         small = sn.extract(s)
         with sn.active(s): torch.testing.assert_close(net(x), small(x))
-        assert sum(p.numel() for p in small.parameters())==sn.n_params(s)
+        assert sum(p.numel() for p in small.parameters())==sn.n_params(s) and macs(small, x)==sn.macs(s)
 
 def test_hooks_see_the_gradient_of_large_weights():
     net, x, seen = nn.Sequential(nn.Linear(64,600), nn.Tanh(), nn.Linear(600,10)), torch.randn(8,64), []

@@ -7,7 +7,7 @@ __all__ = ['ChannelGraph']
 
 # %% ../../nbs/channels/02_graph.ipynb #5d6f8a2b
 import copy, hashlib, torch
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
 from torch import nn
 from .labels import Labeller
@@ -46,6 +46,7 @@ class ChannelGraph:
     mixers:dict # Linear layer that mixes positions -> `Axis` of the channels it works on one by one
     stages:dict # Stage of blocks that may be dropped -> their names
     positions:dict=field(default_factory=dict) # Layer -> positions it is applied at, for one sample
+    products:list=field(default_factory=list) # (module, MACs, axes): products beside the layers', as in attention
     kernel_sizes:dict=field(default_factory=dict) # Weight whose kernel can be cropped -> its spatial shape
     shares:dict=field(default_factory=dict) # Elastic share of 'params' and 'macs' (see `share`)
     aux:bool=False # Whether it was traced with branches that only run in training
@@ -118,7 +119,7 @@ def attributes(self:Labeller, axes):
 
 # %% ../../nbs/channels/02_graph.ipynb #d0aee294
 @patch
-def graph(self:Labeller, stages):
+def graph(self:Labeller, stages, products=()):
     "Everything the labels tell, as a `ChannelGraph`"
     groups, group_of, rank_of = self.groups()
     def _axis(labels):
@@ -133,7 +134,9 @@ def graph(self:Labeller, stages):
     _find_readers(groups, axes, reads)
     mixers = {n:axis for n,labels in self.mixers.items() if (axis := _axis(labels)) is not None}
     attrs = self.attributes({k:axis for k,labels in self.attrs.items() if (axis := _axis(labels)) is not None})
-    return ChannelGraph(groups, axes, reads, _axes(self.norms), _axes(self.outs), mixers, stages, attrs=attrs)
+    products = [(name, macs, tuple(a for l in labels if (a := _axis(l)) is not None)) for name,macs,labels in products]
+    return ChannelGraph(groups, axes, reads, _axes(self.norms), _axes(self.outs), mixers, stages, attrs=attrs,
+                        products=products)
 
 # %% ../../nbs/channels/02_graph.ipynb #1e022960
 @patch
@@ -148,6 +151,35 @@ def share(self:ChannelGraph,
     params = {n:p.numel() for n,p in model.named_parameters()}
     macs = {f'{n}.weight': positions*modules[n].weight.numel() for n,positions in self.positions.items()}
     return dict(params=_ratio(params), macs=_ratio(macs))
+
+# %% ../../nbs/channels/02_graph.ipynb #2b7c4d02
+@patch
+def within(self:ChannelGraph,
+    submodule:str, # Name of a module
+) -> ChannelGraph: # Itself
+    "Freeze all that is not made inside `submodule`"
+    def _inside(layer): return f'{layer}.'.startswith(f'{submodule}.')
+    for g in self.groups.values():
+        outside = next((m for m in g.makers if not _inside(m)), None)
+        if outside is not None and not g.why: g.why = f'{outside} is outside of {submodule!r}'
+    self.stages = {k:blocks for k,blocks in self.stages.items() if all(map(_inside, blocks))}
+    self.kernel_sizes = {n:k for n,k in self.kernel_sizes.items() if _inside(n.rpartition('.')[0])}
+    return self
+
+# %% ../../nbs/channels/02_graph.ipynb #2b7c4d05
+@patch
+def inside_of(self:ChannelGraph,
+    home:str, # Name of the module that was traced
+) -> ChannelGraph: # Of the whole network
+    "The same groups, with the names that layers and tensors have in a larger network"
+    def _at(name): return f'{home}.{name}' if name else home
+    def _keys(d): return {(_at(k[0]), k[1]) if isinstance(k, tuple) else _at(k):v for k,v in d.items()}
+    dicts = ('axes','reads','norms','outs','mixers','positions','kernel_sizes','attrs','inputs','ends')
+    groups = {_at(n):replace(g, name=_at(n), makers=tuple(map(_at, g.makers)), readers=tuple(map(_at, g.readers)))
+              for n,g in self.groups.items()}
+    stages = {_at(k):tuple(map(_at, blocks)) for k,blocks in self.stages.items()}
+    products = [(_at(name), *rest) for name,*rest in self.products]
+    return replace(self, groups=groups, stages=stages, products=products, **{k:_keys(getattr(self, k)) for k in dicts})
 
 # %% ../../nbs/channels/02_graph.ipynb #181e4b68
 @patch

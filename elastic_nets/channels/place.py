@@ -9,6 +9,7 @@ __all__ = []
 import torch
 from dataclasses import dataclass, field
 from fastcore.basics import patch
+from math import prod
 from .graph import ChannelGraph
 
 # %% ../../nbs/channels/03_place.ipynb #bd0d7153
@@ -54,6 +55,7 @@ class Place:
     index:dict # Tensor name -> a slice or an int64 tensor per leading dimension; tensors that stay whole are absent
     dropped:tuple=() # Names of the blocks that are not there
     shares:dict=field(default_factory=dict) # Linear layer that mixes positions -> share of its channels that are left
+    parts:list=field(default_factory=list) # For each of the graph's `products` the share that is left
     attrs:dict=field(default_factory=dict) # Layer -> attributes that count channels: {'num_heads': 2}
 
     def __post_init__(self): object.__setattr__(self, 'gone', tuple(f'{b}.' for b in self.dropped))
@@ -142,7 +144,9 @@ def locate(
         return a if isinstance(a, int) else _size(index(a), len(a.rank))
     for (layer,k),a in graph.attrs.items():
         if place.has(layer): place.attrs.setdefault(layer, {})[k] = count(a)
-    for layer,axis in graph.mixers.items(): place.shares[layer] = _size(index(axis), len(axis.rank))/len(axis.rank)
+    def share(axis): return _size(index(axis), len(axis.rank))/len(axis.rank)
+    place.shares.update({layer:share(axis) for layer,axis in graph.mixers.items()})
+    place.parts.extend(prod(map(share, axes)) for *_,axes in graph.products)
     return place
 
 # %% ../../nbs/channels/03_place.ipynb #476a5f6b

@@ -7,8 +7,12 @@ __all__ = ['check_channels', 'trace_channels']
 
 # %% ../../nbs/channels/07_trace.ipynb #bf49eb7e
 import copy, inspect, torch
+from dataclasses import dataclass, replace
 from functools import partial
+from contextlib import contextmanager
+from math import prod
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from .labels import NotElasticError
 from .walk import Walk, results_of
@@ -42,8 +46,11 @@ def in_order(
     return tuple(xb.get(p.name, p.default) for p in first)
 
 # %% ../../nbs/channels/07_trace.ipynb #46cfd522
-def _one(inputs, dtype=torch.float32):
-    "One sample of `inputs`, a tuple or dict of batches, on the CPU; floating point numbers in `dtype`"
+def one_sample(
+    inputs, # A tuple or dict of batches
+    dtype=torch.float32, # Of floating point numbers
+): # Of the same kind, on the CPU
+    "One sample of each batch"
     def _as(x): return x.detach().cpu().to(dtype) if x.is_floating_point() else x.detach().cpu()
     def _first(x): return _as(x[:1] if x.ndim else x) if isinstance(x, torch.Tensor) else tree_map(_deep, x)
     def _deep(x): return _as(x) if isinstance(x, torch.Tensor) else x
@@ -51,14 +58,20 @@ def _one(inputs, dtype=torch.float32):
     return tuple(map(_first, inputs))
 
 # %% ../../nbs/channels/07_trace.ipynb #d6ccdffc
-def _mode(model, aux=False):
+def trace_mode(
+    model:nn.Module, # Changed in place
+    aux:bool=False, # Containers in training mode, for branches that only run then; layers never are
+) -> nn.Module: # `model`
     "Evaluation mode; with `aux`, containers in training mode"
     drop_caches(model.modules())
     for m in model.modules(): m.training = aux and any(True for _ in m.children())
     return model
 
 # %% ../../nbs/channels/07_trace.ipynb #52e76ff0
-def _randomise(model, gen):
+def randomise(
+    model:nn.Module, # Changed in place
+    gen:torch.Generator,
+) -> nn.Module: # `model`
     "Fill every floating point tensor of `model` with random numbers of a sensible size"
     table = torch.randn(65537, generator=gen, dtype=torch.float64)     # a prime length: rows of a weight do not repeat
     for name,p in [*model.named_parameters(), *model.named_buffers()]:
@@ -142,8 +155,8 @@ def check_channels(
     "Raise `NotElasticError` unless the cut network equals the silenced one, on random weights in float64"
     gen = torch.Generator().manual_seed(seed)
     keep = {g.name: _some(g.size//g.unit, gen) for g in graph.elastic.values()}
-    xb, kwargs = [_one(x, torch.float64) for x in (as_inputs(xb), kwargs)]
-    full = _randomise(_mode(copy_model(model), graph.aux).cpu().double(), gen)
+    xb, kwargs = [one_sample(x, torch.float64) for x in (as_inputs(xb), kwargs)]
+    full = randomise(trace_mode(copy_model(model), graph.aux).cpu().double(), gen)
     cut = cut_channels(copy_model(full), locate(graph, width=keep))
     silence(full, graph, keep)
     with torch.no_grad():
@@ -171,6 +184,53 @@ def _misunderstood(where, error):
             'misunderstood: register a rule for its class with `channel_rule`, or write the groups by hand '
             '(`groups=`).')
 
+# %% ../../nbs/channels/07_trace.ipynb #5f1c0a72
+@dataclass
+class Observed:
+    "What a network did with one batch, forward and backward"
+    result:object # What it returned, tensors in a list, or its exception
+    layers:dict # Layer -> its output
+    grads:dict # Parameter -> gradient of a sum of all results, in which no two numbers count the same
+
+# %% ../../nbs/channels/07_trace.ipynb #5f1c0a73
+def observe(
+    model:nn.Module, # Has no gradients before, and none afterwards
+    xb:tuple, # Inputs
+    kwargs:dict={}, # Inputs by keyword
+    names=(), # Layers to watch
+) -> Observed:
+    "Run `model` forward and backward"
+    result, layers = _outputs(model, xb, kwargs, names)
+    def _odd(o): return torch.arange(o.numel(), dtype=o.dtype).add(1).cos().view(o.shape)
+    terms = [(o*_odd(o)).sum() for o in result if o.requires_grad] if isinstance(result, list) else []
+    if terms: sum(terms).backward()
+    grads = {n:p.grad for n,p in model.named_parameters(remove_duplicate=False)}
+    model.zero_grad()
+    return Observed(result, {n:o.detach() for n,o in layers.items() if isinstance(o, torch.Tensor)}, grads)
+
+# %% ../../nbs/channels/07_trace.ipynb #5f1c0a74
+def _same_gradient(whole, g, idx):
+    "Is the gradient `g` equal to `whole` at `idx` but for rounding, and is there nothing in `whole` elsewhere?"
+    if whole is None or g is None: return all(x is None or not x.any() for x in (whole, g))
+    norm = torch.linalg.vector_norm
+    if not norm(take(whole, idx)-g, torch.inf) <= 1e-9+1e-6*norm(g, torch.inf): return False
+    return g.shape==whole.shape or bool((norm(whole, 1)-norm(g, 1)).abs() <= 1e-9+1e-6*norm(g, 1))
+
+# %% ../../nbs/channels/07_trace.ipynb #5f1c0a78
+def difference(
+    active:Observed, # Of the whole network, while it works as a subnet
+    alone:Observed, # Of the subnet, taken out
+    place, # Where the subnet lies in the whole
+) -> str: # Empty where there is none
+    "How two networks that should be one differ, in outputs or gradients"
+    for x,what in ((alone, 'taken out'), (active, 'active')):
+        if isinstance(x.result, Exception): return f'{what}, it raises {type(x.result).__name__}: {x.result}'
+    wrong = next((n for n,o in alone.layers.items() if n not in active.layers or not _close(active.layers[n], o)), None)
+    same = len(active.result)==len(alone.result) and all(map(_close, active.result, alone.result))
+    if wrong is not None or not same: return f'{wrong or "the output"} says something else'
+    wrong = next((n for n,g in alone.grads.items() if not _same_gradient(active.grads[n], g, place.at(n))), None)
+    return f'{wrong} gets another gradient' if wrong else ''
+
 # %% ../../nbs/channels/07_trace.ipynb #6350cd19
 def _plain_forward(m):
     "Does `m` run PyTorch's own forward of its class?"
@@ -184,38 +244,173 @@ def _croppable(m):
     if m.padding_mode!='zeros' or isinstance(m.padding, str) or max(m.kernel_size)==1: return False
     return all(k%2 and p==d*(k-1)//2 for k,p,d in zip(m.kernel_size, m.padding, m.dilation))
 
-# %% ../../nbs/channels/07_trace.ipynb #58259686
+# %% ../../nbs/channels/07_trace.ipynb #6a50c101
+def _sizes(t, dims): return [(t.shape[d], t, d) for d in dims] # (size, tensor, its dimension)
+
+# %% ../../nbs/channels/07_trace.ipynb #6a50c10a
+@dataclass
+class Product:
+    "One call of a function that multiplies matrices"
+    name:str
+    args:tuple
+    kwargs:dict
+    out:object
+    def __call__(self, name, i): return self.kwargs.get(name, self.args[i] if i<len(self.args) else None)
+
+# %% ../../nbs/channels/07_trace.ipynb #6a50c102
+def _by_weight(call):
+    "Products of `linear` and of convolutions"
+    x, w = call('input', 0), call('weight', 1)
+    if call.name=='linear': return [_sizes(x, range(x.ndim-1)) + _sizes(w, range(w.ndim))]
+    many = x if 'transpose' in call.name else call.out
+    channels = w.shape[0] # of its own side
+    return [[(many.numel()//channels, None, 0)] + _sizes(w, range(w.ndim))]
+
+# %% ../../nbs/channels/07_trace.ipynb #6a50c103
+def _matmul(call):
+    "Products of `matmul` and its relatives"
+    first = call.name in ('addmm','baddbmm')
+    a = call.args[1] if first else call('input', 0)
+    b = call.args[1+first] if len(call.args)>1+first else call('other', 1)
+    many = max((a, b), key=lambda t: t.ndim)
+    rows = [a.ndim-2] if a.ndim>1 else []
+    shared = zip(many.shape[:-2], range(many.ndim-2)) # a batch that both have; the larger of the two
+    batch = [(call.out.shape[d], many, d) for _,d in shared]
+    return [batch + _sizes(a, [*rows, a.ndim-1]) + (_sizes(b, [b.ndim-1]) if b.ndim>1 else [])]
+
+# %% ../../nbs/channels/07_trace.ipynb #6a50c104
+def _attention(call):
+    "The two products of `scaled_dot_product_attention`: queries by keys, and weights by values"
+    q, k, v = (call(name, i) for i,name in enumerate(('query','key','value')))
+    weights = _sizes(q, range(q.ndim-1)) + _sizes(k, [k.ndim-2])
+    return [weights + _sizes(q, [q.ndim-1]), weights + _sizes(v, [v.ndim-1])]
+
+# %% ../../nbs/channels/07_trace.ipynb #6a50c106
+def _einsum(call):
+    "Products of `einsum`, from left to right"
+    equation, *xs = call.args if len(call.args)!=2 or torch.is_tensor(call.args[1]) else (call.args[0], *call.args[1])
+    ins, _, out = equation.replace(' ', '').partition('->')
+    terms = [t.replace('...', 'ABCDEFG'[:x.ndim-len(t.replace('...', ''))]) for t,x in zip(ins.split(','), xs)]
+    where = {l:(x.shape[d], x, d) for t,x in zip(terms, xs) for d,l in enumerate(t)}
+    products, done = [], {*terms[0]}
+    for i,t in enumerate(terms[1:], 2):
+        products.append([where[l] for l in sorted(done | {*t})])
+        done = {l for l in done | {*t} if l in out or '...' in out and l in 'ABCDEFG' or any(l in o for o in terms[i:])}
+    return products
+
+# %% ../../nbs/channels/07_trace.ipynb #6a50c107
+def _multi_head(call):
+    "Projections and products of `multi_head_attention_forward`"
+    q, k, w, out = call('query', 0), call('key', 1), call('in_proj_weight', 5), call('out_proj_weight', 11)
+    batch, rows = q.numel()//q.shape[0]//q.shape[-1], [(q.shape[0], None, 0), (k.shape[0], None, 0)]
+    width = [(w.shape[0], w, 0), (w.shape[1], w, 1)] if w is not None else _sizes(q, [q.ndim-1])*2
+    into = [[(batch*(q.shape[0]+2*k.shape[0]), None, 0), *width, (1/3, None, 0)]]
+    through = [[(2*batch, None, 0), *rows, (w.shape[0], w, 0), (1/3, None, 0)]]
+    return into + through + [[(batch*q.shape[0], None, 0), *_sizes(out, [0,1])]]
+
+# %% ../../nbs/channels/07_trace.ipynb #6a50c108
+_PRODUCTS = dict(linear=_by_weight, einsum=_einsum, scaled_dot_product_attention=_attention,
+                 multi_head_attention_forward=_multi_head)
+_PRODUCTS |= {f'conv{t}{d}d':_by_weight for t in ('', '_transpose') for d in (1,2,3)}
+_PRODUCTS |= dict.fromkeys('matmul bmm mm addmm baddbmm mv __matmul__ __rmatmul__'.split(), _matmul)
+
+# %% ../../nbs/channels/07_trace.ipynb #6a50c109
+class Products(TorchFunctionMode):
+    "Sees matrix products as they are computed"
+    def __init__(self, model, walk=None): # A `Walk` that goes along knows which channels there are
+        super().__init__()
+        self.model, self.walk, self.stack = model, walk, []
+        self.found = [] # (module, MACs, labels, shape of its weight)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out, name = func(*args, **(kwargs or {})), getattr(func, '__name__', '')
+        if name in _PRODUCTS and self.stack: self.note(Product(name, args, kwargs or {}, out))
+        return out
+
+    def note(self, call):
+        walk = self.walk
+        def _known(t): return walk is not None and (id(t) in walk.known or id(t) in walk.aliases)
+        for sizes in _PRODUCTS[call.name](call):
+            names = [walk.of(t).names[d] for _,t,d in sizes if _known(t)]
+            weight = call('weight', 1).shape if _PRODUCTS[call.name] is _by_weight else None
+            macs = round(prod(n for n,_,_ in sizes))
+            self.found.append((self.stack[-1], macs, [l for l in names if l is not None], weight))
+
+    def leave(self, *call): self.stack.pop() # returns nothing: it would be taken for the output
+
+    @contextmanager
+    def watching(self): # Within, it sees what the model does
+        hooks = []
+        for name,m in self.model.named_modules():
+            hooks.append(m.register_forward_pre_hook(lambda m, x, name=name: self.stack.append(name)))
+            hooks.append(m.register_forward_hook(self.leave))
+        try:
+            with self: yield self
+        finally:
+            for h in hooks: h.remove()
+
+# %% ../../nbs/channels/07_trace.ipynb #6a50c10d
+LAYERS = nn.modules.conv._ConvNd, nn.Linear
+
+# %% ../../nbs/channels/07_trace.ipynb #6a50c10b
 @torch.no_grad()
-def count_positions(
+def count_work(
     model:nn.Module, # On any device, in any mode
     xb:tuple, # Inputs, one sample
     kwargs:dict={}, # Inputs by keyword
-) -> dict: # Layer -> positions
-    "How often the weights of each convolution and linear layer are used for one sample"
-    count, hooks = {}, []
-    def _add(m, inputs, out, name):
-        x, channels = out, m.out_features if isinstance(m, nn.Linear) else m.out_channels
-        if getattr(m, 'transposed', False): x, channels = inputs[0], m.in_channels
-        count[name] = count.get(name, 0) + x.numel()//channels
-    for name,m in model.named_modules():
-        if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear)):
-            hooks.append(m.register_forward_hook(partial(_add, name=name)))
-    try: model(*xb, **kwargs)
-    finally:
-        for h in hooks: h.remove()
-    return count
+) -> tuple: # Layer -> positions; and (module, MACs, labels) of every other product
+    "How often the weights of each convolution and linear layer are used for one sample, and what is computed beside"
+    with (counting := Products(model)).watching(): model(*xb, **kwargs)
+    return split_work(model, counting.found)
+
+# %% ../../nbs/channels/07_trace.ipynb #6a50c10c
+def split_work(
+    model:nn.Module,
+    found:list, # As `Products` found it
+) -> tuple: # As `count_work`
+    "Products that are a layer's own weights at some positions, and all others"
+    positions, others = {}, []
+    layers = {n:m._parameters.get('weight') for n,m in model.named_modules() if isinstance(m, LAYERS)}
+    for name,macs,labels,shape in found:
+        weight = layers.get(name)
+        if weight is None or weight.shape!=shape: others.append((name, macs, labels))
+        else: positions[name] = positions.get(name, 0)+macs//weight.numel()
+    return positions, others
+
+# %% ../../nbs/channels/07_trace.ipynb #5f1c0a81
+def corners(
+    model:nn.Module, # On the CPU, in evaluation mode
+    xb:tuple, # Inputs, one sample
+    kwargs:dict, # Inputs by keyword
+    layers, # That run on the whole pictures
+    side:int=64, # Of the corner, in pixels
+) -> tuple: # Inputs and inputs by keyword; the same where it does not work
+    "Corners of large pictures"
+    def _large(x): return isinstance(x, torch.Tensor) and x.ndim==4 and min(x.shape[2:])>=2*side
+    if not any(map(_large, tree_leaves((xb, kwargs)))): return xb, kwargs
+    small = tree_map(lambda x: x[:,:,:side,:side] if _large(x) else x, (xb, kwargs))
+    try: return small if count_work(model, *small)[0].keys()=={*layers} else (xb, kwargs)
+    except Exception: return xb, kwargs # it wants this size
 
 # %% ../../nbs/channels/07_trace.ipynb #a061c4b7
 def _ran(walk): return {c.name for c in walk.calls if c.module._parameters}
 
+# %% ../../nbs/channels/07_trace.ipynb #7d075cfe
+def _see(model, xb, kwargs):
+    "A walk that has run, and the products that it met"
+    walk = Walk(model)
+    with (seen := Products(model, walk)).watching(): walk.run(xb, kwargs)
+    walk.products = split_work(model, seen.found)[1]
+    return walk
+
 # %% ../../nbs/channels/07_trace.ipynb #7d075cff
 def _walk(model, xb, kwargs):
     "A walk of `model`, in training mode where more of it runs then, and whether that is so"
-    walk = Walk(_mode(model)).run(xb, kwargs)
+    walk = _see(trace_mode(model), xb, kwargs)
     if {n for n,m in model.named_modules() if m._parameters} <= _ran(walk): return walk, False
-    try: more = Walk(_mode(model, True)).run(xb, kwargs)
+    try: more = _see(trace_mode(model, True), xb, kwargs)
     except Exception: return walk, False # these branches cannot run on this input: it will not be used to train them
-    finally: _mode(model)
+    finally: trace_mode(model)
     return (more, True) if _ran(more)>_ran(walk) else (walk, False)
 
 # %% ../../nbs/channels/07_trace.ipynb #900c4182
@@ -226,7 +421,7 @@ def _walk_graph(model, xb, kwargs):
     lab = walk.labeller
     for names in walk.aliases.values(): # one tensor under several names
         if names[0] in lab.axes: lab.axes |= dict.fromkeys(names[1:], lab.axes[names[0]])
-    g = lab.graph(find_stages(blocks))
+    g = lab.graph(find_stages(blocks), walk.products)
     g.aux, g.inputs, g.ends = aux, stream_inputs(walk, blocks), branch_ends(walk, blocks)
     return g
 
@@ -312,16 +507,52 @@ def trace_channels(
     **kwargs, # Inputs by keyword
 ) -> ChannelGraph:
     "Find out which weights of `model` move together; raises `NotElasticError` where that cannot be done"
-    m = _mode(copy_model(model).cpu().float())
-    xb, kwargs = _one(as_inputs(*xb) if len(xb)==1 else xb), _one(kwargs)
+    m = trace_mode(copy_model(model).cpu().float())
+    xb, kwargs = one_sample(as_inputs(*xb) if len(xb)==1 else xb), one_sample(kwargs)
     try:
-        with torch.no_grad(): positions = count_positions(m, xb, kwargs)
+        positions, others = count_work(m, xb, kwargs)
     except Exception as e:
         shapes = [tuple(x.shape) for x in tree_leaves((xb, kwargs)) if torch.is_tensor(x)]
         raise ValueError(f'the model does not run on `xb` of shape {shapes}: {type(e).__name__}: {e}') from e
     g = _walk_graph(m, xb, kwargs) if groups is None else hand_groups(m, groups)
     g.positions = positions
+    if len(g.products)!=len(others): g.products = [(name, macs, ()) for name,macs,_ in others] # of groups by hand
     g.kernel_sizes = {f'{n}.weight': tuple(c.kernel_size) for n,c in m.named_modules() if _croppable(c)}
     g.shares = g.share(m)
-    if check: _verify(m, g, xb, kwargs, retry=groups is None)
+    if check: _verify(m, g, *corners(m, xb, kwargs, positions), retry=groups is None)
     return g
+
+# %% ../../nbs/channels/07_trace.ipynb #6e0d1a02
+def trace_part(
+    model:nn.Module, # Not changed
+    *xb, # As for `trace_channels`
+    submodule:str='', # Name of the part; empty is the whole
+    groups:dict=None, # As for `trace_channels`
+    check:bool=True, # As for `trace_channels`
+) -> ChannelGraph: # Of `model`
+    "A graph in which only what is made inside `submodule` is elastic"
+    def _whole(): return trace_channels(model, tuple(xb), groups=groups, check=check)
+    if not submodule: return _whole()
+    if submodule not in (named := dict(model.named_modules())):
+        children = ', '.join(n for n,_ in model.named_children())
+        raise ValueError(f'submodule {submodule!r} is not in the model, which has {children}')
+    try:
+        if (g := _whole().within(submodule)).elastic or groups: return g
+    except NotElasticError: pass # the part alone, then
+    args, kwargs = _inputs_of(model, submodule, xb)
+    alone = trace_channels(named[submodule], *args, check=check, **kwargs).inside_of(submodule)
+    positions, others = count_work(trace_mode(copy_model(model).cpu().float()), one_sample(xb))
+    axes = {} # module -> what its products in the part have
+    for name,_,of in alone.products: axes.setdefault(name, []).append(of)
+    products = [(name, macs, axes[name].pop(0) if axes.get(name) else ()) for name,macs,_ in others]
+    return replace(alone, positions=positions, products=products)
+
+# %% ../../nbs/channels/07_trace.ipynb #6e0d1a03
+@torch.no_grad()
+def _inputs_of(model, submodule, xb):
+    "What goes into a part of `model`"
+    m, seen = trace_mode(copy_model(model).cpu().float()), []
+    m.get_submodule(submodule).register_forward_pre_hook(lambda _,*call: seen.append(call), with_kwargs=True)
+    m(*one_sample(xb))
+    if not seen: raise ValueError(f'submodule {submodule!r} does not run on this batch')
+    return tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, seen[0])

@@ -7,6 +7,7 @@ __all__ = ['profile_space']
 
 # %% ../../nbs/subnets/18_budgets.ipynb #44f76736
 import math, matplotlib.pyplot as plt, random
+from collections import Counter
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from itertools import accumulate
@@ -14,7 +15,7 @@ from math import prod
 from numbers import Real
 from pandas import DataFrame
 from .subnet import Space, Subnet
-from .supernet import Supernet, supernets
+from .supernet import Supernet, supernets, work_at
 
 # %% ../../nbs/subnets/18_budgets.ipynb #0b41a471
 def axis_table(
@@ -38,19 +39,21 @@ class Costs:
     def __init__(self, sn):
         graph, whole = sn.graph, sn.space.max
         self.blocks = {b:(stage,i) for stage in sn.space.depth for i,b in enumerate(graph.stages[stage])}
-        axes = [axis for of_tensor in [*graph.axes.values(), graph.mixers.values()] for axis in of_tensor]
+        beside = [axes for *_,axes in graph.products]
+        axes = [axis for of_tensor in [*graph.axes.values(), graph.mixers.values(), *beside] for axis in of_tensor]
         axes = {axis.key:axis for axis in axes if axis is not None}
         self.tables = {key:axis_table(axis, [*graph.groups.values()]) for key,axis in axes.items()}
         shapes = {n:p.shape for n,p in sn.model.named_parameters(remove_duplicate=False)}
         self.shapes = {n:self._dims(graph, n, shape) for n,shape in shapes.items()}
-        self.homes = {n:[home for b,home in self.blocks.items() if f'{n}.'.startswith(f'{b}.')] for n in shapes}
+        named = [*shapes, *[n for n,*_ in graph.products]]
+        self.homes = {n:[home for b,home in self.blocks.items() if f'{n}.'.startswith(f'{b}.')] for n in named}
         self.params_once = [n for n,_ in sn.model.named_parameters()]
         self.mixers = {f'{n}.weight':(axis.key, len(axis.rank)) for n,axis in graph.mixers.items()}
-        self.positions = {}
+        self.beside = [(n, [(axis.key, len(axis.rank)) for axis in axes]) for n,_,axes in graph.products]
+        self.work = {} # resolution -> (weight -> positions, MACs of each product beside)
         for side in sn.space.resolution or (None,):
-            counted = sn.layer_macs(replace(whole, resolution=side)).items()
-            weights = {n:f'{n}.weight' if n else 'weight' for n,_ in counted}
-            self.positions[side] = {weights[n]:macs//prod(shapes[weights[n]]) for n,macs in counted}
+            positions, products = work_at(sn, side)
+            self.work[side] = {f'{n}.weight' if n else 'weight':many for n,many in positions.items()}, products
 
     def _dims(self, graph, name, shape): # each dimension: its number, the key of its table, or a layer with a kernel
         axes = graph.axes.get(name, ())
@@ -83,14 +86,16 @@ def layer_macs(self:Costs,
 ) -> dict: # Layer -> multiply-accumulates for one sample
     "As `sn.layer_macs`"
     counts, there = self._counts(subnet)
-    found = {}
-    for name,positions in self.positions[subnet.resolution].items():
+    found, (positions, products) = Counter(), self.work[subnet.resolution]
+    for name,many in positions.items():
         if not there(name): continue
         if name in self.mixers:
             key, n = self.mixers[name]
-            positions = round(positions*counts[key]/n)
-        found[name.removesuffix('weight').removesuffix('.')] = positions*self._numbers(name, subnet, counts)
-    return found
+            many = round(many*counts[key]/n)
+        found[name.removesuffix('weight').removesuffix('.')] = many*self._numbers(name, subnet, counts)
+    for (name,axes),macs in zip(self.beside, products):
+        if there(name): found[name] += round(macs*prod(counts[key]/n for key,n in axes))
+    return dict(found)
 
 # %% ../../nbs/subnets/18_budgets.ipynb #1c8868e2
 @patch

@@ -7,6 +7,7 @@ __all__ = ['layer_macs', 'macs', 'n_params', 'Latency', 'latency', 'CostMeter', 
 
 # %% ../../nbs/subnets/17_cost.ipynb #b8932287
 import math, statistics, torch, weakref
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fastai.callback.core import Callback
@@ -18,7 +19,7 @@ from torch import nn
 from torch.compiler import is_compiling
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._pytree import tree_leaves, tree_map
-from ..channels.trace import as_inputs
+from ..channels.trace import Products, as_inputs
 from .subnet import Subnet
 from .supernet import Supernet
 
@@ -60,30 +61,26 @@ def _on_device(model, xb):
 def layer_macs(
     model, # A module, or a `Supernet`
     at=None, # Of a module: a batch (or a tuple of inputs). Of a supernet: a `Subnet`; None is the active one
-) -> dict: # Layer -> multiply-accumulates for one sample
-    "MACs of convolutions and linear layers that run, not of biases, norms, activations and products within attention"
+) -> dict: # Layer, or module with products of its own (attention) -> multiply-accumulates for one sample
+    "MACs of the convolutions and matrix products that run, not of biases, norms and activations"
     if isinstance(model, Supernet):
         if isinstance(at, (Subnet, type(None))): return model.layer_macs(at or model.subnet)
         raise TypeError(f'at: a Supernet is asked about a Subnet, got {type(at).__name__}')
     if at is None or isinstance(at, Subnet):
         raise TypeError(f'at: a module is counted on a batch, got {type(at).__name__}; a Subnet needs its Supernet')
-    res, hooks = {}, []
-    def _add(name): return lambda m,*call: res.__setitem__(name, res.get(name, 0)+_layer_macs(m, *call))
     model = getattr(model, '_orig_mod', model) # what torch.compile stands for
-    for name,m in model.named_modules():
-        if isinstance(m, _LAYERS): hooks.append(m.register_forward_hook(_add(name), with_kwargs=True))
-    try:
-        with _evaluating(model): model._call_impl(*tree_map(lambda x: x[:1], _on_device(model, at)))
-    finally:
-        for h in hooks: h.remove()
-    return res
+    with _evaluating(model), (seen := Products(model)).watching():
+        model._call_impl(*tree_map(lambda x: x[:1], _on_device(model, at)))
+    res = Counter()
+    for name,work,*_ in seen.found: res[name] += work
+    return dict(res)
 
 # %% ../../nbs/subnets/17_cost.ipynb #f94118aa
 def macs(
     model, # A module, or a `Supernet`
     at=None, # Of a module: a batch (or a tuple of inputs). Of a supernet: a `Subnet`; None is the active one
 ) -> int: # Multiply-accumulates for one sample
-    "MACs of all convolutions and linear layers: `layer_macs`, added up"
+    "MACs of all convolutions and matrix products: `layer_macs`, added up"
     return sum(layer_macs(model, at).values())
 
 # %% ../../nbs/subnets/17_cost.ipynb #bf80b2b0

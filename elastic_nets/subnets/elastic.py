@@ -8,6 +8,8 @@ __all__ = []
 # %% ../../nbs/subnets/12_elastic.ipynb #4728b086
 import copy, functools, torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
+from warnings import warn
 from ..channels.place import put, take
 from ..channels.blocks import passed
 
@@ -85,6 +87,48 @@ def elastic_class(
     "The elastic subclass of `base`"
     doc = f'`{base.__name__}` that can work with a part of its weights'
     return type(f'Elastic{base.__name__}', (_Elastic, base), {'__module__': __name__, '__doc__': doc})
+
+# %% ../../nbs/subnets/12_elastic.ipynb #3c9e1b01
+def make_plain(
+    model:nn.Module, # Changed in place, with everything in it
+) -> nn.Module: # `model`
+    "Give the layers their own classes back"
+    for m in model.modules():
+        if not getattr(m, '_is_elastic', False): continue
+        vars(m).pop('_cut', None)
+        m.__class__ = type(m).__bases__[1]
+    return model
+
+# %% ../../nbs/subnets/12_elastic.ipynb #50e98dfe
+def as_model(
+    model, # What the user gave
+    xb, # And as a batch
+) -> nn.Module: # What becomes elastic
+    "The module; `ValueError` where it is none, `TypeError` where something else was meant"
+    got = type(model).__name__
+    if hasattr(model, 'dls') and hasattr(model, 'model'): what = f'a {got}; call `learn.to_supernet(...)`'
+    elif got=='Supernet': what = 'a Supernet; its model is `sn.model`'
+    elif isinstance(model, type) or not isinstance(model, nn.Module) and callable(model):
+        what = f'{getattr(model, "__name__", got)} itself; call it, and give what it returns'
+    else: what = '' if isinstance(model, nn.Module) else f'{model!r:.80}'
+    if what: raise TypeError(f'model: a module is expected, got {what}')
+    if not any(isinstance(x, torch.Tensor) for x in tree_leaves(xb)):
+        raise TypeError(f'xb: a batch as the model takes it is expected, a tensor or several, got {type(xb).__name__}')
+    for name,m in model.named_modules():
+        if not hasattr(growth := getattr(m, 'growth', None), 'by'): continue # the user's own, if any
+        raise ValueError(f'the model is half grown ({growth.by} {growth.size:.3g}{name and f", in {name}"}): '
+                         '`learn.finish_growing()` first, or fit with the same callback again')
+    return _not_compiled(model)
+
+# %% ../../nbs/subnets/12_elastic.ipynb #50e98dff
+def _not_compiled(model):
+    "The plain module in a compiled one"
+    plain = getattr(model, '_orig_mod', model)
+    if plain is model and model._compiled_call_impl is None: return model
+    plain._compiled_call_impl = None
+    warn('the model was compiled, and every subnet would be compiled anew: its plain model becomes elastic. '
+         'Compile what you extract, or what `sn.plain()` gives back')
+    return plain
 
 # %% ../../nbs/subnets/12_elastic.ipynb #ac2e0eaf
 def _new_elastic(base):

@@ -29,11 +29,14 @@ def to_supernet(self:Learner,
     groups:dict=None, # Channel groups written by hand (see `trace_channels`)
     check:bool=True, # Verify the channel graph
     space:Space=None, # The choices themselves, in place of widths, depths, kernels, divisor and resolutions
+    submodule:str='', # Name of the part that becomes elastic ('backbone'); its readers follow. Default: the whole
 ) -> Supernet: # Also kept as `learn.supernet`
     "Make the learner's model elastic, in place"
     with quiet(self.dls.train): b = self.dls.one_batch()
     xb = inputs_of(self.dls, b)
-    self.supernet = Supernet(self.model, xb, widths, depths, kernels, divisor, resolutions, groups, check, space)
+    choices = widths, depths, kernels, divisor, resolutions
+    self.supernet = Supernet(self.model, xb, *choices, groups, check, space, submodule)
+    if hasattr(self.model, '_orig_mod'): self.model = self.supernet.model # it was compiled
     return self.supernet
 
 # %% ../../nbs/subnets/16_learner.ipynb #360a5516
@@ -43,6 +46,8 @@ def supernet_of(
     "The learner's supernet; `ValueError` where it has none, or one of another model"
     sn = getattr(learn, 'supernet', None)
     if sn is None: raise ValueError('this learner has no supernet; call learn.to_supernet(...) first')
+    if not isinstance(sn, Supernet): raise TypeError(f'learn.supernet: a Supernet is expected, got {type(sn).__name__}')
+    if sn.retired: raise ValueError(f'learn.supernet has ended, {sn.retired}; learn.to_supernet(...) makes another one')
     if get_model(learn.model) is not sn.model:
         raise ValueError('learn.supernet belongs to another model: call learn.to_supernet(...) again')
     return sn

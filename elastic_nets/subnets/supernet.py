@@ -7,22 +7,26 @@ __all__ = ['Supernet']
 
 # %% ../../nbs/subnets/14_supernet.ipynb #914f27d0
 import torch
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
 from fastcore.basics import patch
 from math import prod
+from random import Random
 from torch import nn
 from torch.utils._pytree import tree_map
+from warnings import warn
 from weakref import WeakSet
 from ..channels.labels import NotElasticError
 from ..channels.place import Place, take, whole
 from elastic_nets.channels.surgery import (check_state, copy_model, cut_channels, layer_attrs, own_tensors,
     permute_tensors, set_attrs)
-from ..channels.trace import as_inputs, count_positions, in_order, trace_channels
+from ..channels.trace import (as_inputs, corners, count_work, difference, in_order, observe, one_sample,
+    randomise, trace_mode, trace_part)
 from .subnet import Space, Subnet
 from .choices import check_choice, fit_space, make_space
 from ..channels.blocks import empty_place
-from .elastic import Cut, Drop, elastic_class, smaller_kernel
+from .elastic import Cut, Drop, as_model, elastic_class, make_plain, smaller_kernel
 from .batches import at_size, is_norm
 
 # %% ../../nbs/subnets/14_supernet.ipynb #c6fd0178
@@ -31,6 +35,7 @@ supernets = WeakSet() # All that are alive: whose is this space?
 # %% ../../nbs/subnets/14_supernet.ipynb #eb20e1dc
 class Supernet:
     "Beside a model: its subnets can be switched on, measured and taken out"
+    retired = '' # why this is no supernet of its model any more
     def __init__(self,
         model:nn.Module, # Becomes elastic in place: layers change class, nothing else changes
         xb, # A batch (or a tuple of inputs, or a dict of inputs by keyword) as the model takes it
@@ -40,40 +45,49 @@ class Supernet:
         divisor:int=1, # Channels are rounded to multiples of this
         resolutions=(), # Sides of the input in pixels
         groups:dict=None, # Channel groups written by hand (see `trace_channels`)
-        check:bool=True, # Verify the channel graph
+        check:bool=True, # Verify channels and subnets, and warn where little can be cut
         space:Space=None, # The choices themselves, in place of widths, depths, kernels, divisor and resolutions
+        submodule:str='', # Name of the part that becomes elastic ('backbone'); its readers follow. Default: the whole
     ):
-        _check_model(model, space, choices := (widths, depths, kernels, divisor, resolutions))
-        self.model, xb = model, in_order(model, xb)
-        self.graph = trace_channels(model, xb, groups=groups, check=check)
+        _check_space(space, choices := (widths, depths, kernels, divisor, resolutions))
+        self.model, self.how = as_model(model, xb), dict(groups=groups, check=check, submodule=submodule)
+        self.xb = tuple(map(_one_of, as_inputs(in_order(self.model, xb))))
+        self.graph = _trace(self)
         self.space = make_space(self.graph, *choices) if space is None else fit_space(space, self.graph)
         _check_choices(self.space, self.graph)
         self.subnet = self.full = self.space.max # the one that is active, and the whole
         self.stats, self.private, self.matrices = {}, {}, {} # what single subnets have of their own
-        self.layers, self.trained = _make_elastic(model, self.graph, self.space), False # trained: no more sorting
-        self.xb = tree_map(lambda x: x[:1].detach().cpu() if isinstance(x, torch.Tensor) else x, as_inputs(xb))
-        supernets.add(self)
+        self.trained = False # have subnets been trained? Who sorts channels then scrambles them
+        if check: check_subnets(self)
+        _install(self)
+        if check: _warn_of_large(self)
 
     def __getstate__(self): return {k:v for k,v in vars(self).items() if k[0]!='_'} # without what is worked out again
 
-    def __repr__(self):
-        s, low, high = self.space, *[self.macs(s)/1e6 for s in (self.space.min, self.space.max)]
-        return (f'Supernet of {type(self.model).__name__}: {s.count():.4g} subnets of {low:.3g} to {high:.3g} M MACs; '
-            f'{len(s.width)} widths, {len(s.depth)} depths, {len(s.kernel)} kernels, '
-            f'{max(1, len(s.resolution))} resolutions')
+# %% ../../nbs/subnets/14_supernet.ipynb #50e98e06
+def _check_space(space, choices):
+    "`ValueError` where a space and choices meet"
+    if space is None or choices==Supernet.__init__.__defaults__[:5]: return
+    raise ValueError('space: it says all choices; leave widths, depths, kernels, divisor and resolutions out')
 
-# %% ../../nbs/subnets/14_supernet.ipynb #50e98dfe
-def _check_model(model, space, choices):
-    "`ValueError` where a model cannot become elastic, or a space and choices meet"
-    if hasattr(model, '_orig_mod'):
-        raise ValueError('the model is compiled: every subnet would be compiled anew. '
-            'Make the plain model elastic, and compile what you extract')
-    if any(getattr(m, '_is_elastic', False) for m in model.modules()):
-        raise ValueError('the model is elastic already; use the Supernet it has')
-    if growth := getattr(model, 'growth', None):
-        raise ValueError(f'the model is half grown ({growth.by} {growth.size:.3g}): `learn.finish_growing()` first')
-    if space is not None and choices!=Supernet.__init__.__defaults__[:5]:
-        raise ValueError('space: it says all choices; leave widths, depths, kernels, divisor and resolutions out')
+# %% ../../nbs/subnets/14_supernet.ipynb #50e98e04
+@patch
+def __repr__(self:Supernet):
+    s, low, high = self.space, *[self.macs(s)/1e6 for s in (self.space.min, self.space.max)]
+    return (f'Supernet of {type(self.model).__name__}: {s.count():.4g} subnets of {low:.3g} to {high:.3g} M MACs; '
+        f'{len(s.width)} widths, {len(s.depth)} depths, {len(s.kernel)} kernels, '
+        f'{max(1, len(s.resolution))} resolutions')
+
+# %% ../../nbs/subnets/14_supernet.ipynb #50e98e00
+def _one_of(x): # One sample of an input; a list is one already
+    if isinstance(x, torch.Tensor): return x[:1].detach().cpu() if x.ndim else x
+    return tree_map(lambda t: t.detach().cpu() if isinstance(t, torch.Tensor) else t, x)
+
+# %% ../../nbs/subnets/14_supernet.ipynb #50e98e01
+def _trace(sn):
+    "The channel graph of the model as it is now"
+    elastic = any(getattr(m, '_is_elastic', False) for m in sn.model.modules())
+    return trace_part(make_plain(copy_model(sn.model)) if elastic else sn.model, *sn.xb, **sn.how)
 
 # %% ../../nbs/subnets/14_supernet.ipynb #76afe74b
 def _check_choices(space, graph):
@@ -92,12 +106,90 @@ def _make_elastic(model, graph, space):
         if name in blocks or has_channels or is_norm(m): m.__class__ = elastic_class(type(m))
     return {n:m for n,m in model.named_modules() if getattr(m, '_is_elastic', False)}
 
+# %% ../../nbs/subnets/14_supernet.ipynb #8e31bb02
+def retire(
+    model:nn.Module, # Becomes plain
+    why:str, # What its supernet says from now on
+) -> list: # Of the supernets that it had
+    "End the supernets that have layers of `model`"
+    ours = {id(m) for m in model.modules()}
+    ended = [sn for sn in supernets if not sn.retired and any(id(m) in ours for m in sn.layers.values())]
+    for sn in ended:
+        sn.retired = why
+        make_plain(sn.model)
+    make_plain(model)
+    return ended
+
+# %% ../../nbs/subnets/14_supernet.ipynb #8e31bb03
+def _inherit(sn, old):
+    "Take over what subnets of `old` have of their own"
+    sn.trained |= old.trained
+    if old.model is sn.model and old.space==sn.space:
+        for k in ('stats','private','matrices'): setattr(sn, k, getattr(old, k))
+    elif old.private or old.matrices:
+        warn(f'the supernet that the model had held {len(old.private)} private batch norms and matrices of '
+             f'{len(old.matrices)} kernels; they are of other subnets, and gone')
+
+# %% ../../nbs/subnets/14_supernet.ipynb #8e31bb08
+def _homes(model):
+    "The children of each module, as they are and as they were: to see whether they are the same later"
+    return [(m._modules, dict(m._modules)) for m in model.modules() if m._modules]
+
+# %% ../../nbs/subnets/14_supernet.ipynb #8e31bb11
+def _install(sn):
+    "Layers change class; supernets that the model had before end"
+    before = retire(sn.model, 'its model has become elastic once more: use the Supernet that came of it')
+    sn.layers = _make_elastic(sn.model, sn.graph, sn.space)
+    for old in before: _inherit(sn, old)
+    supernets.add(sn)
+    sn._homes = _homes(sn.model)
+
+# %% ../../nbs/subnets/14_supernet.ipynb #8e31bb0a
+def _shapes(m): # Of everything in `m`, or None where it is no module
+    return m and [(n, t.shape) for n,t in [*m.named_parameters(), *m.named_buffers()]]
+
+# %% ../../nbs/subnets/14_supernet.ipynb #8e31bb09
+def _notice(sn):
+    "`ValueError` where this is no supernet any more; layers that are new are taken in"
+    if sn.retired: raise ValueError(f'this Supernet has ended, {sn.retired}')
+    homes = vars(sn).get('_homes')
+    if homes is not None and all(now==then for now,then in homes): return
+    now = dict(sn.model.named_modules())
+    new = homes is not None or any(now.get(n) is not m for n,m in sn.layers.items())
+    if new: take_in(sn, homes)
+    sn._homes = _homes(sn.model)
+    if new: sn.set_active(sn.subnet)
+
+# %% ../../nbs/subnets/14_supernet.ipynb #8e31bb0b
+def take_in(
+    sn:Supernet,
+    homes=None, # As `_homes` gave them when all was in its place; None: not known
+):
+    "The model has other layers now: make them elastic, after a new trace where their tensors are others"
+    changed = [(then.get(k), now.get(k)) for now,then in homes or () for k in {**then, **now}]
+    changed = [(old, new) for old,new in changed if old is not new]
+    for old,_ in changed:
+        if old is not None: make_plain(old)
+    if not changed or any(_shapes(old)!=_shapes(new) for old,new in changed):
+        try:
+            graph = _trace(sn)
+            fit_space(sn.space, graph)
+        except (ValueError, NotElasticError) as e:
+            raise ValueError(f'the model has other layers than when it became elastic, and other subnets ({e}): '
+                             'make it elastic again') from e
+        sn.graph, there = graph, {n for n,_ in sn.model.named_modules()}
+        sn.stats = {s:{n:t for n,t in sn.stats[s].items() if n in there} for s in sn.private}
+    for k in [k for k in vars(sn) if k[0]=='_']: del vars(sn)[k]
+    make_plain(sn.model)
+    sn.layers = _make_elastic(sn.model, sn.graph, sn.space)
+
 # %% ../../nbs/subnets/14_supernet.ipynb #8b216be8
 @patch
 def place(self:Supernet,
     subnet:Subnet, # Of `self.space`
 ) -> Place:
     "Where `subnet` lives; `ValueError` where it is none of the space"
+    _notice(self)
     checked = vars(self).setdefault('_checked', {}) # subnet -> the space that it is one of
     if checked.get(subnet) is not self.space:
         self.space.check(subnet)
@@ -106,34 +198,41 @@ def place(self:Supernet,
     return self.graph.place(subnet)
 
 # %% ../../nbs/subnets/14_supernet.ipynb #13ac38c8
-def _positions_at(sn, resolution):
-    "Layer -> positions it is applied at, for one sample at this resolution (measured once)"
-    if resolution is None: return sn.graph.positions
-    known = vars(sn).setdefault('_positions', {})
+def work_at(
+    sn, # A `Supernet`
+    resolution, # One of its space; None: that of its batch
+): # (layer -> positions, MACs of each of the graph's other products)
+    "What is computed for one sample at this resolution by the whole network (measured once)"
+    if resolution is None: return sn.graph.positions, [macs for _,macs,_ in sn.graph.products]
+    known = vars(sn).setdefault('_work', {})
     if resolution not in known:
         with sn.active(sn.full): m = copy_model(sn.model).cpu().float().eval()
-        known[resolution] = count_positions(m, at_size(sn.xb, resolution))
+        positions, others = count_work(m, at_size(sn.xb, resolution))
+        known[resolution] = positions, [macs for _,macs,_ in others]
     return known[resolution]
 
 # %% ../../nbs/subnets/14_supernet.ipynb #04513459
 @patch
 def layer_macs(self:Supernet,
     subnet:Subnet, # Of `self.space`
-) -> dict: # Layer -> multiply-accumulates for one sample
-    "MACs of the convolutions and linear layers of `subnet`"
-    place, weights, res = self.place(subnet), dict(self.model.named_parameters(remove_duplicate=False)), {}
-    for n,positions in _positions_at(self, subnet.resolution).items():
+) -> dict: # Layer, or module with products of its own (attention) -> multiply-accumulates for one sample
+    "MACs of `subnet`, where they are"
+    place, weights, res = self.place(subnet), dict(self.model.named_parameters(remove_duplicate=False)), Counter()
+    positions, products = work_at(self, subnet.resolution)
+    for n,many in positions.items():
         if not place.has(n): continue
         weight = f'{n}.weight' if n else 'weight'
-        if n in self.graph.mixers: positions = round(positions*place.shares[n]) # of the channels it works on one by one
-        res[n] = positions*prod(place.shape(weight, weights[weight].shape))
-    return res
+        if n in self.graph.mixers: many = round(many*place.shares[n]) # of the channels it works on one by one
+        res[n] = many*prod(place.shape(weight, weights[weight].shape))
+    for (n,*_),macs,share in zip(self.graph.products, products, place.parts):
+        if place.has(n): res[n] += round(macs*share)
+    return dict(res)
 
 # %% ../../nbs/subnets/14_supernet.ipynb #264163d3
 @patch
 def macs(self:Supernet,
     subnet:Subnet, # Of `self.space`
-) -> int: # Multiply-accumulates of convolutions and linear layers for one sample
+) -> int: # Multiply-accumulates of all matrix products and convolutions for one sample
     "MACs of `subnet`, from indices alone"
     return sum(self.layer_macs(subnet).values())
 
@@ -147,6 +246,24 @@ def n_params(self:Supernet,
     params = self.model.named_parameters(remove_duplicate=False)
     there = {id(p): prod(place.shape(n, p.shape)) for n,p in params if place.has(n)} # each once
     return sum(there.values())
+
+# %% ../../nbs/subnets/14_supernet.ipynb #8e31bb13
+def _warn_of_large(sn, most=.9):
+    "A warning where the smallest subnet is not much smaller, with what keeps it large"
+    work, whole = sn.layer_macs(sn.space.min), sn.macs(sn.full)
+    if sum(work.values()) <= most*whole: return
+    frozen, groups = Counter(), [*sn.graph.groups.values()]
+    for layer,macs in work.items():
+        axes = [a for a in sn.graph.axes.get(f'{layer}.weight' if layer else 'weight', ()) if a is not None]
+        whys = {groups[i].why for a in axes for i in a.group.unique().tolist() if i>=0} or {'it has no channels to cut'}
+        for why in whys-{''}: frozen[why, layer] += macs
+    reasons = Counter()
+    for (why,_),macs in frozen.items(): reasons[why] += macs
+    named = {why:layer for (why,layer),_ in frozen.most_common()[::-1]} # the largest layer of each
+    most = [(why, n/whole) for why,n in reasons.most_common(3) if n>.05*whole]
+    said = [f'{share:.0%} at {named[why]} and layers like it ({why})' for why,share in most]
+    warn(f'the smallest subnet has {sum(work.values())/whole:.0%} of the MACs. Frozen: {"; ".join(said) or "little"}. '
+         'The choices are those of `sn.space`; `print(sn.graph)` has all groups, `07_trace` what can be done')
 
 # %% ../../nbs/subnets/14_supernet.ipynb #c9be5e41
 def _cut(name, m, place):
@@ -218,6 +335,7 @@ def set_active(self:Supernet,
     subnet:Subnet=None, # Of `self.space`; None: the full network
 ):
     "The model works as `subnet` from now on"
+    _notice(self)
     if subnet is None: subnet = self.full
     plan = {} if subnet==self.full else _with_own(self, subnet, _plan(self, subnet))
     for n,m in self.layers.items(): vars(m)['_cut'] = plan.get(n)
@@ -247,11 +365,8 @@ def extract(self:Supernet,
         home, _, name = b.rpartition('.')
         m.get_submodule(home)._modules[name] = empty_place(self.graph, b)
     cut_channels(m, place)
-    for n,layer in m.named_modules():
-        if not getattr(layer, '_is_elastic', False): continue
-        vars(layer).pop('_cut', None)
-        layer.__class__ = type(layer).__bases__[1]
-        _put_own(self, subnet, n, layer)
+    for n,layer in make_plain(m).named_modules():
+        if n in self.layers: _put_own(self, subnet, n, layer)
     return m
 
 # %% ../../nbs/subnets/14_supernet.ipynb #807ec783
@@ -263,6 +378,45 @@ def _put_own(sn, subnet, name, layer):
         for k,matrix in chain: w = smaller_kernel(w, k, matrix)
         layer.weight.data = w.clone()
     for k,t in sn.stats.get(subnet, {}).get(name, {}).items(): own_tensors(layer)[k].data.copy_(t)
+
+# %% ../../nbs/subnets/14_supernet.ipynb #7d20aa02
+def _twin(sn, gen):
+    "A supernet of a copy of the model that is not elastic yet, with random weights in float64 on the CPU"
+    twin = Supernet.__new__(Supernet)
+    vars(twin).update(sn.__getstate__(), space=replace(sn.space, resolution=()), layers={})
+    twin.full = twin.subnet = twin.space.max
+    twin.model = trace_mode(randomise(make_plain(copy_model(sn.model)).cpu().double(), gen), sn.graph.aux)
+    twin.model.requires_grad_(True)
+    return twin
+
+# %% ../../nbs/subnets/14_supernet.ipynb #7d20aa03
+def check_subnets(
+    sn:Supernet, # Its model may be plain still
+    n:int=None, # Subnets at random, beside the full network and the smallest; None: 2, or 1 of a large network
+    seed:int=0, # Of weights and subnets
+):
+    "Raise `NotElasticError` unless subnets are, active, what they are taken out, forward and backward"
+    twin, rng, xb = _twin(sn, torch.Generator().manual_seed(seed)), Random(seed), one_sample(sn.xb, torch.float64)
+    xb, _ = corners(twin.model, xb, {}, sn.graph.positions)
+    if n is None: n = 1 if sum(p.numel() for p in twin.model.parameters())>3e7 else 2
+    def look(model, place): return observe(model, xb, names=[n for n in sn.graph.outs if place.has(n)])
+    space = twin.space
+    plain = look(twin.model, twin.place(space.max))
+    twin.layers = _make_elastic(twin.model, twin.graph, space)
+    for s in dict.fromkeys([space.max, space.min, *[space.sample(rng) for _ in range(n)]]):
+        place = twin.place(s)
+        with twin.active(s): active = look(twin.model, place)
+        wrong = difference(active, plain if s==space.max else look(twin.extract(s), place), place)
+        if wrong: raise NotElasticError(f'{s}: where it is active and where it is taken out, {wrong}. Please tell us; '
+                                        '`check=False` goes on without this check')
+
+# %% ../../nbs/subnets/14_supernet.ipynb #8e31bb04
+@patch
+def plain(self:Supernet) -> nn.Module: # `self.model`
+    "Give the model back as it was: its own classes, the same parameters and keys. This supernet ends"
+    _notice(self)
+    retire(self.model, '`plain()` gave its model back: make it elastic again')
+    return self.model
 
 # %% ../../nbs/subnets/14_supernet.ipynb #4c4b2e29
 @patch

@@ -1,6 +1,7 @@
 "Subnets, their spaces, supernets and what they cost"
 import torch
 from dataclasses import replace
+from types import SimpleNamespace
 from torch import nn
 from elastic_nets.channels.labels import NotElasticError
 from elastic_nets.subnets.cost import CostMeter, cost_table, latency, layer_macs, macs, n_params
@@ -53,7 +54,14 @@ choices = [
     ('nothing to choose', lambda: resnet(widths=None), 'nothing to choose', NotElasticError),
     ('a divisor that is no whole number', lambda: resnet(divisor=8.), 'divisor: a whole number'),
     ('a divisor of 0', lambda: resnet(divisor=0), 'divisor: a whole number'),
-    ('a compiled model', lambda: Supernet(torch.compile(resnet_cifar(8)), torch.randn(2,3,8,8)), 'compiled'),
+    ('a learner as a model', lambda: Supernet(SimpleNamespace(dls=[], model=linear), x),
+     'a SimpleNamespace; call `learn.to_supernet', TypeError),
+    ('a supernet as a model', lambda: Supernet(two_linear(), x), 'a Supernet; its model is `sn.model`', TypeError),
+    ('a class as a model', lambda: Supernet(nn.Linear, x), 'got Linear itself; call it', TypeError),
+    ('a function as a model', lambda: Supernet(resnet_cifar, x), 'got resnet_cifar itself; call it', TypeError),
+    ('a number as a model', lambda: Supernet(3, x), 'model: a module is expected, got 3', TypeError),
+    ('numbers as a batch', lambda: Supernet(linear, [1,2]), 'xb: a batch as the model takes it .* list', TypeError),
+    ('a part that is not there', lambda: Supernet(nn.Sequential(linear), x, submodule='body'), "'body' is not in the "),
     ('an input of another shape', lambda: Supernet(resnet_cifar(20, n_in=1), torch.randn(2,3,8,8)),
      r'does not run on `xb` of shape .*1, 3, 8, 8'),
     ('the subnet of another network', lambda: two_linear().set_active(other()), 'only 2, 4, 6, 8'),
