@@ -6,7 +6,7 @@
 __all__ = ['GrowWidth', 'GrowDepth']
 
 # %% ../../nbs/grow/33_growing.ipynb #4f996b42
-import gc, numpy as np, torch, warnings
+import numpy as np, torch, warnings
 from contextlib import contextmanager
 from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback, TrackerCallback
@@ -20,6 +20,7 @@ from torch import nn
 from ..channels.surgery import clear_state, copy_model, get_groups, get_state, set_groups
 from ..channels.trace import trace_channels
 from ..subnets.batches import calibrate_bn, inputs_of, quiet
+from ..subnets.ranks import mean_over_ranks, ranks_of, ready_on_cpu, wrap_again
 from .widen import grow_width, init_by_name, start_narrow, try_init, widths_at
 from elastic_nets.grow.deepen import (
     BlockEMA, check_shared, depths_at, grow_depth, place_by_name, start_shallow, why_whole
@@ -246,6 +247,7 @@ def _start(self:_Grow):
 def before_fit(self:_Grow):
     "Check, trace, and cut to the first size"
     if self.lock.locked(): return self._sit_out() # fastai's lock of `validate` and `get_preds`: no fit
+    ready_on_cpu(self.learn)
     self._reset()
     self._net, self._growth = self.model, growth_of(self.model)
     self._hold = self.opt.frozen_idx>0 and self.opt.frozen_idx==len(self.opt.param_lists)-1
@@ -280,18 +282,6 @@ def forget_best(
         if not isinstance(c, TrackerCallback): continue
         c.best = float('inf') if c.comp is np.less else -float('inf')
         if hasattr(c, 'wait'): c.wait = 0
-
-# %% ../../nbs/grow/33_growing.ipynb #db0da06b
-def wrap_again(
-    learn, # A Learner, perhaps in fastai's `distrib_ctx`
-    net:nn.Module, # Its model without the wrapper
-):
-    "A new `DistributedDataParallel` around `net`, where there was one"
-    if (trainer := getattr(learn, 'distributed_trainer', None)) is None: return
-    trainer.accelerator._models.clear()
-    learn.model = net
-    gc.collect() # the old one's hooks go with it
-    learn.model = trainer.accelerator.prepare(net)
 
 # %% ../../nbs/grow/33_growing.ipynb #44af5d73
 @patch
@@ -338,7 +328,9 @@ def _expand(self:GrowWidth, size):
 def before_validate(self:_Grow):
     "Recalibrate batch norm once after a growth"
     if self._stale:
-        with self._timed(): calibrate_bn(self._net, self.dls.train)
+        with self._timed():
+            calibrate_bn(self._net, self.dls.train)
+            mean_over_ranks([*self._net.buffers()], ranks_of(self.learn))
     self._stale = False
 
 # %% ../../nbs/grow/33_growing.ipynb #8f035aab
@@ -498,10 +490,12 @@ def load_growth_state(
 ):
     "Bring the model to the size that `state` says, stage by stage, and growing with it"
     if not state or not cb.rows: return
-    for size in [s for s in cb.plan.sizes if cb._growth.size<s<=state['size']]:
+    missed = [s for s in cb.plan.sizes if cb._growth.size<s<=state['size']]
+    for size in missed:
         cb._growth.keep = cb._expand(size)
         cb._growth.size = size
         cb._begin(0)
+    if missed: wrap_again(cb.learn, cb._net)
     cb.rows[:], cb._stale, cb.overhead = state['rows'], state['stale'], state['overhead']
     cb._since = perf_counter()-state['seconds']
     params = dict(cb._net.named_parameters())
