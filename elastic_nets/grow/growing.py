@@ -21,6 +21,7 @@ from ..channels.surgery import clear_state, copy_model, get_groups, get_state, s
 from ..channels.trace import trace_channels
 from ..subnets.batches import calibrate_bn, inputs_of, quiet
 from ..subnets.ranks import mean_over_ranks, ranks_of, ready_on_cpu, wrap_again
+from .averages import check_copies, tell_grown
 from .widen import grow_width, init_by_name, start_narrow, try_init, widths_at
 from elastic_nets.grow.deepen import (
     BlockEMA, check_shared, depths_at, grow_depth, place_by_name, start_shallow, why_whole
@@ -167,6 +168,7 @@ def _submodule(self:_Grow):
 def _check(self:_Grow):
     "Raise `ValueError` where growing cannot be done, before anything is changed"
     growth, name = self._growth, type(self).__name__
+    ready_on_cpu(self.learn)
     if growth and growth.by!=self.by:
         raise ValueError(f'the model is in the middle of growing in {growth.by} ({growth}): finish that first')
     check_alone(self.learn, self)
@@ -247,7 +249,6 @@ def _start(self:_Grow):
 def before_fit(self:_Grow):
     "Check, trace, and cut to the first size"
     if self.lock.locked(): return self._sit_out() # fastai's lock of `validate` and `get_preds`: no fit
-    ready_on_cpu(self.learn)
     self._reset()
     self._net, self._growth = self.model, growth_of(self.model)
     self._hold = self.opt.frozen_idx>0 and self.opt.frozen_idx==len(self.opt.param_lists)-1
@@ -301,11 +302,13 @@ def _grow_to(self:_Grow, size, step):
     if not self.carry_state: clear_state(self.opt)
     self._begin(step)
     forget_best(self.learn.cbs)
+    tell_grown(self.learn)
 
 @patch
 def before_batch(self:_Grow):
     "Grow where a stage begins"
     step = self.epoch*self.n_iter+self.iter
+    if self.train_iter==0: check_copies(self.learn)
     if self.train_iter==0 and len(self.rows)==1 and self.rows[0]['seconds'] is None:
         self.rows[0].update(step=step, epoch=step/self.n_iter) # `start_epoch` has skipped some
     size = self.plan.sizes[self.plan.at((step+.5)/(self.n_epoch*self.n_iter))] # to the nearest step
@@ -495,7 +498,9 @@ def load_growth_state(
         cb._growth.keep = cb._expand(size)
         cb._growth.size = size
         cb._begin(0)
-    if missed: wrap_again(cb.learn, cb._net)
+    if missed:
+        wrap_again(cb.learn, cb._net)
+        tell_grown(cb.learn)
     cb.rows[:], cb._stale, cb.overhead = state['rows'], state['stale'], state['overhead']
     cb._since = perf_counter()-state['seconds']
     params = dict(cb._net.named_parameters())

@@ -395,7 +395,7 @@ def _between(self:OnionTraining, i, net, loss):
     "Network `i` of the step has its gradient"
     self.tell('after_net', net, loss)
     if self.recipe.update.steps=='joint' or i==len(self.nets)-1: return
-    self._over_ranks({})
+    _over_ranks(self, {})
     self.opt.step()
     self.opt.zero_grad()
 
@@ -415,18 +415,17 @@ def _all_grads(sn, kept={}):
     return [p.grad for p in all_params(sn) if p.grad is not None] + [g for gs in kept.values() for g in gs.values()]
 
 # %% ../../nbs/shrink/24_training.ipynb #eb3d81ff
-@patch
-def _over_ranks(self:OnionTraining, kept):
-    "Gradients become means over all processes, and with them the losses that were heard since"
-    alarms = first(self.now.parts, risinstance(Alarms))
-    mean_over_ranks(_all_grads(self.supernet, kept)+[loss for _,loss in alarms.losses], self.now.ranks)
+def _over_ranks(o, kept):
+    "Gradients of `o` become means over all processes, and with them the losses that were heard since"
+    alarms = first(o.now.parts, risinstance(Alarms))
+    mean_over_ranks(_all_grads(o.supernet, kept)+[loss for _,loss in alarms.losses], o.now.ranks)
     alarms.before_a_step()
 
 @patch
 def before_step(self:OnionTraining):
     "All gradients are there: combine them"
     now, sn = self.now, self.supernet
-    self._over_ranks(now.kept)
+    _over_ranks(self, now.kept)
     put_combined(sn, self.nets, now.kept, self.top, self.eps, self.recipe.gradient.combine)
     _clip_held(self.learn, sn)
 

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/subnets/19_ranks.ipynb #ab9d180c
+# %% ../../nbs/subnets/19_ranks.ipynb #1778fc1c
 import gc, torch
 from fastai.torch_core import get_model, num_distrib, rank_distrib
 from torch import nn
 from warnings import warn
 
-# %% ../../nbs/subnets/19_ranks.ipynb #f626dd26
+# %% ../../nbs/subnets/19_ranks.ipynb #7c5cfd89
 @torch.no_grad()
 def mean_over_ranks(
     ts:list, # Tensors; those of whole numbers are left alone
@@ -24,14 +24,14 @@ def mean_over_ranks(
         torch.distributed.all_reduce(flat)
         for t,f in zip(part, (flat/ranks).split([t.numel() for t in part])): t.copy_(f.view_as(t))
 
-# %% ../../nbs/subnets/19_ranks.ipynb #4aa7bb16
+# %% ../../nbs/subnets/19_ranks.ipynb #bbea9886
 def ranks_of(
     learn, # A Learner
 ) -> int: # From 1
     "Number of processes that train its model"
     return max(1, num_distrib()) if hasattr(learn, 'distributed_trainer') else 1
 
-# %% ../../nbs/subnets/19_ranks.ipynb #6d4f53e7
+# %% ../../nbs/subnets/19_ranks.ipynb #86fbd4f0
 def to_first(
     data:bytes, # Of this process
     ranks:int, # Number of processes
@@ -42,7 +42,7 @@ def to_first(
     torch.distributed.gather_object(data, got)
     return got
 
-# %% ../../nbs/subnets/19_ranks.ipynb #2d504645
+# %% ../../nbs/subnets/19_ranks.ipynb #51b15439
 def from_first(
     f, # Function without arguments; called by the first process alone
     ranks:int, # Number of processes
@@ -57,7 +57,7 @@ def from_first(
     if told[1] is not None: raise told[1]
     return told[0]
 
-# %% ../../nbs/subnets/19_ranks.ipynb #c531ca1d
+# %% ../../nbs/subnets/19_ranks.ipynb #c6f2be2b
 def wrap_again(
     learn, # A Learner, perhaps in fastai's `distrib_ctx`
     net:nn.Module, # Its model without the wrapper
@@ -69,14 +69,14 @@ def wrap_again(
     gc.collect() # the old one's hooks go with it
     learn.model = trainer.accelerator.prepare(net)
 
-# %% ../../nbs/subnets/19_ranks.ipynb #a0b453db
+# %% ../../nbs/subnets/19_ranks.ipynb #56336544
 def _send_order(self, order, rank):
     "As fastai's, which sends by way of a GPU"
     order = torch.tensor(list(order))
     torch.distributed.broadcast(order, rank)
     return order.tolist()
 
-# %% ../../nbs/subnets/19_ranks.ipynb #41c97484
+# %% ../../nbs/subnets/19_ranks.ipynb #f58e116a
 def ready_on_cpu(
     learn, # A Learner, perhaps in fastai's `distrib_ctx`, before its fit
 ):

@@ -13,7 +13,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import TrackerCallback
 from fastai.callback.training import GradientAccumulation
-from fastai.learner import Recorder
+from fastai.learner import Learner, Recorder
 from fastai.torch_core import get_model, rank_distrib
 from fastcore.basics import patch
 from fastcore.foundation import L
@@ -486,3 +486,34 @@ def _save(self:ElasticCheckpoint, epoch, batch):
                  ranks=ranks)
     write_whole(self.folder/f'{epoch:05}-{batch:07}.safetensors', seal(self.about, state))
     for old in sorted(self.folder.glob('*.safetensors'))[:-self.keep]: old.unlink()
+
+# %% ../../nbs/use/44_checkpoint.ipynb #0b6d7e21
+def grown_since(
+    said:str, # PyTorch's error
+) -> str: # Empty where it says something else
+    "What an error of `load_state_dict` says about sizes, if the file holds a smaller network"
+    found = re.findall(r'size mismatch for (\S+): .*?Size\(\[(.*?)\]\).*?Size\(\[(.*?)\]\)', said)
+    sizes = [(n, *[tuple(int(i) for i in s.split(',') if i.strip()) for s in both]) for n,*both in found]
+    smaller = [len(a)==len(b) and all(i<=j for i,j in zip(a, b)) for _,a,b in sizes]
+    if 'Unexpected key' in said or not all(smaller) or not (sizes or 'Missing key' in said): return ''
+    if not sizes: return 'it has fewer layers'
+    name,theirs,mine = sizes[0]
+    return f'{len(sizes)} of its tensors are smaller, such as {name}: {theirs} in the file, {mine} here'
+
+# %% ../../nbs/use/44_checkpoint.ipynb #91d3e6f7
+_load = Learner.load
+
+@patch
+def load(self:Learner,
+    file, # Name, in `learn.path/learn.model_dir`
+    device=None, # Default: that of the loaders
+    **kwargs, # As fastai's: with_opt, strict
+) -> Learner: # This one
+    "As fastai's; a file that was saved when the network was smaller is refused in words (`ValueError`)"
+    try: return _load(self, file, device=device, **kwargs)
+    except RuntimeError as e:
+        why = grown_since(str(e))
+        if not why: raise
+        raise ValueError(f'load: {file} holds a smaller network than this one: {why}. If it was saved in the middle of '
+                         'growing, the network has grown since: save after the last stage, or use ElasticCheckpoint, '
+                         'which brings a network to the size of its file') from e

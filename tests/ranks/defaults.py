@@ -40,7 +40,8 @@ def learner(model, xs=x, space=None, shuffle=False):
     return learn.remove_cb(ProgressCallback)
 
 def fit(learn, *cbs, n=3):
-    with learn.distrib_ctx(cpu=True) if two else learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n, .05, cbs=[*cbs])
+    alone_or_not = learn.distrib_ctx(cpu=True) if two else learn.no_bar()
+    with alone_or_not, learn.no_logging(): learn.fit_one_cycle(n, .05, cbs=[*cbs])
     return [t.detach().clone() for t in learn.model.state_dict().values()]
 
 class Seen(Callback):

@@ -13,4 +13,5 @@ class Dies(Callback):
 
 torch.set_num_threads(1)
 learn = Learner(digits_dls(bs=64, device='cpu'), resnet_cifar(8, width=4, n_in=1))
-with learn.distrib_ctx(cpu=True): learn.fit_one_cycle(9, cbs=[GrowWidth(stages=2), ElasticCheckpoint(sys.argv[1]), Dies()])
+with learn.distrib_ctx(cpu=True):
+    learn.fit_one_cycle(9, cbs=[GrowWidth(stages=2), ElasticCheckpoint(sys.argv[1]), Dies()])
