@@ -5,13 +5,16 @@ READY := $(VENV)/.ready
 OLDEST ?= .venv-oldest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test faults export readme lint docs-check coverage onnx dist test-oldest hooks speed growing shrinking onion evidence gpu-evidence pages clean
+.PHONY: demo test test-gpu faults export readme lint docs-check coverage onnx dist test-oldest hooks speed growing shrinking onion evidence gpu-evidence pages clean
 
 demo: $(READY) # the main job; `make demo ARGS="--data cifar10"` passes arguments on
 	$(BIN)/elastic-nets demo $(ARGS)
 
 test: $(READY) # two processes of one thread each; `make test ARGS="-k readme"` picks tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --maxschedchunk 1 $(ARGS)
+
+test-gpu: # what needs a GPU, with whatever environment has one; says "no GPU" elsewhere
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest -q -rs tests/test_gpu.py $(ARGS)
 
 faults: $(READY) # kills fits of each kind 20 times, at random moments: minutes; `make faults FAULTS=100` kills more
 	FAULTS=$(or $(FAULTS),20) $(BIN)/python -m pytest -qs tests/test_checkpoint_kills.py $(ARGS)

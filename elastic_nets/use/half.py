@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['Bfloat16']
 
-# %% ../../nbs/use/47_half.ipynb #054bcb32
+# %% ../../nbs/use/47_half.ipynb #50cf840e
 import torch
+from collections import deque
 from fastai.callback.fp16 import MixedPrecision
 
-# %% ../../nbs/use/47_half.ipynb #710aaefb
+# %% ../../nbs/use/47_half.ipynb #d8fa4dd4
 class Bfloat16(MixedPrecision):
     "bfloat16 where the learner's data is: on a CPU too, for which fastai's `to_bf16` does nothing"
     def __init__(self): super().__init__('bf16')
 
     def before_fit(self):
         super().before_fit()
+        self.scales = deque(maxlen=1) # nothing is scaled, so there is no list of it
         self.autocast = torch.autocast(torch.device(self.dls.device).type, dtype=torch.bfloat16)
