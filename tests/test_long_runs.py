@@ -41,7 +41,7 @@ def learner(steps=STEPS//EPOCHS, space=None):
     return learn
 
 widths = dict(widths=(.5,1.))
-def onion(recipe, **kw): return lambda path: [OnionTraining(recipe, estimate=False, **kw)]
+def onion(recipe): return lambda path: [OnionTraining(recipe, watch=(), estimate=False)]
 hard = Gradient('hard')
 kinds = {
     'width': (None, lambda path: [GrowWidth(stages=3, adapt_lr=True), ElasticCheckpoint(path, every=100), Bfloat16()]),
@@ -75,7 +75,7 @@ class Watch(Callback):
 
 def state(learn):
     "What a callback might leave behind"
-    fitted = 'opt', 'final_record' # a fit makes these
+    fitted = 'opt', 'final_record', 'scaler' # fastai makes these
     types = [type(m).__name__ for m in learn.model.modules()]
     return {k for k in vars(learn) if k not in fitted}, [type(c).__name__ for c in learn.cbs], hooks_of(learn.model), types
 

@@ -14,7 +14,7 @@ from math import prod
 from numbers import Real
 from pandas import DataFrame
 from .subnet import Space, Subnet
-from .supernet import Supernet, supernets
+from .supernet import Supernet, check_supernet, supernets
 
 # %% ../../nbs/subnets/18_budgets.ipynb #0b41a471
 def axis_table(
@@ -397,6 +397,7 @@ def profile_space(
     space=None, # A part of its space, as `restrict` and `constrain` make it; None: all of it
 ) -> SpaceProfile: # Prints as a table; `plot` shows it
     "What the subnets cost, and what each choice is worth"
+    check_supernet(sn)
     if type(n) is not int or n<1: raise ValueError(f'n: a number of subnets from 1, got {n!r}')
     space, costs, rng = space or sn.space, known_costs(sn), random.Random(seed)
     whole = getattr(space, 'space', space)

@@ -18,7 +18,7 @@ from ..channels.labels import NotElasticError
 from ..channels.place import Place, take, whole
 from elastic_nets.channels.surgery import (check_state, copy_model, cut_channels, layer_attrs, own_tensors,
     permute_tensors)
-from ..channels.trace import as_inputs, count_positions, trace_channels
+from ..channels.trace import as_inputs, check_model, count_positions, trace_channels
 from .subnet import Space, Subnet
 from .choices import check_choice, fit_space, make_space
 from ..channels.blocks import empty_place
@@ -65,6 +65,7 @@ class Supernet:
 # %% ../../nbs/subnets/14_supernet.ipynb #50e98dfe
 def _check_model(model, space, choices):
     "`ValueError` where a model cannot become elastic, or a space and choices meet"
+    check_model(model)
     if hasattr(model, '_orig_mod'):
         raise ValueError('the model is compiled: every subnet would be compiled anew. '
             'Make the plain model elastic, and compile what you extract')
@@ -92,6 +93,15 @@ def _make_elastic(model, graph, space):
         has_channels = any((f'{name}.{t}' if name else t) in graph.axes for t in own_tensors(m))
         if name in blocks or has_channels or is_norm(m) or name in counts: m.__class__ = elastic_class(type(m))
     return {n:m for n,m in model.named_modules() if getattr(m, '_is_elastic', False)}
+
+# %% ../../nbs/subnets/14_supernet.ipynb #dd810925
+def check_supernet(
+    sn, # What somebody gave as a supernet
+):
+    "`TypeError` where something else than a `Supernet` was given"
+    if isinstance(sn, Supernet): return
+    hint = '; take `learn.supernet`' if hasattr(sn, 'dls') else ''
+    raise TypeError(f'sn: a Supernet is expected, got a {type(sn).__name__}{hint}')
 
 # %% ../../nbs/subnets/14_supernet.ipynb #8b216be8
 @patch

@@ -395,6 +395,8 @@ class ElasticCheckpoint(Callback):
         every:int=None, # Save every so many batches, too; None: at the end of each epoch
         keep:int=2, # Files that are kept, the newest ones
     ):
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f'path: a folder is expected, such as \'runs/first\', got {path!r}')
         for name,n in (('every',every), ('keep',keep)):
             if n is None and name=='every' or type(n) is int and n>0: continue
             raise ValueError(f'{name}: a whole number from 1 is expected, got {n!r}')
