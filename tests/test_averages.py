@@ -1,14 +1,12 @@
 "What users keep beside a growing network: averages of its weights, and files"
-import copy
 import pytest, torch
-from fastai.callback.core import Callback, CancelFitException
-from fastai.optimizer import SGD
+from fastai.callback.core import Callback
 from timm.utils import ModelEma, ModelEmaV3
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from elastic_nets.all import GrowDepth, GrowWidth
 from helpers import quietly
-from helpers_grow import Stop, deep, learner, net
+from helpers_grow import deep, learner, net
 
 def averaged(model): return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(.5))
 def copied(model): return [p.detach().clone() for p in model.parameters()]

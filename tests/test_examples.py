@@ -47,6 +47,6 @@ def test_shrinks_in_two_processes_and_goes_on(pictures, tmp_path):
 
 def test_help_says_how(capfd):
     said = start(script, '--help')
-    for word in ('torchrun', '--nnodes', '--rdzv_endpoint', 'accelerate launch', 'train/CLASS/NAME', '--shrink', '--grow',
-                 'Start the same line again', '--bf16', '--lr'):
+    for word in ('torchrun', '--nnodes', '--rdzv_endpoint', 'accelerate launch', 'train/CLASS/NAME', '--shrink',
+                 '--grow', 'Start the same line again', '--bf16', '--lr'):
         assert word in said, word

@@ -125,7 +125,8 @@ def test_a_checkpoint_with_other_bytes_is_refused(data):
 def test_a_sealed_file_with_anything_inside_is_read_or_refused(x):
     "Whoever makes a file can compute its checksum; what is in it still is data only"
     from hashlib import sha256
-    head = dict(format='elastic_nets 1', about=json.dumps(x, default=str), state=json.dumps(x, default=str), sha256='0'*64)
+    text = json.dumps(x, default=str)
+    head = dict(format='elastic_nets 1', about=text, state=text, sha256='0'*64)
     data = bytearray(save({}, head))
     at = data.index(b'"sha256":"'+b'0'*64)+10
     data[at:at+64] = sha256(data).hexdigest().encode()

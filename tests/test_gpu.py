@@ -35,7 +35,8 @@ class Overflows(Callback):
     def before_batch(self): self.was = self.weights() if self.training else None
     def after_net(self, net, loss):
         onion = self.learn.onion_training
-        if self.learn.train_iter==3 and onion.nets.index(net)==self.which: next(self.model.parameters()).grad.mul_(float('inf'))
+        if self.learn.train_iter!=3 or onion.nets.index(net)!=self.which: return
+        next(self.model.parameters()).grad.mul_(float('inf'))
     def after_batch(self):
         if not self.training: return
         self.kept.append(all(torch.equal(p, q) for p,q in zip(self.was, self.weights())))

@@ -9,7 +9,8 @@ def network(n, kind, seed):
     torch.manual_seed(seed)
     if kind=='linear': m, x = nn.Sequential(nn.Linear(64, n), nn.Tanh(), nn.Linear(n, 10)), torch.randn(4, 64)
     else:
-        m = nn.Sequential(nn.Conv2d(3, n//4, 3), nn.BatchNorm2d(n//4), nn.ReLU(), nn.Conv2d(n//4, n//4, 3), nn.Flatten())
+        layers = nn.Conv2d(3, n//4, 3), nn.BatchNorm2d(n//4), nn.ReLU(), nn.Conv2d(n//4, n//4, 3), nn.Flatten()
+        m = nn.Sequential(*layers)
         x = torch.randn(4, 3, 6, 6)
     return Supernet(m.double(), x.double(), widths=(.25,.5,1.)), m, x.double()
 

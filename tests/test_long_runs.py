@@ -47,7 +47,8 @@ kinds = {
     'width': (None, lambda path: [GrowWidth(stages=3, adapt_lr=True), ElasticCheckpoint(path, every=100), Bfloat16()]),
     'depth': (None, lambda path: [GrowDepth(), ElasticCheckpoint(path, every=100)]),
     'delayed': (widths, onion(delayed_shrinking(k=2))),
-    'private': (widths, onion(Recipe(Construct(k=2, levels=2, bn='private'), hard, Update('large first', OwnMomentum)))),
+    'private': (widths, onion(
+        Recipe(Construct(k=2, levels=2, bn='private'), hard, Update('large first', OwnMomentum)))),
     'odds': (widths, onion(Recipe(Construct(k=2, odds=ByImportance), hard, Update(rule=RatePerSkin))))}
 
 def hooks_of(module):
@@ -77,7 +78,8 @@ def state(learn):
     "What a callback might leave behind"
     fitted = 'opt', 'final_record', 'scaler' # fastai makes these
     types = [type(m).__name__ for m in learn.model.modules()]
-    return {k for k in vars(learn) if k not in fitted}, [type(c).__name__ for c in learn.cbs], hooks_of(learn.model), types
+    own = {k for k in vars(learn) if k not in fitted}
+    return own, [type(c).__name__ for c in learn.cbs], hooks_of(learn.model), types
 
 def piling(sizes):
     "What has grown by more than one entry in every second hundred of steps"

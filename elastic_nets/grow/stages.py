@@ -43,9 +43,10 @@ class StagePlan:
 
     def __post_init__(self):
         sizes, starts = self.sizes, self.starts
-        if not all(isinstance(vs, (tuple,list)) and all(isinstance(v, (int,float)) for v in vs) for vs in (sizes,starts)):
-            raise ValueError(f'sizes and starts are tuples of numbers, such as (.5, 1.) and (0., .5), got {sizes!r} and '
-                             f'{starts!r}')
+        def numbers(vs): return isinstance(vs, (tuple,list)) and all(isinstance(v, (int,float)) for v in vs)
+        if not (numbers(sizes) and numbers(starts)):
+            raise ValueError('sizes and starts are tuples of numbers, such as (.5, 1.) and (0., .5), '
+                             f'got {sizes!r} and {starts!r}')
         if not (len(sizes)==len(starts)>0 and _rising(sizes) and _rising(starts)):
             raise ValueError(f'a plan needs as many sizes as starts, both rising, got sizes={sizes}, starts={starts}')
         if not (0<sizes[0] and sizes[-1]==1):

@@ -42,7 +42,8 @@ def supernet_of(
 ) -> Supernet:
     "The learner's supernet; `ValueError` where it has none, or one of another model"
     if not isinstance(learn, Learner):
-        raise TypeError(f'learn: a Learner with a supernet is expected (learn.to_supernet()), got a {type(learn).__name__}')
+        raise TypeError('learn: a Learner with a supernet is expected (learn.to_supernet()), '
+                        f'got a {type(learn).__name__}')
     sn = getattr(learn, 'supernet', None)
     if sn is None: raise ValueError('this learner has no supernet; call learn.to_supernet(...) first')
     if get_model(learn.model) is not sn.model:

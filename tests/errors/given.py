@@ -58,9 +58,10 @@ given = [
     ('a shape is timed', lambda: latency(net(), (2,3,8,8)), f'{batch}.*shape', TypeError),
     ('a function has no parameters', lambda: n_params(len), module, TypeError),
     ('a supernet as a model', lambda: trace_channels(sn(), x), 'got a Supernet; take its `.model`', TypeError),
-    *[(f'a learner as the supernet of {f.__name__}', partial(f, None), 'a Supernet is expected, got a NoneType', TypeError)
+    *[(f'nothing as the supernet of {f.__name__}', partial(f, None), 'a Supernet is expected, got a None', TypeError)
       for f in (profile_space, flops_buckets, sample_buckets, latency_table)],
-    ('a learner where subnets are timed', lambda: time_subnets(learner(), space().min), 'take `learn.supernet`', TypeError),
+    ('a learner where subnets are timed', lambda: time_subnets(learner(), space().min), 'take `learn.supernet`',
+     TypeError),
     ('a supernet as a learner', lambda: evaluate_subnets(sn(), space().min), 'a Learner with a supernet', TypeError),
     ('a model to plan stages for', lambda: plan_stages(net(), stages=2), 'a Learner is expected, got', TypeError),
 ]
@@ -75,7 +76,7 @@ choices = [
     ('a range for widths', lambda: resnet(widths=range(3)), 'widths: a tuple such as'),
     ('a number for depths', lambda: resnet(depths=.5), 'depths: a tuple such as'),
     ('an array of even kernels', lambda: resnet(kernels=np.array([2])), 'kernels'),
-    ('an array of negative resolutions', lambda: resnet(resolutions=np.array([-8, 8])), 'resolutions: a tuple of pixels'),
+    ('an array of negative resolutions', lambda: resnet(resolutions=np.array([-8, 8])), 'a tuple of pixels'),
     ('a word for a learner', lambda: plain().to_supernet(widths='half'), 'widths: a tuple such as'),
     ('a number as a subnet', lambda: Subnet(3), 'width of a Subnet maps names to whole numbers'),
     ('half a channel', lambda: Subnet(width={'a':1.5}), 'width of a Subnet maps names to whole numbers'),
@@ -86,11 +87,11 @@ choices = [
 ]
 
 subnets = [
-    ('a row as a subnet', lambda: evaluate_subnets(learner(), table().iloc[0]), 'take its column, table.subnet', TypeError),
+    ('a row as a subnet', lambda: evaluate_subnets(learner(), table().iloc[0]), 'its column, table.subnet', TypeError),
     ('a table as subnets', lambda: evaluate_subnets(learner(), table()), 'take its column, table.subnet', TypeError),
     ('nothing as subnets', lambda: evaluate_subnets(learner(), None), 'a Subnet, or a list of them', TypeError),
     ('a word as a subnet', lambda: learner().subnet('min'), "a Subnet is expected.*got 'min'", TypeError),
-    ('a row to take out', lambda: learner().subnet(table().iloc[0]), 'of a row of a table take row.subnet', TypeError),
+    ('a row to take out', lambda: learner().subnet(table().iloc[0]), 'of a row of a table take', TypeError),
     ('a share to take out', lambda: sn().extract(.5), 'a Subnet is expected', TypeError),
     ('a negative calibration', lambda: learner().subnet(space().min, calibrate=-5), 'calibrate: a number of'),
     ('a negative sample', lambda: calibrate_bn(net(), [x], n=-1), 'n: a number of samples from 1, got -1'),
