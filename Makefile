@@ -5,13 +5,16 @@ READY := $(VENV)/.ready
 OLDEST ?= .venv-oldest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test faults export readme lint docs-check coverage coverage-all onnx dist test-oldest hooks speed growing shrinking onion evidence gpu-evidence pages clean
+.PHONY: demo test test-gpu faults export readme lint docs-check coverage coverage-all onnx dist test-oldest hooks speed growing shrinking onion evidence gpu-evidence pages clean
 
 demo: $(READY) # the main job; `make demo ARGS="--data cifar10"` passes arguments on
 	$(BIN)/elastic-nets demo $(ARGS)
 
 test: $(READY) # two processes of one thread each; `make test ARGS="-k readme"` picks tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --maxschedchunk 1 $(ARGS)
+
+test-gpu: # what needs a GPU, with whatever environment has one; says "no GPU" elsewhere
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest -q -rs tests/test_gpu.py $(ARGS)
 
 faults: $(READY) # kills fits of each kind 20 times, at random moments: minutes; `make faults FAULTS=100` kills more
 	FAULTS=$(or $(FAULTS),20) $(BIN)/python -m pytest -qs tests/test_checkpoint_kills.py $(ARGS)
@@ -49,7 +52,7 @@ dist: $(READY) # wheel and source distribution, each installed in an environment
 
 test-oldest: # with the oldest versions that pyproject.toml allows; PYTHON=python3.10 is the oldest of those
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/pip install -qq pytest accelerate "timm<1.0.20" "setuptools>=77" $$($(PYTHON) scripts/floors.py)
+	$(OLDEST)/bin/pip install -qq pytest hypothesis psutil accelerate "timm<1.0.20" "setuptools>=77" $$($(PYTHON) scripts/floors.py)
 	$(OLDEST)/bin/pip install -qq --no-deps --no-build-isolation -e .
 	$(OLDEST)/bin/python -m pytest -q $$($(PYTHON) scripts/floors.py tests) $(ARGS)
 

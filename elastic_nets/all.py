@@ -14,6 +14,7 @@ from .subnets.norms import *
 from .subnets.learner import *
 from .subnets.cost import *
 from .subnets.budgets import *
+from .subnets.ranks import *
 from .shrink.gradients import *
 from .shrink.recipe import *
 from .shrink.step import *
@@ -21,6 +22,7 @@ from .shrink.watching import *
 from .shrink.training import *
 from .shrink.methods import *
 from .shrink.choices import *
+from .grow.averages import *
 from .grow.widen import *
 from .grow.deepen import *
 from .grow.stages import *
@@ -33,6 +35,7 @@ from .use.checkpoint import *
 from .use.published import *
 from .use.switch import *
 from .use.deploy import *
+from .use.half import *
 from .look.plots import *
 from .zoo.models import *
 from .zoo.spaces import *

@@ -498,6 +498,34 @@ def _groups_at(graph, layer):
     if layer in graph.outs: axes.append(graph.outs[layer][1])
     return sorted({i for a in axes for i in a.group.tolist() if i>=0})
 
+# %% ../../nbs/channels/07_trace.ipynb #8e1ffd8b
+def check_model(
+    model, # What somebody gave as a model
+    name:str='model', # Of the argument
+):
+    "`TypeError` where something else than a module was given, with what would be one"
+    if isinstance(model, nn.Module): return
+    inner = getattr(model, 'model', None)
+    hint = '; take its `.model`' if isinstance(inner, nn.Module) else ''
+    if isinstance(model, type): hint = f', a class; make a module of it, {model.__name__}(...)'
+    elif hasattr(model, '__name__'): hint = f'; call it, {model.__name__}(...)'
+    said = repr(model) if isinstance(model, type) else f'a {type(model).__name__}'
+    raise TypeError(f'{name}: a module is expected (nn.Module), got {said}{hint}')
+
+# %% ../../nbs/channels/07_trace.ipynb #0a5e3bd5
+def check_batch(
+    xb, # What somebody gave as a batch
+):
+    "`TypeError` where there is no tensor in it"
+    leaves = tree_leaves(xb)
+    if any(isinstance(x, torch.Tensor) for x in leaves): return
+    kinds = ', '.join(dict.fromkeys(type(x).__name__ for x in leaves)) or 'nothing'
+    hint = ''
+    if leaves and all(type(x) is int for x in leaves): hint = '; of a shape make one, torch.randn(...)'
+    elif 'ndarray' in kinds: hint = '; of an array make one, torch.from_numpy(...)'
+    elif any(hasattr(x, 'one_batch') for x in leaves): hint = '; of a loader take one, dl.one_batch()[0]'
+    raise TypeError(f'xb: a batch of tensors is expected, such as torch.randn(2,3,32,32), got {kinds}{hint}')
+
 # %% ../../nbs/channels/07_trace.ipynb #ff0402ec
 def trace_channels(
     model:nn.Module, # Not changed
@@ -507,6 +535,8 @@ def trace_channels(
     **kwargs, # Inputs by keyword
 ) -> ChannelGraph:
     "Find out which weights of `model` move together; raises `NotElasticError` where that cannot be done"
+    check_model(model)
+    check_batch((xb, kwargs))
     m = trace_mode(copy_model(model).cpu().float())
     xb, kwargs = one_sample(as_inputs(*xb) if len(xb)==1 else xb), one_sample(kwargs)
     try:

@@ -6,7 +6,7 @@
 __all__ = ['GrowWidth', 'GrowDepth']
 
 # %% ../../nbs/grow/33_growing.ipynb #4f996b42
-import gc, numpy as np, torch, warnings
+import numpy as np, torch, warnings
 from contextlib import contextmanager
 from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback, TrackerCallback
@@ -20,6 +20,8 @@ from torch import nn
 from ..channels.surgery import clear_state, copy_model, get_groups, get_state, set_groups
 from ..channels.trace import trace_channels
 from ..subnets.batches import calibrate_bn, inputs_of, quiet
+from ..subnets.ranks import mean_over_ranks, ranks_of, ready_on_cpu, wrap_again
+from .averages import check_copies, tell_grown
 from .widen import grow_width, init_by_name, start_narrow, try_init, widths_at
 from elastic_nets.grow.deepen import (
     BlockEMA, check_shared, depths_at, grow_depth, place_by_name, start_shallow, why_whole
@@ -166,6 +168,7 @@ def _submodule(self:_Grow):
 def _check(self:_Grow):
     "Raise `ValueError` where growing cannot be done, before anything is changed"
     growth, name = self._growth, type(self).__name__
+    ready_on_cpu(self.learn)
     if growth and growth.by!=self.by:
         raise ValueError(f'the model is in the middle of growing in {growth.by} ({growth}): finish that first')
     check_alone(self.learn, self)
@@ -281,18 +284,6 @@ def forget_best(
         c.best = float('inf') if c.comp is np.less else -float('inf')
         if hasattr(c, 'wait'): c.wait = 0
 
-# %% ../../nbs/grow/33_growing.ipynb #db0da06b
-def wrap_again(
-    learn, # A Learner, perhaps in fastai's `distrib_ctx`
-    net:nn.Module, # Its model without the wrapper
-):
-    "A new `DistributedDataParallel` around `net`, where there was one"
-    if (trainer := getattr(learn, 'distributed_trainer', None)) is None: return
-    trainer.accelerator._models.clear()
-    learn.model = net
-    gc.collect() # the old one's hooks go with it
-    learn.model = trainer.accelerator.prepare(net)
-
 # %% ../../nbs/grow/33_growing.ipynb #44af5d73
 @patch
 def _stop_clock(self:_Grow):
@@ -311,11 +302,13 @@ def _grow_to(self:_Grow, size, step):
     if not self.carry_state: clear_state(self.opt)
     self._begin(step)
     forget_best(self.learn.cbs)
+    tell_grown(self.learn)
 
 @patch
 def before_batch(self:_Grow):
     "Grow where a stage begins"
     step = self.epoch*self.n_iter+self.iter
+    if self.train_iter==0: check_copies(self.learn)
     if self.train_iter==0 and len(self.rows)==1 and self.rows[0]['seconds'] is None:
         self.rows[0].update(step=step, epoch=step/self.n_iter) # `start_epoch` has skipped some
     size = self.plan.sizes[self.plan.at((step+.5)/(self.n_epoch*self.n_iter))] # to the nearest step
@@ -338,7 +331,9 @@ def _expand(self:GrowWidth, size):
 def before_validate(self:_Grow):
     "Recalibrate batch norm once after a growth"
     if self._stale:
-        with self._timed(): calibrate_bn(self._net, self.dls.train)
+        with self._timed():
+            calibrate_bn(self._net, self.dls.train)
+            mean_over_ranks([*self._net.buffers()], ranks_of(self.learn))
     self._stale = False
 
 # %% ../../nbs/grow/33_growing.ipynb #8f035aab
@@ -498,10 +493,14 @@ def load_growth_state(
 ):
     "Bring the model to the size that `state` says, stage by stage, and growing with it"
     if not state or not cb.rows: return
-    for size in [s for s in cb.plan.sizes if cb._growth.size<s<=state['size']]:
+    missed = [s for s in cb.plan.sizes if cb._growth.size<s<=state['size']]
+    for size in missed:
         cb._growth.keep = cb._expand(size)
         cb._growth.size = size
         cb._begin(0)
+    if missed:
+        wrap_again(cb.learn, cb._net)
+        tell_grown(cb.learn)
     cb.rows[:], cb._stale, cb.overhead = state['rows'], state['stale'], state['overhead']
     cb._since = perf_counter()-state['seconds']
     params = dict(cb._net.named_parameters())

@@ -43,6 +43,10 @@ class StagePlan:
 
     def __post_init__(self):
         sizes, starts = self.sizes, self.starts
+        def numbers(vs): return isinstance(vs, (tuple,list)) and all(isinstance(v, (int,float)) for v in vs)
+        if not (numbers(sizes) and numbers(starts)):
+            raise ValueError('sizes and starts are tuples of numbers, such as (.5, 1.) and (0., .5), '
+                             f'got {sizes!r} and {starts!r}')
         if not (len(sizes)==len(starts)>0 and _rising(sizes) and _rising(starts)):
             raise ValueError(f'a plan needs as many sizes as starts, both rising, got sizes={sizes}, starts={starts}')
         if not (0<sizes[0] and sizes[-1]==1):
@@ -297,6 +301,7 @@ def plan_stages(
 ) -> StagePlan: # Printed, too
     "Measure one training step per size and plan stages that pay (ours, beyond network expansion)"
     _check_request(speedup, stages, start, by, rounds, submodule)
+    if not hasattr(learn, 'dls'): raise TypeError(f'learn: a Learner is expected, got a {type(learn).__name__}')
     if growth := growth_of(learn.model):
         raise ValueError(f'the model is in the middle of growing ({growth}): plan with the whole model')
     with quiet(learn.dls.train): xb = inputs_of(learn.dls, learn.dls.train.one_batch())

@@ -12,7 +12,7 @@ from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.training import GradientAccumulation, GradientClip
-from fastai.torch_core import num_distrib, rank_distrib
+from fastai.torch_core import rank_distrib
 from fastcore.basics import first, patch, risinstance
 from fastcore.foundation import L
 from fastcore.imports import noop
@@ -23,6 +23,7 @@ from ..channels.surgery import get_groups, set_groups
 from ..subnets.batches import at_size
 from ..subnets.subnet import Space, Subnet
 from ..subnets.norms import held_beside
+from ..subnets.ranks import mean_over_ranks, ranks_of, ready_on_cpu
 from ..subnets.learner import supernet_of
 from .gradients import distill_loss
 from .recipe import Phase, Recipe, StepPlan, chosen_space, levels_of, nothing_to_choose
@@ -30,7 +31,7 @@ from elastic_nets.shrink.step import (
     Losses, Timetable, dropout_off, look, onion_grads, put_combined, scalar, statistics
 )
 from elastic_nets.shrink.watching import (
-    Alarms, KeepBest, Passes, SubnetMetrics, Trial, all_params, calibrated, mean_over_ranks
+    Alarms, KeepBest, Passes, SubnetMetrics, Trial, all_params, calibrated
 )
 
 # %% ../../nbs/shrink/24_training.ipynb #c66c05d3
@@ -203,6 +204,7 @@ def _release_held(opt, sn):
 def before_fit(self:OnionTraining):
     "Check what is needed, and decide what each step trains"
     self._leave() # a fit that was interrupted
+    ready_on_cpu(self.learn)
     sn, recipe = supernet_of(self.learn), self.recipe
     _check_space(sn, recipe)
     _check_norms(sn, recipe.construct.bn)
@@ -221,7 +223,7 @@ def before_fit(self:OnionTraining):
              'these a longer `length`')
     _check_teacher(recipe, self.teacher, sn.model, any(p.teach for i,p in enumerate(phases) if i not in short))
     now.distill = self.distill or (None if recipe.gradient.target=='hard' else distill_loss(self.loss_func))
-    now.ranks = num_distrib() if hasattr(self.learn, 'distributed_trainer') else 1
+    now.ranks = ranks_of(self.learn)
     self.plan, self.eps, self.nets, self.top, self.now = None, None, [sn.space.max], sn.space.max, now
     self._prepare(sn)
 
@@ -278,7 +280,8 @@ def before_batch(self:OnionTraining):
     if self.now.new_step: self._begin()
     sn, top_drops = self.supernet, self.recipe.gradient.dropout or self.nets[0]==self.top
     if sn.subnet!=self.nets[0]: sn.set_active(self.nets[0])
-    if self.now.ranks>1: self.learn.model.require_backward_grad_sync = False # all together, in `before_step`
+    if self.now.ranks>1: # gradients all together, in `before_step`; statistics in `after_train`
+        self.learn.model.require_backward_grad_sync = self.learn.model.require_forward_param_sync = False
     self.now.quiet = dropout_off(self.model, not top_drops)
     self.now.quiet.__enter__()
 
@@ -392,7 +395,7 @@ def _between(self:OnionTraining, i, net, loss):
     "Network `i` of the step has its gradient"
     self.tell('after_net', net, loss)
     if self.recipe.update.steps=='joint' or i==len(self.nets)-1: return
-    mean_over_ranks(_all_grads(self.supernet), self.now.ranks)
+    _over_ranks(self, {})
     self.opt.step()
     self.opt.zero_grad()
 
@@ -412,11 +415,17 @@ def _all_grads(sn, kept={}):
     return [p.grad for p in all_params(sn) if p.grad is not None] + [g for gs in kept.values() for g in gs.values()]
 
 # %% ../../nbs/shrink/24_training.ipynb #eb3d81ff
+def _over_ranks(o, kept):
+    "Gradients of `o` become means over all processes, and with them the losses that were heard since"
+    alarms = first(o.now.parts, risinstance(Alarms))
+    mean_over_ranks(_all_grads(o.supernet, kept)+[loss for _,loss in alarms.losses], o.now.ranks)
+    alarms.before_a_step()
+
 @patch
 def before_step(self:OnionTraining):
     "All gradients are there: combine them"
     now, sn = self.now, self.supernet
-    mean_over_ranks(_all_grads(sn, now.kept), now.ranks)
+    _over_ranks(self, now.kept)
     put_combined(sn, self.nets, now.kept, self.top, self.eps, self.recipe.gradient.combine)
     _clip_held(self.learn, sn)
 

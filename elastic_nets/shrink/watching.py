@@ -24,6 +24,7 @@ from warnings import warn
 from ..subnets.batches import at_size, calibrate_bn, quiet
 from ..subnets.learner import MadeBatches
 from ..subnets.norms import held_beside
+from ..subnets.ranks import mean_over_ranks
 from .step import as_it_was, detached, run_network, scalar
 
 # %% ../../nbs/shrink/23_watching.ipynb #abe720d0
@@ -63,16 +64,6 @@ class Passes:
 def all_params(sn):
     "Every parameter that is trained: of the model, and what the supernet holds beside it"
     return [*sn.model.parameters(), *[p for p,_ in held_beside(sn)]]
-
-# %% ../../nbs/shrink/23_watching.ipynb #5b7e0b4a
-@torch.no_grad()
-def mean_over_ranks(ts, ranks):
-    "Let every floating-point tensor be its mean over the processes of a distributed fit"
-    for dtype in {t.dtype for t in ts if t.is_floating_point()} if ranks>1 else ():
-        part = [t for t in ts if t.dtype==dtype]
-        flat = torch.cat([t.flatten() for t in part])
-        torch.distributed.all_reduce(flat)
-        for t,f in zip(part, (flat/ranks).split([t.numel() for t in part])): t.copy_(f.view_as(t))
 
 # %% ../../nbs/shrink/23_watching.ipynb #cdf4ce61
 @contextmanager
@@ -177,14 +168,16 @@ class Alarms(OnionPart):
     order = 7.9
     def __init__(self): self.losses, self.guesses, self.void = [], False, False
 
-    def after_net(self, net, loss):
-        self.losses.append((net, loss))
-        if not loss.is_cuda or len(self.losses)>100 or self.onion_training.recipe.update.steps!='joint': self.look()
+    def after_net(self, net, loss): self.losses.append((net, loss))
 
-    def look(self): # on a GPU now and then: looking waits for it
+    def before_a_step(self):
+        "Losses are means over all processes now; on a GPU we look now and then, since looking waits for it"
+        joint = self.onion_training.recipe.update.steps=='joint'
+        if len(self.losses)>100 or not joint or not all(loss.is_cuda for _,loss in self.losses): self.look()
+
+    def look(self):
         o, losses = self.onion_training, self.losses
         self.losses = []
-        mean_over_ranks([loss for _,loss in losses], o.now.ranks)
         for net,loss in losses:
             if torch.isfinite(loss).all(): continue
             which = 'the full network' if net==self.supernet.space.max else f'{net}'
@@ -196,6 +189,7 @@ class Alarms(OnionPart):
         o.tell('seen_losses', losses)
 
     def after_train(self):
+        mean_over_ranks([loss for _,loss in self.losses], self.onion_training.now.ranks)
         if self.losses: self.look()
 
     def after_step(self):

@@ -56,6 +56,7 @@ def calibrate_bn(
     size:int=None, # Side of the input in pixels; None: as it comes
 ) -> nn.Module: # `model`
     "Recompute the running statistics of every batch norm as the mean over `n` samples"
+    if type(n) is not int or n<1: raise ValueError(f'n: a number of samples from 1, got {n!r}')
     calibrate_together([model], batches, n, size)
     return model
 

@@ -15,7 +15,7 @@ from math import prod
 from numbers import Real
 from pandas import DataFrame
 from .subnet import Space, Subnet
-from .supernet import Supernet, supernets, work_at
+from .supernet import Supernet, check_supernet, supernets, work_at
 
 # %% ../../nbs/subnets/18_budgets.ipynb #0b41a471
 def axis_table(
@@ -37,7 +37,7 @@ def axis_table(
 class Costs:
     "MACs and parameters of the subnets of a supernet, from tables that are made once"
     def __init__(self, sn):
-        graph, whole = sn.graph, sn.space.max
+        graph = sn.graph
         self.blocks = {b:(stage,i) for stage in sn.space.depth for i,b in enumerate(graph.stages[stage])}
         beside = [axes for *_,axes in graph.products]
         axes = [axis for of_tensor in [*graph.axes.values(), graph.mixers.values(), *beside] for axis in of_tensor]
@@ -402,6 +402,7 @@ def profile_space(
     space=None, # A part of its space, as `restrict` and `constrain` make it; None: all of it
 ) -> SpaceProfile: # Prints as a table; `plot` shows it
     "What the subnets cost, and what each choice is worth"
+    check_supernet(sn)
     if type(n) is not int or n<1: raise ValueError(f'n: a number of subnets from 1, got {n!r}')
     space, costs, rng = space or sn.space, known_costs(sn), random.Random(seed)
     whole = getattr(space, 'space', space)

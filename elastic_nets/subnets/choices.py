@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/subnets/11_choices.ipynb #13ef8d8e
 import math
 from warnings import warn
+from fastcore.foundation import L
 from ..channels.graph import ChannelGraph
 from .subnet import Space, round_width
 
@@ -25,13 +26,25 @@ def check_choice(
     possible = f'odd sizes up to {size}' if kind=='kernels' else f'whole numbers from {least} to {size}'
     raise ValueError(f'{kind}: {value} is not possible for {name!r}; {possible} are')
 
+# %% ../../nbs/subnets/11_choices.ipynb #111cb8f4
+def plain_numbers(
+    given, # Numbers, or a dict of them; arrays and tensors of them, too
+):
+    "The same with lists in place of arrays and tensors"
+    if isinstance(given, dict): return {n:plain_numbers(v) for n,v in given.items()}
+    return given.tolist() if hasattr(given, 'tolist') else given
+
 # %% ../../nbs/subnets/11_choices.ipynb #805868c6
 def _options(kind, given, sizes, to_number):
     "Values for every name in `sizes`: `given` is shares for all of them, a dict of numbers for some, or None"
     if given is None: return {}
+    given = plain_numbers(given)
     if not isinstance(given, (dict,tuple,list)):
         raise ValueError(f'{kind}: a tuple such as (.5, 1.) or a dict {{name: (numbers)}} is expected, got {given!r}')
-    if isinstance(given, dict): todo = given
+    numbers = [v for vs in given.values() for v in L(vs)] if isinstance(given, dict) else given
+    if bad := [v for v in numbers if not isinstance(v, (int,float)) or isinstance(v, bool)]:
+        raise ValueError(f'{kind}: numbers are expected, such as (.5, 1.), got {bad[0]!r}')
+    if isinstance(given, dict): todo = {n:L(vs) for n,vs in given.items()}
     else: todo = {n:[to_number(v,n) for v in given] for n in sizes}
     for n,values in todo.items():
         if n not in sizes:
@@ -105,6 +118,7 @@ def make_space(
     resolutions=(), # Sides of the input in pixels
 ) -> Space:
     "The choices for a network with this channel graph"
+    resolutions = plain_numbers(resolutions)
     if type(divisor) is not int or divisor<1: raise ValueError(f'divisor: a whole number from 1, got {divisor!r}')
     if not isinstance(resolutions, (tuple,list)) or not all(type(r) is int and r>0 for r in resolutions):
         raise ValueError(f'resolutions: a tuple of pixels such as (24,32) is expected, got {resolutions!r}')

@@ -19,7 +19,7 @@ from torch import nn
 from torch.compiler import is_compiling
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._pytree import tree_leaves, tree_map
-from ..channels.trace import Products, as_inputs
+from ..channels.trace import Products, as_inputs, check_batch, check_model
 from .subnet import Subnet
 from .supernet import Supernet
 
@@ -68,6 +68,8 @@ def layer_macs(
         raise TypeError(f'at: a Supernet is asked about a Subnet, got {type(at).__name__}')
     if at is None or isinstance(at, Subnet):
         raise TypeError(f'at: a module is counted on a batch, got {type(at).__name__}; a Subnet needs its Supernet')
+    check_model(model)
+    check_batch(at)
     model = getattr(model, '_orig_mod', model) # what torch.compile stands for
     with _evaluating(model), (seen := Products(model)).watching():
         model._call_impl(*tree_map(lambda x: x[:1], _on_device(model, at)))
@@ -92,6 +94,7 @@ def n_params(
     if isinstance(model, Supernet): return model.n_params(subnet or model.subnet)
     if subnet is not None:
         raise TypeError('subnet: only a Supernet has subnets; count `sn.extract(subnet)`, or pass the Supernet')
+    check_model(model)
     return sum(p.numel() for p in model.parameters())
 
 # %% ../../nbs/subnets/17_cost.ipynb #2d7a7ec8
@@ -125,6 +128,7 @@ def latency(
                         '`sn.extract(subnet)`')
     if n<2 or warmup<0:
         raise ValueError(f'at least n=2 timed calls and warmup=0 are needed, got n={n}, warmup={warmup}')
+    check_batch(xb)
     xb, seconds = _on_device(model, xb), []
     with _evaluating(model):
         for _ in range(warmup+n):

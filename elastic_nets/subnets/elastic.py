@@ -8,10 +8,10 @@ __all__ = []
 # %% ../../nbs/subnets/12_elastic.ipynb #4728b086
 import copy, functools, torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 from warnings import warn
 from ..channels.place import put, take
 from ..channels.blocks import passed
+from ..channels.trace import check_batch, check_model
 
 # %% ../../nbs/subnets/12_elastic.ipynb #ba57c88c
 class Drop:
@@ -105,15 +105,8 @@ def as_model(
     xb, # And as a batch
 ) -> nn.Module: # What becomes elastic
     "The module; `ValueError` where it is none, `TypeError` where something else was meant"
-    got = type(model).__name__
-    if hasattr(model, 'dls') and hasattr(model, 'model'): what = f'a {got}; call `learn.to_supernet(...)`'
-    elif got=='Supernet': what = 'a Supernet; its model is `sn.model`'
-    elif isinstance(model, type) or not isinstance(model, nn.Module) and callable(model):
-        what = f'{getattr(model, "__name__", got)} itself; call it, and give what it returns'
-    else: what = '' if isinstance(model, nn.Module) else f'{model!r:.80}'
-    if what: raise TypeError(f'model: a module is expected, got {what}')
-    if not any(isinstance(x, torch.Tensor) for x in tree_leaves(xb)):
-        raise TypeError(f'xb: a batch as the model takes it is expected, a tensor or several, got {type(xb).__name__}')
+    check_model(model)
+    check_batch(xb)
     for name,m in model.named_modules():
         if not hasattr(growth := getattr(m, 'growth', None), 'by'): continue # the user's own, if any
         raise ValueError(f'the model is half grown ({growth.by} {growth.size:.3g}{name and f", in {name}"}): '

@@ -44,6 +44,9 @@ def supernet_of(
     learn:Learner,
 ) -> Supernet:
     "The learner's supernet; `ValueError` where it has none, or one of another model"
+    if not isinstance(learn, Learner):
+        raise TypeError('learn: a Learner with a supernet is expected (learn.to_supernet()), '
+                        f'got a {type(learn).__name__}')
     sn = getattr(learn, 'supernet', None)
     if sn is None: raise ValueError('this learner has no supernet; call learn.to_supernet(...) first')
     if not isinstance(sn, Supernet): raise TypeError(f'learn.supernet: a Supernet is expected, got {type(sn).__name__}')
@@ -109,6 +112,9 @@ def subnet(self:Learner,
 ) -> Learner: # With a plain, small model of its own; same data, loss, metrics and class, and callbacks that make data
     "A subnet as an ordinary Learner"
     sn = supernet_of(self)
+    sn.space.check(subnet)
+    if type(calibrate) is not int or calibrate<0:
+        raise ValueError(f'calibrate: a number of training samples, or 0, got {calibrate!r}')
     m = sn.extract(subnet)
     same = ('loss_func','opt_func','lr','splitter','path','model_dir','wd','wd_bn_bias','train_bn','moms')
     cbs = [copy(cb) for cb in self.cbs if makes_data(cb)] + ([_AtSize(subnet.resolution)] if subnet.resolution else [])

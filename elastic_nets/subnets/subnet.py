@@ -8,6 +8,7 @@ __all__ = ['Subnet', 'Space']
 # %% ../../nbs/subnets/10_subnet.ipynb #eee23718
 import json, math, random
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from fastcore.basics import patch
 
 # %% ../../nbs/subnets/10_subnet.ipynb #833e5e6d
@@ -32,7 +33,11 @@ class Subnet:
     resolution:int=None # Side of the input in pixels; None: as it comes
 
     def __post_init__(self):
-        for dim in _DIMS: object.__setattr__(self, dim, Choices(getattr(self, dim)))
+        for dim in _DIMS:
+            given = getattr(self, dim)
+            if not isinstance(given, dict) or not all(isinstance(v, Integral) for v in given.values()):
+                raise ValueError(f'{dim} of a Subnet maps names to whole numbers, such as {{"conv1":8}}, got {given!r}')
+            object.__setattr__(self, dim, Choices(given))
 
 # %% ../../nbs/subnets/10_subnet.ipynb #8d1f10a5
 @patch
@@ -47,6 +52,9 @@ def from_json(cls:Subnet,
     s:str, # What `to_json` wrote
 ) -> Subnet:
     "Read a subnet; `ValueError` where the text is cut short, of another version or no subnet at all"
+    if not isinstance(s, str):
+        hint = '; read it, path.read_text()' if hasattr(s, 'read_text') else ''
+        raise TypeError(f'the JSON of a Subnet is a text, got a {type(s).__name__}{hint}')
     try: d = json.loads(s)
     except json.JSONDecodeError as e: raise ValueError(f'not the JSON of a Subnet ({e}): is the text cut short?') from e
     version = d.get('version') if isinstance(d, dict) else repr(d)
@@ -85,6 +93,12 @@ class Space:
     given:Choices=field(default_factory=Choices, repr=False) # (dim, name) -> (its lead, {value of that: values})
 
     def __post_init__(self):
+        for dim in _DIMS:
+            given = getattr(self, dim)
+            fine = isinstance(given, dict) and all(isinstance(vs, (tuple,list)) for vs in given.values())
+            if not fine or not all(isinstance(v, Integral) for vs in given.values() for v in vs):
+                raise ValueError(f'{dim} of a Space maps names to tuples of whole numbers, such as {{"conv1":(4,8)}}, '
+                                 f'got {given!r}')
         new = {dim: Choices({n:tuple(vs) for n,vs in getattr(self, dim).items()}) for dim in _DIMS}
         new['resolution'], new['inside'] = tuple(self.resolution), Choices(self.inside)
         new['given'] = Choices({c: (lead, Choices({v:tuple(vs) for v,vs in by.items()}))
@@ -223,8 +237,9 @@ def check(self:Space,
 ):
     "`ValueError` unless `subnet` is one of this space, naming the choice that is wrong"
     if not isinstance(subnet, Subnet):
+        hint = '; of a row of a table take row.subnet' if hasattr(subnet, 'subnet') else ''
         raise TypeError('a Subnet is expected, such as space.min, space.uniform(.5) or space.sample(0), '
-                        f'got {subnet!r}')
+                        f'got {subnet!r}{hint}')
     _check_values(self, subnet)
     got = {dim:getattr(subnet, dim) for dim in _DIMS}
     for dim,name,_ in self.choices():

@@ -183,6 +183,15 @@ def take_in(
     make_plain(sn.model)
     sn.layers = _make_elastic(sn.model, sn.graph, sn.space)
 
+# %% ../../nbs/subnets/14_supernet.ipynb #dd810925
+def check_supernet(
+    sn, # What somebody gave as a supernet
+):
+    "`TypeError` where something else than a `Supernet` was given"
+    if isinstance(sn, Supernet): return
+    hint = '; take `learn.supernet`' if hasattr(sn, 'dls') else ''
+    raise TypeError(f'sn: a Supernet is expected, got a {type(sn).__name__}{hint}')
+
 # %% ../../nbs/subnets/14_supernet.ipynb #8b216be8
 @patch
 def place(self:Supernet,

@@ -13,8 +13,8 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import TrackerCallback
 from fastai.callback.training import GradientAccumulation
-from fastai.learner import Recorder
-from fastai.torch_core import get_model
+from fastai.learner import Learner, Recorder
+from fastai.torch_core import get_model, rank_distrib
 from fastcore.basics import patch
 from fastcore.foundation import L
 from hashlib import sha256
@@ -24,6 +24,7 @@ from warnings import warn
 from .. import __version__
 from ..channels.surgery import get_groups, optimizers, set_groups
 from ..subnets.norms import held_beside
+from ..subnets.ranks import from_first, ranks_of, ready_on_cpu, to_first
 from ..shrink.training import load_onion_state, onion_state
 from ..shrink.choices import ByImportance, OwnMomentum
 from ..grow.growing import GrowDepth, GrowWidth, growth_state, load_growth_state
@@ -118,8 +119,9 @@ def _sync_folder(folder):
 
 # %% ../../nbs/use/44_checkpoint.ipynb #d821eb32
 def _loader_rngs(dls):
-    "Generators of the loaders; PyTorch's have none of their own"
-    return [dl.rng for dl in dls.loaders if isinstance(getattr(dl, 'rng', None), random.Random)]
+    "Generators of the loaders; PyTorch's have none of their own, and those of `distrib_ctx` have that of the user's"
+    inner = [vars(dl).get('dl', dl) for dl in dls.loaders]
+    return [dl.rng for dl in inner if isinstance(getattr(dl, 'rng', None), random.Random)]
 
 # %% ../../nbs/use/44_checkpoint.ipynb #2adc1c50
 def rng_state(
@@ -249,19 +251,26 @@ def load_callbacks_state(
             elif k=='scaler': learn.scaler.load_state_dict(v)
             else: setattr(cb, k, v)
 
+# %% ../../nbs/use/44_checkpoint.ipynb #3f7a11c0
+def own_state(
+    learn, # A Learner in a fit, between two steps
+) -> dict: # For `pack`
+    "What is another one in each process of a distributed fit: statistics of its own samples, what callbacks saw"
+    sn, onion = supernet_beside(learn), getattr(learn, 'onion_training', None)
+    return dict(
+        buffers=dict(get_model(learn.model).named_buffers()), callbacks=callbacks_state(learn),
+        supernet=None if sn is None else sn.state_dict(), onion=None if onion is None else onion_state(onion))
+
 # %% ../../nbs/use/44_checkpoint.ipynb #72672905
 def fit_state(
     learn, # A Learner in a fit, between two steps
 ) -> dict: # For `pack`
     "All that decides about the rest of a fit, but for random numbers and the position"
-    net, sn, params = get_model(learn.model), supernet_beside(learn), named_params(learn)
+    net, params = get_model(learn.model), named_params(learn)
     grown = {type(cb).__name__: growth_state(cb) for cb in learn.cbs if isinstance(cb, (GrowWidth,GrowDepth))}
-    onion = getattr(learn, 'onion_training', None)
-    return dict(
-        tensors={n:t for n,t in [*net.named_parameters(), *net.named_buffers()]}, opt=opt_state(learn), grown=grown,
-        grads={n:p.grad if p.grad.any() else None for n,p in params.items() if p.grad is not None},
-        supernet=None if sn is None else sn.state_dict(), onion=None if onion is None else onion_state(onion),
-        callbacks=callbacks_state(learn))
+    grads = {n:p.grad if p.grad.any() else None for n,p in params.items() if p.grad is not None}
+    return dict(tensors=dict(net.named_parameters()), opt=opt_state(learn), grown=grown, grads=grads,
+                **own_state(learn))
 
 # %% ../../nbs/use/44_checkpoint.ipynb #65c4712d
 @torch.no_grad()
@@ -273,9 +282,9 @@ def load_fit_state(
     net, sn = get_model(learn.model), supernet_beside(learn)
     for cb in learn.cbs:
         if isinstance(cb, (GrowWidth,GrowDepth)): load_growth_state(cb, state['grown'][type(cb).__name__])
-    tensors = dict([*net.named_parameters(), *net.named_buffers()])
-    _check_same(tensors, state['tensors'])
-    for n,t in tensors.items(): t.copy_(state['tensors'][n])
+    mine, theirs = dict([*net.named_parameters(), *net.named_buffers()]), {**state['tensors'], **state['buffers']}
+    _check_same(mine, theirs)
+    for n,t in mine.items(): t.copy_(theirs[n])
     if sn is not None: sn.load_state_dict(state['supernet'])
     if state['onion']: load_onion_state(learn.onion_training, state['onion'])
     load_opt_state(learn, state['opt'])
@@ -324,7 +333,7 @@ def about_fit(
         'space': None if sn is None else repr(sn.space), 'epochs': learn.n_epoch, 'batches of an epoch': len(dl),
         'size of a batch': getattr(dl, 'bs', None), 'optimizer': [type(o).__name__ for o in optimizers(learn.opt)],
         'rates': hypers, 'schedules': [{k:at(s) for k,s in scheds.items()} for scheds in curves],
-        'recipe': _recipe(learn), 'growth': _growth(learn)}
+        'recipe': _recipe(learn), 'growth': _growth(learn), 'number of processes': ranks_of(learn)}
     return json.loads(json.dumps(res))
 
 # %% ../../nbs/use/44_checkpoint.ipynb #bc1a6eaa
@@ -350,6 +359,30 @@ def newest(
         raise ValueError(f'path: no file in {folder} is of use here; take another folder, or delete this one to start '
                          f'anew. {"; ".join(f"{p.name}: {e}" for p,e in refused.items())}')
 
+# %% ../../nbs/use/44_checkpoint.ipynb #0f5be9a4
+def newest_for_all(
+    folder:Path, # Where the files are
+    about:dict, # What `about_fit` says
+    ranks:int, # Number of processes
+) -> dict: # The state in it; None where there is no file
+    "`newest`, as the first process sees it"
+    found = []
+    def look():
+        found.append(newest(folder, about))
+        return (str(found[0]['file']), found[0]['file'].read_bytes()) if found[0] and ranks>1 else None
+    told = from_first(look, ranks)
+    return found[0] if found else told and dict(unseal(told[1])[1], file=Path(told[0]))
+
+# %% ../../nbs/use/44_checkpoint.ipynb #7e93c5d1
+def of_all_ranks(
+    mine:dict, # What is another one in each process
+    ranks:int, # Number of processes
+) -> list: # By rank; None on all ranks but 0
+    "What is another one in each process, of all of them"
+    if ranks==1: return [mine]
+    got = to_first(seal({}, mine), ranks)
+    return got and [unseal(data)[1] for data in got]
+
 # %% ../../nbs/use/44_checkpoint.ipynb #6910baf6
 class ElasticCheckpoint(Callback):
     """Saves all that a fit needs to go on after a crash; the same fit, called again, goes on by itself
@@ -362,6 +395,8 @@ class ElasticCheckpoint(Callback):
         every:int=None, # Save every so many batches, too; None: at the end of each epoch
         keep:int=2, # Files that are kept, the newest ones
     ):
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f'path: a folder is expected, such as \'runs/first\', got {path!r}')
         for name,n in (('every',every), ('keep',keep)):
             if n is None and name=='every' or type(n) is int and n>0: continue
             raise ValueError(f'{name}: a whole number from 1 is expected, got {n!r}')
@@ -385,13 +420,12 @@ def before_fit(self:ElasticCheckpoint):
     if self.idle: return
     if sum(isinstance(cb, ElasticCheckpoint) for cb in learn.cbs)>1:
         raise ValueError('ElasticCheckpoint: there are two of them in this fit; take one out (learn.remove_cb)')
-    if hasattr(learn, 'distributed_trainer'):
-        raise ValueError('ElasticCheckpoint saves fits of one process; several (distrib_ctx) are not possible yet')
+    ready_on_cpu(learn)
     self.fits += 1
     self.folder = self.path if self.fits==1 else self.path/f'fit_{self.fits}' # `fine_tune` has two
-    self.about, self.due = about_fit(learn), False
-    self.resume = newest(self.folder, self.about)
-    if self.resume is None: return
+    self.about, self.due, self.ranks = about_fit(learn), False, ranks_of(learn)
+    self.resume = newest_for_all(self.folder, self.about, self.ranks)
+    if self.resume is None or rank_distrib(): return
     epoch, batch = self.resume['epoch'], self.resume['batch']
     where = f'epoch {epoch}, batch {batch}' if epoch<learn.n_epoch else 'its end: nothing is left to train'
     learn.logger(f'{self.resume["file"]}: this fit goes on at {where}')
@@ -401,9 +435,10 @@ def before_fit(self:ElasticCheckpoint):
 def _load(self:ElasticCheckpoint):
     "Put everything back as the file says"
     learn, state = self.learn, self.resume
-    load_fit_state(learn, state['fit'])
+    mine = state['ranks'][rank_distrib() if self.ranks>1 else 0]
+    load_fit_state(learn, {**state['fit'], **mine['own']})
     learn.train_iter, learn.pct_train = state['train_iter'], state['pct_train']
-    set_rng_state(learn.dls, state['now'])
+    set_rng_state(learn.dls, mine['now'])
 
 @patch
 def _epochs(self:ElasticCheckpoint):
@@ -425,7 +460,7 @@ def _batches(self:ElasticCheckpoint):
     training = learn.training and not self.idle
     if training:
         if self.resume and learn.epoch==self.resume['epoch']: skip = self.resume['batch']
-        if skip: set_rng_state(learn.dls, self.resume['begin'])
+        if skip: set_rng_state(learn.dls, self.resume['ranks'][rank_distrib() if self.ranks>1 else 0]['begin'])
         self.begin = rng_state(learn.dls)
     batches = iter(learn.dl)
     for _ in range(skip): next(batches)
@@ -445,7 +480,42 @@ def _save(self:ElasticCheckpoint, epoch, batch):
     counts = any(cb.count for cb in learn.cbs if isinstance(cb, GradientAccumulation))
     if self.idle or not self.due or counts and epoch<learn.n_epoch: return
     self.due = False
+    mine = dict(now=rng_state(learn.dls), begin=self.begin if batch else None,
+                own=own_state(learn) if self.ranks>1 else {})
+    ranks = of_all_ranks(mine, self.ranks)
+    if ranks is None: return # the first process writes
     state = dict(epoch=epoch, batch=batch, train_iter=learn.train_iter, pct_train=learn.pct_train, fit=fit_state(learn),
-                 now=rng_state(learn.dls), begin=self.begin if batch else None)
+                 ranks=ranks)
     write_whole(self.folder/f'{epoch:05}-{batch:07}.safetensors', seal(self.about, state))
     for old in sorted(self.folder.glob('*.safetensors'))[:-self.keep]: old.unlink()
+
+# %% ../../nbs/use/44_checkpoint.ipynb #0b6d7e21
+def grown_since(
+    said:str, # PyTorch's error
+) -> str: # Empty where it says something else
+    "What an error of `load_state_dict` says about sizes, if the file holds a smaller network"
+    found = re.findall(r'size mismatch for (\S+): .*?Size\(\[(.*?)\]\).*?Size\(\[(.*?)\]\)', said)
+    sizes = [(n, *[tuple(int(i) for i in s.split(',') if i.strip()) for s in both]) for n,*both in found]
+    smaller = [len(a)==len(b) and all(i<=j for i,j in zip(a, b)) for _,a,b in sizes]
+    if 'Unexpected key' in said or not all(smaller) or not (sizes or 'Missing key' in said): return ''
+    if not sizes: return 'it has fewer layers'
+    name,theirs,mine = sizes[0]
+    return f'{len(sizes)} of its tensors are smaller, such as {name}: {theirs} in the file, {mine} here'
+
+# %% ../../nbs/use/44_checkpoint.ipynb #91d3e6f7
+_load = Learner.load
+
+@patch
+def load(self:Learner,
+    file, # Name, in `learn.path/learn.model_dir`
+    device=None, # Default: that of the loaders
+    **kwargs, # As fastai's: with_opt, strict
+) -> Learner: # This one
+    "As fastai's; a file that was saved when the network was smaller is refused in words (`ValueError`)"
+    try: return _load(self, file, device=device, **kwargs)
+    except RuntimeError as e:
+        why = grown_since(str(e))
+        if not why: raise
+        raise ValueError(f'load: {file} holds a smaller network than this one: {why}. If it was saved in the middle of '
+                         'growing, the network has grown since: save after the last stage, or use ElasticCheckpoint, '
+                         'which brings a network to the size of its file') from e

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 from weakref import WeakKeyDictionary
 from ..subnets.subnet import Subnet
 from ..subnets.batches import at_size, calibrate_together, quiet
+from ..subnets.supernet import check_supernet
 from ..subnets.learner import MadeBatches, makes_data, supernet_of
 
 # %% ../../nbs/use/40_evaluate.ipynb #6af5e807
@@ -132,6 +133,10 @@ def evaluate_subnets(
 ) -> pd.DataFrame: # A row per subnet: subnet, macs (per sample), params, and the metrics by their names
     "Evaluate subnets as plain networks, all alike; supernet, random numbers and loaders stay as they are"
     sn, ms = supernet_of(learn), check_metrics(learn, metrics)
+    if hasattr(subnets, 'subnet'): # a table, or a row of one
+        raise TypeError('subnets: a list of Subnet is expected, got a table or a row of one; take its column, '
+                        'table.subnet')
+    if subnets is None: raise TypeError('subnets: a Subnet, or a list of them, is expected, got None')
     subnets = list(dict.fromkeys([subnets] if isinstance(subnets, Subnet) else subnets))
     if not subnets:
         raise ValueError('subnets: none given; take some, such as [learn.supernet.space.min, learn.supernet.space.max]')
@@ -157,6 +162,8 @@ def ranked(
     lower:bool, # Is less of the metric better? None: by its name (loss, error, mse, ...)
 ) -> tuple: # (metric, lower, rows)
     "Name of the metric, whether less of it is better, and the rows that have it and a cost"
+    if not hasattr(table, 'columns'):
+        raise TypeError(f'table: a DataFrame is expected, as evaluate_subnets returns it, got a {type(table).__name__}')
     known = 'subnet', 'macs', 'params', 'latency', cost
     if metric is None: metric = next((c for c in table.columns if c not in known), None)
     for k,c in dict(cost=cost, metric=metric).items():
@@ -186,6 +193,7 @@ def flops_buckets(
     space=None, # A part of its space, as `restrict` and `constrain` make it; None: all of it
 ) -> list: # of (lo, hi) in MACs per sample: lo<=macs<hi, in the last lo<=macs<=hi
     "The range of MACs between the smallest and the largest subnet in `n` equal parts"
+    check_supernet(sn)
     space = space or sn.space
     if type(n) is not int or n<1: raise ValueError(f'n: a number of buckets from 1, got {n!r}')
     lo, hi = sn.macs(space.min), sn.macs(space.max)
@@ -234,6 +242,7 @@ def sample_buckets(
     space=None, # A part of its space, as `restrict` and `constrain` make it; None: all of it
 ) -> list: # A list of subnets per bucket, shorter (or empty) where fewer were found
     "Random subnets for every bucket of MACs, the smallest and the largest subnet among them"
+    check_supernet(sn)
     if type(per) is not int or per<1: raise ValueError(f'per: a number of subnets from 1, got {per!r}')
     space, buckets, rng = space or sn.space, flops_buckets(sn, n, space), random.Random(seed)
     return [_fill(sn, space, buckets, i, per, rng) for i in range(n)]

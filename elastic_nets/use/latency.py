@@ -19,7 +19,7 @@ from warnings import warn
 from ..channels.trace import as_inputs
 from ..subnets.subnet import Subnet
 from ..subnets.batches import at_size
-from ..subnets.supernet import Supernet
+from ..subnets.supernet import Supernet, check_supernet
 from ..subnets.cost import synchronize
 from ..subnets.budgets import Costs
 
@@ -70,6 +70,7 @@ def time_subnets(
     rounds:int=15, # Timed calls of each, in turn
 ) -> list: # Median seconds of each
     "Measure subnets on this machine, each taken out as a plain network"
+    check_supernet(sn)
     how = Setting(batch, str(device), channels_last)
     if type(batch) is not int or batch<1: raise ValueError(f'batch: a number of samples from 1, got {batch!r}')
     if type(rounds) is not int or rounds<1: raise ValueError(f'rounds: a number of timed calls from 1, got {rounds!r}')
@@ -159,6 +160,7 @@ def latency_table(
     seed:int=0, # Of the subnets
 ) -> LatencyTable: # Prints how good it is
     "Measure layers inside some subnets, and predict any subnet"
+    check_supernet(sn)
     for name,x,least in (('n', n, 4), ('held_out', held_out, 2), ('batch', batch, 1)):
         if type(x) is not int or x<least: raise ValueError(f'{name}: a whole number from {least}, got {x!r}')
     how, costs = Setting(batch, str(device), channels_last), Costs(sn)

@@ -1,0 +1,1 @@
+"Scripts that torchrun starts, and who starts them (`start`)"
