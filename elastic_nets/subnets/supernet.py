@@ -6,14 +6,15 @@
 __all__ = ['Supernet']
 
 # %% ../../nbs/subnets/14_supernet.ipynb #914f27d0
-import torch
+import hashlib, torch
 from contextlib import contextmanager
 from dataclasses import replace
 from fastcore.basics import patch
 from math import prod
 from torch import nn
-from torch.utils._pytree import tree_map
-from weakref import WeakSet
+from torch.utils._pytree import tree_leaves, tree_map
+from warnings import warn
+from weakref import WeakValueDictionary
 from ..channels.labels import NotElasticError
 from ..channels.place import Place, take, whole
 from elastic_nets.channels.surgery import (check_state, copy_model, cut_channels, layer_attrs, own_tensors,
@@ -26,7 +27,8 @@ from .elastic import Cut, Drop, elastic_class, smaller_kernel
 from .batches import at_size, is_norm
 
 # %% ../../nbs/subnets/14_supernet.ipynb #c6fd0178
-supernets = WeakSet() # All that are alive: whose is this space?
+supernets = WeakValueDictionary() # All that are alive: id of a model -> its supernet
+model_hooks = [] # (how a module registers it, function): what follows the weights of a model with a supernet
 
 # %% ../../nbs/subnets/14_supernet.ipynb #eb20e1dc
 class Supernet:
@@ -47,14 +49,22 @@ class Supernet:
         self.model, self.graph = model, trace_channels(model, xb, groups=groups, check=check)
         self.space = make_space(self.graph, *choices) if space is None else fit_space(space, self.graph)
         _check_choices(self.space, self.graph)
-        self.subnet = self.full = self.space.max # the one that is active, and the whole
+        self.subnet = self.lasting = self.full = self.space.max # active now, and outside of `active`; and the whole
         self.stats, self.private, self.matrices = {}, {}, {} # what single subnets have of their own
+        self.measured_on = None # checksum of the weights that recalibrated statistics belong to
         self.trained = False # have subnets been trained? Who sorts channels then scrambles them
         self.xb = tree_map(lambda x: x[:1].detach().cpu(), as_inputs(xb))
         self.layers = _make_elastic(model, self.graph, self.space)
-        supernets.add(self)
+        supernets[id(model)] = self
+        for how,f in model_hooks: getattr(model, how)(f)
 
-    def __getstate__(self): return {k:v for k,v in vars(self).items() if k[0]!='_'} # without what is worked out again
+    def __getstate__(self): # without what is worked out again, and what is active for a moment
+        return {k:v for k,v in vars(self).items() if k[0]!='_'} | dict(subnet=self.lasting)
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        supernets[id(self.model)] = self
+        self.set_active(self.subnet)
 
     def __repr__(self):
         s, low, high = self.space, *[self.macs(s)/1e6 for s in (self.space.min, self.space.max)]
@@ -179,6 +189,47 @@ def _plan(sn, subnet):
     if len(plans)>128: del plans[next(iter(plans))]
     return plan
 
+# %% ../../nbs/subnets/14_supernet.ipynb #ffe3430a
+def checksum(
+    tensors, # Some tensors, on any device
+) -> str: # 24 letters; the same for the same numbers in float32
+    "A short text that is another one for other numbers"
+    digest = hashlib.blake2b(digest_size=12)
+    for t in tensors:
+        digest.update(f'{tuple(t.shape)}'.encode())
+        if t.is_floating_point(): t = t.float()
+        digest.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+# %% ../../nbs/subnets/14_supernet.ipynb #942a799b
+def weights_checksum(sn:Supernet) -> str:
+    "Of all that the statistics of a subnet depend on: parameters, buffers other than statistics, kernel matrices"
+    norms = {id(b) for m in sn.model.modules() if is_norm(m) for b in m._buffers.values()}
+    buffers = [b for b in sn.model.buffers() if id(b) not in norms]
+    return checksum([*sn.model.parameters(), *buffers, *tree_leaves(sn.matrices)])
+
+# %% ../../nbs/subnets/14_supernet.ipynb #8ab73a97
+def own_norms(
+    sn:Supernet,
+    subnet:Subnet, # Of `sn.space`
+) -> dict: # Layer -> tensors; empty where it has none
+    "The batch norms that `subnet` has for itself: private ones, or recalibrated ones that are not out of date"
+    if subnet in sn.stats and subnet not in sn.private: drop_stale(sn)
+    source = vars(sn).get('_sources', {}).get(subnet) # batches, number of samples
+    if source and subnet not in sn.stats: sn.calibrate(subnet, *source)
+    return sn.stats.get(subnet, {})
+
+# %% ../../nbs/subnets/14_supernet.ipynb #a63be179
+def drop_stale(sn:Supernet):
+    "Drop recalibrated statistics, with a warning, where the weights are others than those they were measured with"
+    recalibrated = [s for s in sn.stats if s not in sn.private]
+    if not recalibrated or sn.measured_on==weights_checksum(sn): return
+    for s in recalibrated: del sn.stats[s]
+    lost = len({*recalibrated}-{*vars(sn).get('_sources', {})})
+    what = f'those of {lost} are gone, `calibrate` them again' if lost else 'they are measured anew when they are used'
+    warn(f'the weights have changed since `calibrate`: the batch norm statistics of {len(recalibrated)} subnets are '
+         f'out of date; {what}')
+
 # %% ../../nbs/subnets/14_supernet.ipynb #8ec32e5d
 def follow_device(
     t:torch.Tensor, # Stays the same object
@@ -193,10 +244,10 @@ def follow_device(
 # %% ../../nbs/subnets/14_supernet.ipynb #efcc605f
 def _with_own(sn, subnet, plan):
     "`plan` with the tensors that `subnet` has of its own"
-    res, private = dict(plan), subnet in sn.private
-    for n,tensors in sn.stats.get(subnet, {}).items():
+    res = dict(plan)
+    for n,tensors in own_norms(sn, subnet).items():
         like = own_tensors(sn.layers[n])
-        res[n] = res[n].using({k:follow_device(t, like[k]) for k,t in tensors.items()}, private)
+        res[n] = res[n].using({k:follow_device(t, like[k]) for k,t in tensors.items()})
     for n in sn.matrices:
         if chain := kernel_chain(sn, n, subnet): res[n] = res[n].chained(chain)
     return res
@@ -213,16 +264,24 @@ def kernel_chain(
     matrices, weight = sn.matrices.get(layer, {}), sn.layers[layer].weight
     return [(size, follow_device(matrix, weight)) for size,matrix in matrices.items() if size>=k]
 
+# %% ../../nbs/subnets/14_supernet.ipynb #4f1c1df1
+def switch(
+    sn:Supernet,
+    subnet:Subnet, # Of `sn.space`
+):
+    "The model works as `subnet`, for a moment or for longer"
+    plan = {} if subnet==sn.full else _with_own(sn, subnet, _plan(sn, subnet))
+    for n,m in sn.layers.items(): vars(m)['_cut'] = plan.get(n)
+    sn.subnet = subnet
+
 # %% ../../nbs/subnets/14_supernet.ipynb #7aed5090
 @patch
 def set_active(self:Supernet,
     subnet:Subnet=None, # Of `self.space`; None: the full network
 ):
     "The model works as `subnet` from now on"
-    if subnet is None: subnet = self.full
-    plan = {} if subnet==self.full else _with_own(self, subnet, _plan(self, subnet))
-    for n,m in self.layers.items(): vars(m)['_cut'] = plan.get(n)
-    self.subnet = subnet
+    switch(self, self.full if subnet is None else subnet)
+    self.lasting = self.subnet
 
 # %% ../../nbs/subnets/14_supernet.ipynb #422cbbb3
 @patch
@@ -232,9 +291,17 @@ def active(self:Supernet,
 ):
     "Within this context the model works as `subnet`"
     before = self.subnet
-    self.set_active(subnet)
+    switch(self, subnet)
     try: yield self.model
-    finally: self.set_active(before)
+    finally: switch(self, before)
+
+# %% ../../nbs/subnets/14_supernet.ipynb #92f248f4
+def unhook(model:nn.Module):
+    "Take `model_hooks` away: `model` has no supernet (any more)"
+    ours = [f for _,f in model_hooks]
+    for name in ('_state_dict_hooks', '_load_state_dict_pre_hooks', '_load_state_dict_post_hooks'):
+        hooks = vars(model)[name]
+        for k in [k for k,f in hooks.items() if getattr(f, 'hook', f) in ours]: del hooks[k]
 
 # %% ../../nbs/subnets/14_supernet.ipynb #b013b369
 @patch
@@ -243,13 +310,13 @@ def extract(self:Supernet,
 ) -> nn.Module: # Plain, with small tensors of its own
     "`subnet` as an ordinary model"
     place, m = self.place(subnet), copy_model(self.model)
+    unhook(m)
     for b in place.dropped:
         home, _, name = b.rpartition('.')
         m.get_submodule(home)._modules[name] = empty_place(self.graph, b)
     cut_channels(m, place)
     for n,layer in m.named_modules():
         if not getattr(layer, '_is_elastic', False): continue
-        vars(layer).pop('_cut', None)
         layer.__class__ = type(layer).__bases__[1]
         _put_own(self, subnet, n, layer)
     return m
@@ -262,7 +329,7 @@ def _put_own(sn, subnet, name, layer):
         w = take(sn.layers[name]._parameters['weight'], sn.place(subnet).at(f'{name}.weight')[:2])
         for k,matrix in chain: w = smaller_kernel(w, k, matrix)
         layer.weight.data = w.clone()
-    for k,t in sn.stats.get(subnet, {}).get(name, {}).items(): own_tensors(layer)[k].data.copy_(t)
+    for k,t in own_norms(sn, subnet).get(name, {}).items(): own_tensors(layer)[k].data.copy_(t)
 
 # %% ../../nbs/subnets/14_supernet.ipynb #4c4b2e29
 @patch
@@ -273,7 +340,7 @@ def kernel_matrices(self:Supernet):
             'give it `kernels`, such as (3,5,7)')
     for n in self.space.kernel:
         if n not in self.matrices: self.matrices[n] = new_matrices(self, n)
-    self.set_active(self.subnet)
+    switch(self, self.subnet)
 
 # %% ../../nbs/subnets/14_supernet.ipynb #312622a2
 def new_matrices(
@@ -376,4 +443,5 @@ def sort_channels(self:Supernet,
 def forget_stats(self:Supernet):
     "Drop the batch norm statistics that `calibrate` found: the weights have changed since. Private ones stay"
     for s in [s for s in self.stats if s not in self.private]: del self.stats[s]
-    self.set_active(self.subnet)
+    vars(self).pop('_sources', None)
+    switch(self, self.subnet)

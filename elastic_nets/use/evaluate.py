@@ -7,7 +7,7 @@ __all__ = ['evaluate_subnets', 'pareto', 'flops_buckets', 'sample_buckets', 'bes
            'SupernetScore', 'score_supernet', 'plot_pareto']
 
 # %% ../../nbs/use/40_evaluate.ipynb #0ddcf371
-import hashlib, json, math, matplotlib.pyplot as plt, numpy as np, pandas as pd, random, torch
+import json, math, matplotlib.pyplot as plt, numpy as np, pandas as pd, random, torch
 from contextlib import ExitStack
 from copy import copy, deepcopy
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from types import SimpleNamespace
 from weakref import WeakKeyDictionary
 from ..subnets.subnet import Subnet
+from ..subnets.supernet import checksum
 from ..subnets.batches import at_size, calibrate_together, quiet
 from ..subnets.learner import MadeBatches, makes_data, supernet_of
 
@@ -84,12 +85,7 @@ def fingerprint(
     sn, # A `Supernet`
 ) -> str:
     "A short text that is another one for other weights, buffers, or things that the supernet holds"
-    digest = hashlib.blake2b(digest_size=12)
-    held = [t for t in tree_leaves(sn.state_dict()) if isinstance(t, torch.Tensor)]
-    for t in [*sn.model.state_dict().values(), *held]:
-        digest.update(f'{tuple(t.shape)}{t.dtype}'.encode())
-        digest.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return checksum([*sn.model.state_dict().values(), *[t for s in sn.stats for t in tree_leaves(sn.stats[s])]])
 
 # %% ../../nbs/use/40_evaluate.ipynb #24b8beb0
 class _Results:
