@@ -150,10 +150,10 @@ def load_state_dict(self:Supernet,
     self.measured_on = d['measured_on']
     switch(self, self.subnet)
 
-# %% ../../nbs/subnets/15_norms.ipynb #b23e60da
+# %% ../../nbs/subnets/15_norms.ipynb #2fdd9f2a
 _HELD = 'held_by_supernet.'
 
-# %% ../../nbs/subnets/15_norms.ipynb #85a7a049
+# %% ../../nbs/subnets/15_norms.ipynb #1e1774d0
 def _held_tensors(sn):
     "What must be saved with the model, as a flat dict of tensors: private batch norms and kernel matrices"
     if not (sn.private or sn.matrices): return {}
@@ -163,7 +163,7 @@ def _held_tensors(sn):
         res |= {f'{i}.{layer}.{t}':p for layer,tensors in sn.stats[s].items() for t,p in tensors.items()}
     return res | {f'matrices.{layer}.{k}':p for layer,sizes in sn.matrices.items() for k,p in sizes.items()}
 
-# %% ../../nbs/subnets/15_norms.ipynb #8839fc26
+# %% ../../nbs/subnets/15_norms.ipynb #23e24c32
 def _state_of(sn, tensors):
     "What `Supernet.load_state_dict` takes, from what `_held_tensors` gave; recalibrated statistics stay"
     subnets = json.loads(bytes(tensors['subnets'].tolist()))
@@ -177,13 +177,13 @@ def _state_of(sn, tensors):
         elif first!='subnets': d['stats'][subnets[int(first)][0]].setdefault(layer, {})[last] = p
     return d
 
-# %% ../../nbs/subnets/15_norms.ipynb #51e599f4
+# %% ../../nbs/subnets/15_norms.ipynb #39669dc6
 def _write_held(model, state, prefix, *args):
     "For `register_state_dict_post_hook`"
     sn = supernets.get(id(model))
     if sn is not None: state.update({f'{prefix}{_HELD}{k}':t.detach() for k,t in _held_tensors(sn).items()})
 
-# %% ../../nbs/subnets/15_norms.ipynb #f8f9c921
+# %% ../../nbs/subnets/15_norms.ipynb #e1aadf9e
 def _read_held(model, state, prefix, meta, strict, missing, unexpected, errors):
     "For `register_load_state_dict_pre_hook`"
     sn, start = supernets.get(id(model)), prefix+_HELD
@@ -197,13 +197,13 @@ def _read_held(model, state, prefix, meta, strict, missing, unexpected, errors):
          f'{len(sn.matrices)} convolutions are dropped, they belong to other weights')
     sn.load_state_dict({**sn.state_dict(), 'private':{}, 'stats':{}, 'matrices':{}})
 
-# %% ../../nbs/subnets/15_norms.ipynb #bb51c62c
+# %% ../../nbs/subnets/15_norms.ipynb #b5ef9f7b
 def _after_load(model, keys):
     "For `register_load_state_dict_post_hook`"
     if (sn := supernets.get(id(model))) is None: return
     drop_stale(sn)
     switch(sn, sn.subnet)
 
-# %% ../../nbs/subnets/15_norms.ipynb #4fa5da50
+# %% ../../nbs/subnets/15_norms.ipynb #24ea5ffa
 model_hooks += [('register_state_dict_post_hook', _write_held), ('register_load_state_dict_pre_hook', _read_held),
                 ('register_load_state_dict_post_hook', _after_load)]

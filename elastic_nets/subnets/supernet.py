@@ -28,6 +28,8 @@ from .batches import at_size, is_norm
 
 # %% ../../nbs/subnets/14_supernet.ipynb #c6fd0178
 supernets = WeakValueDictionary() # All that are alive: id of a model -> its supernet
+
+# %% ../../nbs/subnets/14_supernet.ipynb #5e9c199f
 model_hooks = [] # (how a module registers it, function): what follows the weights of a model with a supernet
 
 # %% ../../nbs/subnets/14_supernet.ipynb #eb20e1dc
@@ -51,20 +53,11 @@ class Supernet:
         _check_choices(self.space, self.graph)
         self.subnet = self.lasting = self.full = self.space.max # active now, and outside of `active`; and the whole
         self.stats, self.private, self.matrices = {}, {}, {} # what single subnets have of their own
-        self.measured_on = None # checksum of the weights that recalibrated statistics belong to
+        self.measured_on = None # checksum of the weights that recalibrated `stats` belong to
         self.trained = False # have subnets been trained? Who sorts channels then scrambles them
         self.xb = tree_map(lambda x: x[:1].detach().cpu(), as_inputs(xb))
         self.layers = _make_elastic(model, self.graph, self.space)
         supernets[id(model)] = self
-        for how,f in model_hooks: getattr(model, how)(f)
-
-    def __getstate__(self): # without what is worked out again, and what is active for a moment
-        return {k:v for k,v in vars(self).items() if k[0]!='_'} | dict(subnet=self.lasting)
-
-    def __setstate__(self, state):
-        vars(self).update(state)
-        supernets[id(self.model)] = self
-        self.set_active(self.subnet)
 
     def __repr__(self):
         s, low, high = self.space, *[self.macs(s)/1e6 for s in (self.space.min, self.space.max)]
@@ -101,7 +94,20 @@ def _make_elastic(model, graph, space):
     for name,m in model.named_modules():
         has_channels = any((f'{name}.{t}' if name else t) in graph.axes for t in own_tensors(m))
         if name in blocks or has_channels or is_norm(m) or name in counts: m.__class__ = elastic_class(type(m))
+    for how,f in model_hooks: getattr(model, how)(f)
     return {n:m for n,m in model.named_modules() if getattr(m, '_is_elastic', False)}
+
+# %% ../../nbs/subnets/14_supernet.ipynb #3c8d2b38
+@patch
+def __getstate__(self:Supernet): # Without what is worked out again, and what is active for a moment
+    return {k:v for k,v in vars(self).items() if k[0]!='_'} | dict(subnet=self.lasting)
+
+# %% ../../nbs/subnets/14_supernet.ipynb #db17e4cd
+@patch
+def __setstate__(self:Supernet, state):
+    vars(self).update(state)
+    supernets[id(self.model)] = self
+    self.set_active(self.subnet)
 
 # %% ../../nbs/subnets/14_supernet.ipynb #8b216be8
 @patch
@@ -189,7 +195,7 @@ def _plan(sn, subnet):
     if len(plans)>128: del plans[next(iter(plans))]
     return plan
 
-# %% ../../nbs/subnets/14_supernet.ipynb #ffe3430a
+# %% ../../nbs/subnets/14_supernet.ipynb #8121c83d
 def checksum(
     tensors, # Some tensors, on any device
 ) -> str: # 24 letters; the same for the same numbers in float32
@@ -201,14 +207,14 @@ def checksum(
         digest.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
-# %% ../../nbs/subnets/14_supernet.ipynb #942a799b
+# %% ../../nbs/subnets/14_supernet.ipynb #d410c7fa
 def weights_checksum(sn:Supernet) -> str:
     "Of all that the statistics of a subnet depend on: parameters, buffers other than statistics, kernel matrices"
     norms = {id(b) for m in sn.model.modules() if is_norm(m) for b in m._buffers.values()}
     buffers = [b for b in sn.model.buffers() if id(b) not in norms]
     return checksum([*sn.model.parameters(), *buffers, *tree_leaves(sn.matrices)])
 
-# %% ../../nbs/subnets/14_supernet.ipynb #8ab73a97
+# %% ../../nbs/subnets/14_supernet.ipynb #cc56f7c0
 def own_norms(
     sn:Supernet,
     subnet:Subnet, # Of `sn.space`
@@ -219,7 +225,7 @@ def own_norms(
     if source and subnet not in sn.stats: sn.calibrate(subnet, *source)
     return sn.stats.get(subnet, {})
 
-# %% ../../nbs/subnets/14_supernet.ipynb #a63be179
+# %% ../../nbs/subnets/14_supernet.ipynb #37e5d59f
 def drop_stale(sn:Supernet):
     "Drop recalibrated statistics, with a warning, where the weights are others than those they were measured with"
     recalibrated = [s for s in sn.stats if s not in sn.private]
@@ -264,7 +270,7 @@ def kernel_chain(
     matrices, weight = sn.matrices.get(layer, {}), sn.layers[layer].weight
     return [(size, follow_device(matrix, weight)) for size,matrix in matrices.items() if size>=k]
 
-# %% ../../nbs/subnets/14_supernet.ipynb #4f1c1df1
+# %% ../../nbs/subnets/14_supernet.ipynb #dc615020
 def switch(
     sn:Supernet,
     subnet:Subnet, # Of `sn.space`
@@ -295,7 +301,7 @@ def active(self:Supernet,
     try: yield self.model
     finally: switch(self, before)
 
-# %% ../../nbs/subnets/14_supernet.ipynb #92f248f4
+# %% ../../nbs/subnets/14_supernet.ipynb #4e8eb42c
 def unhook(model:nn.Module):
     "Take `model_hooks` away: `model` has no supernet (any more)"
     ours = [f for _,f in model_hooks]
