@@ -69,19 +69,19 @@ def _counts(self:Costs, subnet):
 
 # %% ../../nbs/subnets/18_budgets.ipynb #2ae2a711
 @patch
-def _numbers(self:Costs, name, subnet, counts):
-    "How many numbers the tensor `name` has"
+def _shape(self:Costs, name, subnet, counts):
+    "The shape of the tensor `name`"
     def _size(dim):
         if isinstance(dim, tuple): return subnet.kernel.get(*dim)
         return dim if isinstance(dim, int) else counts[dim]
-    return prod(map(_size, self.shapes[name]))
+    return tuple(map(_size, self.shapes[name]))
 
 # %% ../../nbs/subnets/18_budgets.ipynb #12dc7f08
 @patch
-def layer_macs(self:Costs,
+def layers(self:Costs,
     subnet:Subnet, # Of the supernet's space
-) -> dict: # Layer -> multiply-accumulates for one sample
-    "As `sn.layer_macs`"
+) -> dict: # Layer -> (multiply-accumulates for one sample, shape of its weight)
+    "Convolutions and linear layers of `subnet`"
     counts, there = self._counts(subnet)
     found = {}
     for name,positions in self.positions[subnet.resolution].items():
@@ -89,8 +89,17 @@ def layer_macs(self:Costs,
         if name in self.mixers:
             key, n = self.mixers[name]
             positions = round(positions*counts[key]/n)
-        found[name.removesuffix('weight').removesuffix('.')] = positions*self._numbers(name, subnet, counts)
+        shape = self._shape(name, subnet, counts)
+        found[name.removesuffix('weight').removesuffix('.')] = positions*prod(shape), shape
     return found
+
+# %% ../../nbs/subnets/18_budgets.ipynb #9e46b973
+@patch
+def layer_macs(self:Costs,
+    subnet:Subnet, # Of the supernet's space
+) -> dict: # Layer -> multiply-accumulates for one sample
+    "As `sn.layer_macs`"
+    return {name:n_macs for name,(n_macs,_) in self.layers(subnet).items()}
 
 # %% ../../nbs/subnets/18_budgets.ipynb #1c8868e2
 @patch
@@ -107,7 +116,7 @@ def params(self:Costs,
 ) -> int:
     "As `sn.n_params`"
     counts, there = self._counts(subnet)
-    return sum(self._numbers(n, subnet, counts) for n in self.params_once if there(n))
+    return sum(prod(self._shape(n, subnet, counts)) for n in self.params_once if there(n))
 
 # %% ../../nbs/subnets/18_budgets.ipynb #d41029db
 @dataclass(frozen=True, repr=False)

@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from pandas import DataFrame
 from typing import NamedTuple
-from warnings import warn
+from warnings import catch_warnings, simplefilter, warn
 from ..subnets.subnet import Subnet
 from ..subnets.budgets import at_ranks, budget_words, choice_counts, known_costs, within_limits
 from ..subnets.learner import supernet_of
@@ -162,6 +162,7 @@ def fit_model(
 ): # A copy of `model` that has learnt from `table`
     "Let a model learn"
     from sklearn.base import clone
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, WhiteKernel
     from sklearn.pipeline import make_pipeline
@@ -170,7 +171,9 @@ def fit_model(
         kernel = RBF(3., (.5, 100.))+WhiteKernel(.1, (1e-4, 10.))
         process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=2, random_state=0)
         model = make_pipeline(StandardScaler(), process)
-    return clone(model).fit(encode_subnets(sn, table.subnet), table.iloc[:,-1].to_numpy(float))
+    with catch_warnings(): # a width of the kernel at its bound is no harm, and held-out subnets tell
+        simplefilter('ignore', ConvergenceWarning)
+        return clone(model).fit(encode_subnets(sn, table.subnet), table.iloc[:,-1].to_numpy(float))
 
 # %% ../../nbs/use/41_search.ipynb #d384f552
 @patch
