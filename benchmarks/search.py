@@ -11,6 +11,7 @@ import numpy as np, torch
 from fastai.callback.all import * # noqa: F403, patches Learner
 from fastai.learner import Learner
 from fastai.metrics import accuracy
+from torch.nn import functional as F
 from elastic_nets.shrink.methods import bignas
 from elastic_nets.shrink.training import OnionTraining
 from elastic_nets.use.evaluate import evaluate_subnets
@@ -36,35 +37,38 @@ def compofa():
     learn.to_supernet(space=compofa_space(space), check=False)
     return learn
 
-SPACES = dict(resnet=(resnet, 8), compofa=(compofa, 12)) # and epochs
+SPACES = dict(resnet=(resnet, 8), compofa=(compofa, 8)) # and epochs
+def loss(pred, y): return F.cross_entropy(pred, y) # has no ties
+METRICS = dict(accuracy=(accuracy, 100), loss=(loss, 1)) # and its unit
 
 @lru_cache
 def trained(name):
-    "The learner, and the accuracy of every subnet of its space"
+    "The learner, and what every subnet of its space gets"
     set_seed(0)
     make, epochs = SPACES[name]
     learn, start = make(), time.perf_counter()
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(epochs, 1e-2, cbs=OnionTraining(bignas(), estimate=False, watch=()))
-        table = evaluate_subnets(learn, list(learn.supernet.space), calibrate=CALIBRATE)
+        subnets = list(learn.supernet.space)
+        for metric,_ in METRICS.values(): table = evaluate_subnets(learn, subnets, metric, calibrate=CALIBRATE)
+        table['accuracy'] = evaluate_subnets(learn, subnets, calibrate=CALIBRATE).accuracy
     print(f'{name}: {len(table)} subnets, {time.perf_counter()-start:.0f} s', flush=True)
     return learn, table
 
-def by_chance(learn, space, n, seed):
+def by_chance(learn, space, n, seed, metric):
     rng, drawn = random.Random(seed), {}
     for _ in range(50*n):
         if len(drawn)==n: break
         drawn[space.sample(rng)] = None
-    return evaluate_subnets(learn, drawn, calibrate=CALIBRATE)
+    return evaluate_subnets(learn, drawn, metric, calibrate=CALIBRATE)
 
-def by_tpe(learn, budget, n, seed):
-    with learn.no_bar(): return learn.search_subnet(n=n, seed=seed, calibrate=CALIBRATE, **budget).table
+def by_tpe(learn, budget, **kw):
+    return learn.search_subnet(calibrate=CALIBRATE, **kw, **budget).table
 
-def by_prediction(learn, budget, n, seed):
+def by_prediction(learn, budget, n, **kw):
     "Half of the evaluations teach a predictor, which chooses the others"
-    with learn.no_bar():
-        predictor = learn.accuracy_predictor(n=n//2, seed=seed, calibrate=CALIBRATE, **budget)
-        return learn.search_subnet(n=n, seed=seed, calibrate=CALIBRATE, predictor=predictor, **budget).table
+    predictor = learn.accuracy_predictor(n=n//2, calibrate=CALIBRATE, **kw, **budget)
+    return learn.search_subnet(n=n, calibrate=CALIBRATE, predictor=predictor, **kw, **budget).table
 
 def train(c):
     "One search: what it found, and what there is"
@@ -72,19 +76,23 @@ def train(c):
     sn, budget = learn.supernet, dict(macs=c['macs']) if c['macs'] else {}
     space = sn.constrain(**budget) if budget else sn.space
     allowed = known[[s in space for s in known.subnet]]
-    if c['method']=='chance': table = by_chance(learn, space, c['n'], c['seed'])
-    else: table = dict(tpe=by_tpe, predictor=by_prediction)[c['method']](learn, budget, c['n'], c['seed'])
+    name, (metric, unit) = c['metric'], METRICS[c['metric']]
+    how = dict(n=c['n'], seed=c['seed'], metric=metric)
+    with learn.no_bar(), learn.no_logging():
+        if c['method']=='chance': table = by_chance(learn, space, **how)
+        else: table = dict(tpe=by_tpe, predictor=by_prediction)[c['method']](learn, budget, **how)
     assert {*table.subnet} <= {*allowed.subnet} and len(table)<=c['n']
-    share = float((allowed.accuracy>table.accuracy.max()+1e-9).mean())
-    return dict(found=round(100*table.accuracy.max(), 3), best=round(100*allowed.accuracy.max(), 3),
-                better=round(100*share, 3), evaluated=len(table), subnets=len(allowed),
-                median=round(100*float(np.median(allowed.accuracy)), 3))
+    sign = -1 if name=='loss' else 1
+    found, there = sign*unit*table[name], sign*unit*allowed[name]
+    return dict(found=round(sign*found.max(), 4), best=round(sign*there.max(), 4),
+                median=round(sign*float(np.median(there)), 4), evaluated=len(table), subnets=len(allowed),
+                better=round(100*float((there>found.max()+1e-9).mean()), 3)) # % of the subnets within the budget
 
 def configs(seeds):
-    for space,n in (('resnet', 32), ('resnet', 64), ('compofa', 16), ('compofa', 64)):
-        for macs in ('30%', '50%', None):
+    for space,n,metric in (('compofa', 64, 'accuracy'), ('compofa', 24, 'loss'), ('resnet', 32, 'loss')):
+        for macs in ('60%', '30%', None) if space=='resnet' else ('70%', None):
             for method in ('chance', 'tpe', 'predictor'):
                 for seed in seeds:
-                    yield f'{space} {method}', dict(space=space, method=method, macs=macs, n=n, seed=seed)
+                    yield f'{space} {method}', dict(space=space, method=method, macs=macs, n=n, metric=metric, seed=seed)
 
 if __name__ == '__main__': main(__doc__, search=Job(path, configs, train))
