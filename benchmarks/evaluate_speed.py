@@ -53,6 +53,6 @@ def train(c):
                 ratio=round(float(np.median(np.divide(one, together))), 2))
 
 def configs(seeds):
-    for decode in (True, False): yield 'evaluate', dict(n=32, decode=decode, rounds=5, seed=0)
+    for decode in (True, False): yield 'evaluate', dict(n=32, decode=decode, rounds=3, seed=0)
 
 if __name__ == '__main__': main(__doc__, evaluate=Job(path, configs, train))

@@ -42,16 +42,14 @@ def loss(pred, y): return F.cross_entropy(pred, y) # has no ties
 METRICS = dict(accuracy=(accuracy, 100), loss=(loss, 1)) # and its unit
 
 @lru_cache
-def trained(name):
+def trained(name, metric):
     "The learner, and what every subnet of its space gets"
     set_seed(0)
     make, epochs = SPACES[name]
     learn, start = make(), time.perf_counter()
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(epochs, 1e-2, cbs=OnionTraining(bignas(), estimate=False, watch=()))
-        subnets = list(learn.supernet.space)
-        for metric,_ in METRICS.values(): table = evaluate_subnets(learn, subnets, metric, calibrate=CALIBRATE)
-        table['accuracy'] = evaluate_subnets(learn, subnets, calibrate=CALIBRATE).accuracy
+        table = evaluate_subnets(learn, list(learn.supernet.space), METRICS[metric][0], calibrate=CALIBRATE)
     print(f'{name}: {len(table)} subnets, {time.perf_counter()-start:.0f} s', flush=True)
     return learn, table
 
@@ -72,7 +70,7 @@ def by_prediction(learn, budget, n, **kw):
 
 def train(c):
     "One search: what it found, and what there is"
-    learn, known = trained(c['space'])
+    learn, known = trained(c['space'], c['metric'])
     sn, budget = learn.supernet, dict(macs=c['macs']) if c['macs'] else {}
     space = sn.constrain(**budget) if budget else sn.space
     allowed = known[[s in space for s in known.subnet]]

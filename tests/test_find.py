@@ -108,7 +108,8 @@ def test_widths_that_do_not_pay_are_said(learn, monkeypatch):
     space, seconds = learn.supernet.space, {1.:4., .75:3.9, .5:2., .25:2.}
     times = {space.uniform(w):t for w,t in seconds.items()}
     monkeypatch.setattr(latency, 'time_subnets', lambda sn, subnets, *args: [times[s] for s in subnets])
-    with pytest.warns(UserWarning, match='0.75, 0.25 of the width is not faster'): table = widths_that_pay(learn.supernet)
+    with pytest.warns(UserWarning, match='0.75, 0.25 of the width is not faster'):
+        table = widths_that_pay(learn.supernet)
     assert dict(zip(table.width, table.pays))=={1.:True, .75:False, .5:True, .25:False}
     assert table.times.tolist()==pytest.approx([1, 4/3.9, 2, 2])
 
