@@ -91,6 +91,7 @@ def configs(seeds):
         for macs in ('60%', '30%', None) if space=='resnet' else ('70%', None):
             for method in ('chance', 'tpe', 'predictor'):
                 for seed in seeds:
-                    yield f'{space} {method}', dict(space=space, method=method, macs=macs, n=n, metric=metric, seed=seed)
+                    c = dict(space=space, method=method, macs=macs, n=n, metric=metric, seed=seed)
+                    yield f'{space} {method}', c
 
 if __name__ == '__main__': main(__doc__, search=Job(path, configs, train))

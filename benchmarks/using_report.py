@@ -23,8 +23,8 @@ def together():
     if not EVALUATED: return 'Not measured yet.'
     ratios = [r['ratio'] for r in EVALUATED]
     kept = 'kept' if min(ratios)>=TWICE else 'kept where pictures are decoded' if max(ratios)>=TWICE else 'missed'
-    return (f"`evaluate_subnets` reads data once for all subnets: {min(ratios):.1f} to {max(ratios):.1f} times as fast as "
-            f"one by one (target {TWICE}: {kept}).")
+    return (f'`evaluate_subnets` reads data once for all subnets: {min(ratios):.1f} to {max(ratios):.1f} times as fast '
+            f'as one by one (target {TWICE}: {kept}).')
 
 def cells():
     "(space, n, metric, budget) -> method -> seed -> row"
@@ -48,12 +48,12 @@ def searches():
 @page.place
 def search_says():
     says = []
-    for method in ('tpe', 'predictor'):
-        gains = [m['chance'][s]['better']-m[method][s]['better'] for m in cells().values()
-                 for s in {*m['chance']} & {*m[method]}]
-        if not gains: continue
-        says.append(f"- {method} against chance, over {len(gains)} pairs of one budget and seed: "
-                    f"{verdict(gains, yes='better', no='worse')} ({mean(gains):+.2f} points of *better* saved).")
+    for (space,n,metric,macs),methods in cells().items():
+        for method in ('tpe', 'predictor'):
+            seeds = {*methods['chance']} & {*methods[method]}
+            gains = [methods['chance'][s]['better']-methods[method][s]['better'] for s in sorted(seeds)]
+            if gains: says.append(f"- {space}, {n} evaluations, MACs {macs}: that {method} is better than chance: "
+                                  f"{verdict(gains, yes='shown', no='worse')} ({mean(gains):+.2f} points of *better*).")
     near = [r['best']-r['found'] for r in SEARCHED if r['config']['space']=='compofa'
             and r['config']['metric']=='accuracy' and r['config']['method']!='chance']
     says.append(f"- Within .2 points of the best of CompOFA's 243 networks after 64 evaluations: {sum(g<=.2 for g in near)} "
