@@ -56,8 +56,9 @@ def search_says():
                                   f"{verdict(gains, yes='shown', no='worse')} ({mean(gains):+.2f} points of *better*).")
     near = [r['best']-r['found'] for r in SEARCHED if r['config']['space']=='compofa'
             and r['config']['metric']=='accuracy' and r['config']['method']!='chance']
-    says.append(f"- Within .2 points of the best of CompOFA's 243 networks after 64 evaluations: {sum(g<=.2 for g in near)} "
-                f"of {len(near)} searches." if near else '- CompOFA\'s 243 networks: not measured yet.')
+    good = sum(g<=.2 for g in near)
+    what = f'{good} of {len(near)} searches' if near else 'not measured yet'
+    says.append(f"- Within .2 points of the best of CompOFA's 243 networks after 64 evaluations: {what}.")
     return '\n'.join(says)
 
 @page.place
