@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 OLDEST ?= .venv-oldest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-gpu faults export readme lint docs-check coverage coverage-all onnx dist test-oldest hooks speed growing shrinking onion evidence gpu-evidence pages clean
+.PHONY: demo test test-gpu faults export readme lint docs-check coverage coverage-all onnx dist test-oldest hooks speed using growing shrinking onion evidence gpu-evidence pages clean
 
 demo: $(READY) # the main job; `make demo ARGS="--data cifar10"` passes arguments on
 	$(BIN)/elastic-nets demo $(ARGS)
@@ -67,6 +67,9 @@ hooks: $(READY) # git and Jupyter keep notebooks clean, and merge them cell by c
 speed: $(READY) # docs/speed.md, on an idle machine
 	for b in supernet_speed speed_report; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
+using: $(READY) # docs/using.md: comparing, finding and timing subnets, on an idle machine: a quarter of an hour
+	for b in evaluate_speed search latency using_report; do $(BIN)/python -W ignore benchmarks/$$b.py || exit 1; done
+
 growing: $(READY) # docs/growing.md: hours on two cores, a row on disk per finished run; steps on an idle machine
 	for t in 1 2; do $(BIN)/python benchmarks/grow_steps.py --threads $$t || exit 1; done
 	for b in grow grow_report; do $(BIN)/python benchmarks/$$b.py || exit 1; done
@@ -85,7 +88,7 @@ gpu-evidence: # what a GPU can say in that time; needs neither git nor network. 
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -W ignore benchmarks/gpu_evidence.py --minutes $(MINUTES) $(ARGS)
 
 pages: $(READY) # the same pages anew, from the rows that are there
-	for b in speed grow shrink onion verdicts; do $(BIN)/python benchmarks/$${b}_report.py || exit 1; done
+	for b in speed grow shrink onion verdicts using; do $(BIN)/python benchmarks/$${b}_report.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info

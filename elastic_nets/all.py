@@ -4,7 +4,9 @@ from .channels.walk import *
 from .channels.graph import *
 from .channels.place import *
 from .channels.surgery import *
+from .channels.products import *
 from .channels.trace import *
+from .channels.order import *
 from .subnets.subnet import *
 from .subnets.choices import *
 from .subnets.elastic import *

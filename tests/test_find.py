@@ -1,11 +1,15 @@
 "Finding a subnet for a budget: limits are hard, studies go on and are shared; latencies say how good they are"
 import subprocess, sys
 import pytest, torch
+from pandas import Series
+from torch import nn
 from fastai.learner import Learner
 from fastai.metrics import accuracy, error_rate
 from fastai.torch_core import no_random
-from elastic_nets.subnets.budgets import at_ranks
-from elastic_nets.use.latency import LatencyTable, latency_table, load_latencies, rising_line, time_subnets
+from elastic_nets.subnets.budgets import Costs, at_ranks
+from elastic_nets.use import latency, search as find
+from elastic_nets.use.latency import (LatencyTable, latency_table, load_latencies, seconds_for, time_subnets,
+    widths_that_pay, work_of)
 from elastic_nets.use.search import first_guesses, proposed, ranks_of
 from elastic_nets.zoo.data import digits_dls
 from elastic_nets.zoo.models import resnet_cifar
@@ -81,5 +85,55 @@ def test_more_work_takes_longer(learn):
     small, large = time_subnets(learn.supernet, [space.min, space.max], batch=64, rounds=5)
     assert small<large
 
-def test_lines_never_fall():
-    assert rising_line([1,2,3], [6,4,2])==(4.,0.) and rising_line([2,4], [1,3])[0]==0
+def test_prices_by_hand():
+    work = [{'layers':n, 'macs':m} for n,m in ((1,10), (2,30), (3,20), (5,90))]
+    found = seconds_for(work, [.3*w['layers']+.01*w['macs'] for w in work])
+    assert found==pytest.approx({'layers':.3, 'macs':.01})
+    assert min(seconds_for(work, [4,3,2,1]).values())==0. # nothing gets faster by more work
+
+def test_work_is_that_of_the_layers(learn):
+    sn = learn.supernet
+    costs = Costs(sn)
+    for s in map(sn.space.sample, range(5)):
+        net, numbers, work = sn.extract(s), [0], work_of(costs, s)
+        for m in net.modules():
+            if isinstance(m, (nn.Conv2d, nn.Linear)):
+                m.register_forward_hook(lambda m, x, y: numbers.append(y[0].numel()))
+        net.eval()(torch.randn(2,1,8,8))
+        assert sum(v for k,v in work.items() if k.endswith('numbers'))==sum(numbers)
+        assert sum(v for k,v in work.items() if k.endswith('macs'))==sn.macs(s)
+        assert sum(v for k,v in work.items() if k.endswith('layers'))==len(numbers)-1
+
+def test_widths_that_do_not_pay_are_said(learn, monkeypatch):
+    space, seconds = learn.supernet.space, {1.:4., .75:3.9, .5:2., .25:2.}
+    times = {space.uniform(w):t for w,t in seconds.items()}
+    monkeypatch.setattr(latency, 'time_subnets', lambda sn, subnets, *args: [times[s] for s in subnets])
+    with pytest.warns(UserWarning, match='0.75, 0.25 of the width is not faster'):
+        table = widths_that_pay(learn.supernet)
+    assert dict(zip(table.width, table.pays))=={1.:True, .75:False, .5:True, .25:False}
+    assert table.times.tolist()==pytest.approx([1, 4/3.9, 2, 2])
+
+def test_a_predictor_says_how_good_it_is_and_proposes(learn, monkeypatch):
+    sn, truth = learn.supernet, {}
+    def rating(table): # a metric that widths alone decide
+        truth.update({s:sum(s.width.values())/192 for s in table.subnet})
+        return table.assign(accuracy=[truth[s] for s in table.subnet])
+    evaluate = find.evaluate_subnets
+    monkeypatch.setattr(find, 'evaluate_subnets', lambda learn, subnets, *args, **kw: rating(
+        evaluate(learn, subnets, *args, calibrate=0)))
+    with learn.no_bar(), learn.no_logging():
+        predictor = learn.accuracy_predictor(macs='60%', n=24)
+        assert predictor.rank>.8 and len(predictor.held_out)==6 and 'rank correlation' in repr(predictor)
+        unseen = [sn.space.sample(i) for i in range(500, 520)]
+        want = Series([sum(s.width.values()) for s in unseen])
+        assert want.corr(Series(predictor.predict(unseen)), method='spearman')>.8
+        found = learn.search_subnet(macs='60%', n=32, predictor=predictor)
+    assert {*predictor.table.subnet} <= {*found.table.subnet} and len(found.table)==32
+    assert sn.macs(found.best)<=.6*sn.macs(sn.space.max) and truth[found.best]>=predictor.table.accuracy.max()
+
+def test_a_predictor_of_something_else_is_refused(learn):
+    with learn.no_bar():
+        predictor = learn.accuracy_predictor(n=8, calibrate=64)
+        with pytest.raises(ValueError, match='it predicts accuracy of another'):
+            learn.search_subnet(n=10, metric=error_rate, predictor=predictor)
+        with pytest.raises(ValueError, match='of another supernet'): search(new_learner(), 10, predictor=predictor)

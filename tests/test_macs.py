@@ -50,7 +50,7 @@ def test_macs_are_those_of_pytorch(case):
         small = sn.extract(s).eval()
         with torch.no_grad(): want = counted_macs(lambda: small(xb))
         assert abs(sn.macs(s)/want-1) < 1e-3, (sn.macs(s), want)
-        assert layer_macs(small, xb)==sn.layer_macs(s)==costs.layer_macs(s)
+        assert layer_macs(small, xb)==layer_macs(sn, s)==costs.layer_macs(s)
         with sn.active(s): assert macs(m, xb)==sn.macs(s)
 
 def test_at_another_resolution():

@@ -236,7 +236,6 @@ def _prepare(self:OnionTraining, sn):
     def resize(m, xb): return at_size(xb, sn.subnet.resolution) if m.training else None
     if sn.space.resolution: now.resize = sn.model.register_forward_pre_hook(resize)
     now.new_matrices = c.matrices and bool(now.todo.space.kernel) and not sn.matrices
-    if now.new_matrices: sn.kernel_matrices()
     plugins = [cls() for cls in (c.odds, self.recipe.update.rule) if cls]
     now.odds = first(cb.odds for cb in plugins if hasattr(type(cb), 'odds'))
     now.parts = [KeepBest(), Alarms(), Trial(self.estimate), SubnetMetrics(self.watch), *plugins]
@@ -268,6 +267,7 @@ def before_train(self:OnionTraining):
     sn.set_active()
     sn.forget_stats()
     if self.plan is not None: return # not the first epoch
+    if self.now.new_matrices: sn.kernel_matrices() # not earlier: `lr_find` saves the model in `before_fit`
     _register_held(self.opt, sn, self.wd_bn_bias)
     for p in all_params(sn): p.grad = None # of a step that was interrupted
     self.now.todo.n = self.n_epoch*len(self.dls.train) # a distributed loader is shorter than it was before the fit

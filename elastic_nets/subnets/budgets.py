@@ -72,30 +72,49 @@ def _counts(self:Costs, subnet):
 
 # %% ../../nbs/subnets/18_budgets.ipynb #2ae2a711
 @patch
-def _numbers(self:Costs, name, subnet, counts):
-    "How many numbers the tensor `name` has"
+def _shape(self:Costs, name, subnet, counts):
+    "The shape of the tensor `name`"
     def _size(dim):
         if isinstance(dim, tuple): return subnet.kernel.get(*dim)
         return dim if isinstance(dim, int) else counts[dim]
-    return prod(map(_size, self.shapes[name]))
+    return tuple(map(_size, self.shapes[name]))
 
 # %% ../../nbs/subnets/18_budgets.ipynb #12dc7f08
 @patch
-def layer_macs(self:Costs,
+def layers(self:Costs,
     subnet:Subnet, # Of the supernet's space
-) -> dict: # Layer -> multiply-accumulates for one sample
-    "As `sn.layer_macs`"
+) -> dict: # Layer -> (multiply-accumulates for one sample, shape of its weight)
+    "Convolutions and linear layers of `subnet`"
     counts, there = self._counts(subnet)
-    found, (positions, products) = Counter(), self.work[subnet.resolution]
+    found, (positions, _) = {}, self.work[subnet.resolution]
     for name,many in positions.items():
         if not there(name): continue
         if name in self.mixers:
             key, n = self.mixers[name]
             many = round(many*counts[key]/n)
-        found[name.removesuffix('weight').removesuffix('.')] = many*self._numbers(name, subnet, counts)
-    for (name,axes),macs in zip(self.beside, products):
+        shape = self._shape(name, subnet, counts)
+        found[name.removesuffix('weight').removesuffix('.')] = many*prod(shape), shape
+    return found
+
+# %% ../../nbs/subnets/18_budgets.ipynb #9e46b974
+@patch
+def products(self:Costs,
+    subnet:Subnet, # Of the supernet's space
+) -> dict: # Module -> multiply-accumulates for one sample
+    "Matrix products beside the layers, as attention has"
+    (counts, there), found = self._counts(subnet), Counter()
+    for (name,axes),macs in zip(self.beside, self.work[subnet.resolution][1]):
         if there(name): found[name] += round(macs*prod(counts[key]/n for key,n in axes))
     return dict(found)
+
+# %% ../../nbs/subnets/18_budgets.ipynb #9e46b973
+@patch
+def layer_macs(self:Costs,
+    subnet:Subnet, # Of the supernet's space
+) -> dict: # Layer, or module with products of its own -> multiply-accumulates for one sample
+    "As `layer_macs` of the supernet"
+    of_layers = {name:n_macs for name,(n_macs,_) in self.layers(subnet).items()}
+    return dict(Counter(of_layers)+Counter(self.products(subnet)))
 
 # %% ../../nbs/subnets/18_budgets.ipynb #1c8868e2
 @patch
@@ -112,7 +131,7 @@ def params(self:Costs,
 ) -> int:
     "As `sn.n_params`"
     counts, there = self._counts(subnet)
-    return sum(self._numbers(n, subnet, counts) for n in self.params_once if there(n))
+    return sum(prod(self._shape(n, subnet, counts)) for n in self.params_once if there(n))
 
 # %% ../../nbs/subnets/18_budgets.ipynb #d41029db
 @dataclass(frozen=True, repr=False)
@@ -378,7 +397,7 @@ def supernet_with(
     space:Space, # The very object that is somebody's `space`
 ) -> Supernet:
     "The supernet whose space this is, to count costs with"
-    owners = [sn for sn in supernets if vars(sn).get('space') is space]
+    owners = [sn for sn in supernets.values() if vars(sn).get('space') is space]
     if len(owners)==1: return owners[0]
     raise ValueError('constrain: this space does not know which network its subnets are in; '
                      'use sn.constrain(..., space=space), or give a function such as sn.macs')

@@ -140,3 +140,20 @@ def fit_space(
             there = f'is {has.get(bad[0])}, in this network it is {fits.get(bad[0])}'
             raise ValueError(f'space: {kind} of {bad[0]!r} {there}')
     return space
+
+# %% ../../nbs/subnets/11_choices.ipynb #9964addb
+def tiers_of(
+    tiers, # {group: numbers of channels}, a `Space`, or None
+    graph:ChannelGraph,
+) -> dict:
+    "Group -> the units at which a tier ends, or a `ValueError` that says which is not possible"
+    tiers = tiers.width if isinstance(tiers, Space) else tiers or {}
+    if not isinstance(tiers, dict):
+        raise ValueError(f'tiers: {{group: numbers of channels}} or a Space is expected, got {tiers!r}')
+    for n,values in tiers.items():
+        if (g := graph.groups.get(n)) is None:
+            raise ValueError(f'tiers: {n!r} is not there; the model has {", ".join(list(graph.elastic)[:12])}')
+        for v in values: check_choice('tiers', n, v, g.size)
+        if bad := [v for v in values if v%g.unit]:
+            raise ValueError(f'tiers: {bad} channels are not possible for {n!r}, they move {g.unit} at a time')
+    return {n:[v//graph.groups[n].unit for v in values] for n,values in tiers.items()}

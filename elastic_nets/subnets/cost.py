@@ -19,9 +19,10 @@ from torch import nn
 from torch.compiler import is_compiling
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._pytree import tree_leaves, tree_map
-from ..channels.trace import Products, as_inputs, check_batch, check_model
+from ..channels.products import Products
+from ..channels.trace import as_inputs, check_batch, check_model
 from .subnet import Subnet
-from .supernet import Supernet
+from .supernet import Supernet, subnet_macs
 
 # %% ../../nbs/subnets/17_cost.ipynb #a7c47577
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -64,7 +65,7 @@ def layer_macs(
 ) -> dict: # Layer, or module with products of its own (attention) -> multiply-accumulates for one sample
     "MACs of the convolutions and matrix products that run, not of biases, norms and activations"
     if isinstance(model, Supernet):
-        if isinstance(at, (Subnet, type(None))): return model.layer_macs(at or model.subnet)
+        if isinstance(at, (Subnet, type(None))): return subnet_macs(model, at or model.subnet)
         raise TypeError(f'at: a Supernet is asked about a Subnet, got {type(at).__name__}')
     if at is None or isinstance(at, Subnet):
         raise TypeError(f'at: a module is counted on a batch, got {type(at).__name__}; a Subnet needs its Supernet')

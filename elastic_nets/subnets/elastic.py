@@ -29,11 +29,11 @@ class Cut:
         self.rest = rest # do running statistics stay as they are in training?
         self.names = {*idx}
 
-    def using(self, own, private): # The same, with `own` tensors in place of cut ones; private statistics do not rest
+    def using(self, own): # The same, with `own` tensors in place of cut ones; statistics of its own do not rest
         new = copy.copy(self)
         new.params = [(n,i) for n,i in self.params if n not in own]
         new.buffers = [(n,i) for n,i in self.buffers if n not in own]
-        new.own, new.names, new.rest = own, self.names | own.keys(), self.rest and not private
+        new.own, new.names, new.rest = own, self.names | own.keys(), False
         return new
 
     def tensor(self, m, name): # What tensor `name` of layer `m` is while the subnet is active
@@ -77,7 +77,8 @@ class _Elastic:
         if isinstance(cut, Cut) and name in cut.names: return cut.tensor(self, name)
         return super().__getattr__(name)
 
-    def __reduce_ex__(self, proto): return _new_elastic, (type(self).__bases__[1],), self.__dict__
+    def __reduce_ex__(self, proto): # a copy is whole, whatever is active here
+        return _new_elastic, (type(self).__bases__[1],), {k:v for k,v in self.__dict__.items() if k!='_cut'}
 
 # %% ../../nbs/subnets/12_elastic.ipynb #52aedfa6
 @functools.lru_cache(None)

@@ -14,23 +14,36 @@ from fastcore.basics import patch
 from math import prod
 from random import Random
 from torch import nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 from warnings import warn
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 from ..channels.labels import NotElasticError
+from ..channels.order import falling, l1_importance, reordered, unit_scores
 from ..channels.place import Place, take, whole
-from elastic_nets.channels.surgery import (check_state, copy_model, cut_channels, layer_attrs, own_tensors,
+from elastic_nets.channels.surgery import (check_state, checksum, copy_model, cut_channels, layer_attrs, own_tensors,
     permute_tensors, set_attrs)
-from ..channels.trace import (as_inputs, corners, count_work, difference, in_order, observe, one_sample,
+from ..channels.products import count_work
+from ..channels.trace import (as_inputs, corners, difference, in_order, observe, one_sample,
     randomise, trace_mode, trace_part)
 from .subnet import Space, Subnet
-from .choices import check_choice, fit_space, make_space
+from .choices import fit_space, make_space, tiers_of
 from ..channels.blocks import empty_place
 from .elastic import Cut, Drop, as_model, elastic_class, make_plain, smaller_kernel
 from .batches import at_size, is_norm
 
 # %% ../../nbs/subnets/14_supernet.ipynb #c6fd0178
-supernets = WeakSet() # All that are alive: whose is this space?
+supernets = WeakValueDictionary() # All that are alive: id of a model -> its supernet
+
+# %% ../../nbs/subnets/14_supernet.ipynb #5e9c199f
+model_hooks = [] # (how a module registers it, function): what follows the weights of a model with a supernet
+
+# %% ../../nbs/subnets/14_supernet.ipynb #4e8eb42c
+def unhook(model:nn.Module):
+    "Take `model_hooks` away: `model` has no supernet (any more)"
+    ours = [f for _,f in model_hooks]
+    for name in ('_state_dict_hooks', '_load_state_dict_pre_hooks', '_load_state_dict_post_hooks'):
+        hooks = vars(model)[name]
+        for k in [k for k,f in hooks.items() if getattr(f, 'hook', f) in ours]: del hooks[k]
 
 # %% ../../nbs/subnets/14_supernet.ipynb #eb20e1dc
 class Supernet:
@@ -55,14 +68,13 @@ class Supernet:
         self.graph = _trace(self)
         self.space = make_space(self.graph, *choices) if space is None else fit_space(space, self.graph)
         _check_choices(self.space, self.graph)
-        self.subnet = self.full = self.space.max # the one that is active, and the whole
+        self.subnet = self.lasting = self.full = self.space.max # active now, and outside of `active`; and the whole
         self.stats, self.private, self.matrices = {}, {}, {} # what single subnets have of their own
+        self.measured_on = None # checksum of the weights that recalibrated `stats` belong to
         self.trained = False # have subnets been trained? Who sorts channels then scrambles them
         if check: check_subnets(self)
         _install(self)
         if check: _warn_of_large(self)
-
-    def __getstate__(self): return {k:v for k,v in vars(self).items() if k[0]!='_'} # without what is worked out again
 
 # %% ../../nbs/subnets/14_supernet.ipynb #50e98e06
 def _check_space(space, choices):
@@ -104,6 +116,8 @@ def _make_elastic(model, graph, space):
     for name,m in model.named_modules():
         has_channels = any((f'{name}.{t}' if name else t) in graph.axes for t in own_tensors(m))
         if name in blocks or has_channels or is_norm(m): m.__class__ = elastic_class(type(m))
+    unhook(model)
+    for how,f in model_hooks: getattr(model, how)(f)
     return {n:m for n,m in model.named_modules() if getattr(m, '_is_elastic', False)}
 
 # %% ../../nbs/subnets/14_supernet.ipynb #8e31bb02
@@ -113,7 +127,7 @@ def retire(
 ) -> list: # Of the supernets that it had
     "End the supernets that have layers of `model`"
     ours = {id(m) for m in model.modules()}
-    ended = [sn for sn in supernets if not sn.retired and any(id(m) in ours for m in sn.layers.values())]
+    ended = [sn for sn in supernets.values() if not sn.retired and any(id(m) in ours for m in sn.layers.values())]
     for sn in ended:
         sn.retired = why
         make_plain(sn.model)
@@ -125,7 +139,7 @@ def _inherit(sn, old):
     "Take over what subnets of `old` have of their own"
     sn.trained |= old.trained
     if old.model is sn.model and old.space==sn.space:
-        for k in ('stats','private','matrices'): setattr(sn, k, getattr(old, k))
+        for k in ('stats','private','matrices','measured_on'): setattr(sn, k, getattr(old, k))
     elif old.private or old.matrices:
         warn(f'the supernet that the model had held {len(old.private)} private batch norms and matrices of '
              f'{len(old.matrices)} kernels; they are of other subnets, and gone')
@@ -141,7 +155,7 @@ def _install(sn):
     before = retire(sn.model, 'its model has become elastic once more: use the Supernet that came of it')
     sn.layers = _make_elastic(sn.model, sn.graph, sn.space)
     for old in before: _inherit(sn, old)
-    supernets.add(sn)
+    supernets[id(sn.model)] = sn
     sn._homes = _homes(sn.model)
 
 # %% ../../nbs/subnets/14_supernet.ipynb #8e31bb0a
@@ -192,6 +206,18 @@ def check_supernet(
     hint = '; take `learn.supernet`' if hasattr(sn, 'dls') else ''
     raise TypeError(f'sn: a Supernet is expected, got a {type(sn).__name__}{hint}')
 
+# %% ../../nbs/subnets/14_supernet.ipynb #3c8d2b38
+@patch
+def __getstate__(self:Supernet): # Without what is worked out again, and what is active for a moment
+    return {k:v for k,v in vars(self).items() if k[0]!='_'} | dict(subnet=self.lasting)
+
+# %% ../../nbs/subnets/14_supernet.ipynb #db17e4cd
+@patch
+def __setstate__(self:Supernet, state):
+    vars(self).update(state)
+    supernets[id(self.model)] = self
+    self.set_active(self.subnet)
+
 # %% ../../nbs/subnets/14_supernet.ipynb #8b216be8
 @patch
 def place(self:Supernet,
@@ -221,19 +247,19 @@ def work_at(
     return known[resolution]
 
 # %% ../../nbs/subnets/14_supernet.ipynb #04513459
-@patch
-def layer_macs(self:Supernet,
-    subnet:Subnet, # Of `self.space`
+def subnet_macs(
+    sn:Supernet,
+    subnet:Subnet, # Of `sn.space`
 ) -> dict: # Layer, or module with products of its own (attention) -> multiply-accumulates for one sample
     "MACs of `subnet`, where they are"
-    place, weights, res = self.place(subnet), dict(self.model.named_parameters(remove_duplicate=False)), Counter()
-    positions, products = work_at(self, subnet.resolution)
+    place, weights, res = sn.place(subnet), dict(sn.model.named_parameters(remove_duplicate=False)), Counter()
+    positions, products = work_at(sn, subnet.resolution)
     for n,many in positions.items():
         if not place.has(n): continue
         weight = f'{n}.weight' if n else 'weight'
-        if n in self.graph.mixers: many = round(many*place.shares[n]) # of the channels it works on one by one
+        if n in sn.graph.mixers: many = round(many*place.shares[n]) # of the channels it works on one by one
         res[n] = many*prod(place.shape(weight, weights[weight].shape))
-    for (n,*_),macs,share in zip(self.graph.products, products, place.parts):
+    for (n,*_),macs,share in zip(sn.graph.products, products, place.parts):
         if place.has(n): res[n] += round(macs*share)
     return dict(res)
 
@@ -243,7 +269,7 @@ def macs(self:Supernet,
     subnet:Subnet, # Of `self.space`
 ) -> int: # Multiply-accumulates of all matrix products and convolutions for one sample
     "MACs of `subnet`, from indices alone"
-    return sum(self.layer_macs(subnet).values())
+    return sum(subnet_macs(self, subnet).values())
 
 # %% ../../nbs/subnets/14_supernet.ipynb #6b55f2b4
 @patch
@@ -259,7 +285,7 @@ def n_params(self:Supernet,
 # %% ../../nbs/subnets/14_supernet.ipynb #8e31bb13
 def _warn_of_large(sn, most=.9):
     "A warning where the smallest subnet is not much smaller, with what keeps it large"
-    work, whole = sn.layer_macs(sn.space.min), sn.macs(sn.full)
+    work, whole = subnet_macs(sn, sn.space.min), sn.macs(sn.full)
     if sum(work.values()) <= most*whole: return
     frozen, groups = Counter(), [*sn.graph.groups.values()]
     for layer,macs in work.items():
@@ -272,7 +298,7 @@ def _warn_of_large(sn, most=.9):
     most = [(why, n/whole) for why,n in reasons.most_common(3) if n>.05*whole]
     said = [f'{share:.0%} at {named[why]} and layers like it ({why})' for why,share in most]
     warn(f'the smallest subnet has {sum(work.values())/whole:.0%} of the MACs. Frozen: {"; ".join(said) or "little"}. '
-         'The choices are those of `sn.space`; `print(sn.graph)` has all groups, `07_trace` what can be done')
+         'The choices are those of `sn.space`; `print(sn.graph)` has all groups, `08_trace` what can be done')
 
 # %% ../../nbs/subnets/14_supernet.ipynb #c9be5e41
 def _cut(name, m, place):
@@ -304,6 +330,35 @@ def _plan(sn, subnet):
     if len(plans)>128: del plans[next(iter(plans))]
     return plan
 
+# %% ../../nbs/subnets/14_supernet.ipynb #d410c7fa
+def weights_checksum(sn:Supernet) -> str:
+    "Of all that the statistics of a subnet depend on: parameters, buffers other than statistics, kernel matrices"
+    norms = {id(b) for m in sn.model.modules() if is_norm(m) for b in m._buffers.values()}
+    buffers = [b for b in sn.model.buffers() if id(b) not in norms]
+    return checksum([*sn.model.parameters(), *buffers, *tree_leaves(sn.matrices)])
+
+# %% ../../nbs/subnets/14_supernet.ipynb #cc56f7c0
+def own_norms(
+    sn:Supernet,
+    subnet:Subnet, # Of `sn.space`
+) -> dict: # Layer -> tensors; empty where it has none
+    "The batch norms that `subnet` has for itself: private ones, or recalibrated ones that are not out of date"
+    if subnet in sn.stats and subnet not in sn.private: drop_stale(sn)
+    source = vars(sn).get('_sources', {}).get(subnet) # batches, number of samples
+    if source and subnet not in sn.stats: sn.calibrate(subnet, *source)
+    return sn.stats.get(subnet, {})
+
+# %% ../../nbs/subnets/14_supernet.ipynb #37e5d59f
+def drop_stale(sn:Supernet):
+    "Drop recalibrated statistics, with a warning, where the weights are others than those they were measured with"
+    recalibrated = [s for s in sn.stats if s not in sn.private]
+    if not recalibrated or sn.measured_on==weights_checksum(sn): return
+    for s in recalibrated: del sn.stats[s]
+    lost = len({*recalibrated}-{*vars(sn).get('_sources', {})})
+    what = f'those of {lost} are gone, `calibrate` them again' if lost else 'they are measured anew when they are used'
+    warn(f'the weights have changed since `calibrate`: the batch norm statistics of {len(recalibrated)} subnets are '
+         f'out of date; {what}')
+
 # %% ../../nbs/subnets/14_supernet.ipynb #8ec32e5d
 def follow_device(
     t:torch.Tensor, # Stays the same object
@@ -318,10 +373,10 @@ def follow_device(
 # %% ../../nbs/subnets/14_supernet.ipynb #efcc605f
 def _with_own(sn, subnet, plan):
     "`plan` with the tensors that `subnet` has of its own"
-    res, private = dict(plan), subnet in sn.private
-    for n,tensors in sn.stats.get(subnet, {}).items():
+    res = dict(plan)
+    for n,tensors in own_norms(sn, subnet).items():
         like = own_tensors(sn.layers[n])
-        res[n] = res[n].using({k:follow_device(t, like[k]) for k,t in tensors.items()}, private)
+        res[n] = res[n].using({k:follow_device(t, like[k]) for k,t in tensors.items()})
     for n in sn.matrices:
         if chain := kernel_chain(sn, n, subnet): res[n] = res[n].chained(chain)
     return res
@@ -338,18 +393,26 @@ def kernel_chain(
     matrices, weight = sn.matrices.get(layer, {}), sn.layers[layer].weight
     return [(size, follow_device(matrix, weight)) for size,matrix in matrices.items() if size>=k]
 
+# %% ../../nbs/subnets/14_supernet.ipynb #dc615020
+def switch(
+    sn:Supernet,
+    subnet:Subnet, # Of `sn.space`
+):
+    "The model works as `subnet`, for a moment or for longer"
+    _notice(sn)
+    plan = {} if subnet==sn.full else _with_own(sn, subnet, _plan(sn, subnet))
+    for n,m in sn.layers.items(): vars(m)['_cut'] = plan.get(n)
+    if sn.graph.attrs: set_attrs(sn.model, sn.place(subnet)) # for whoever reads them, in `forward` or elsewhere
+    sn.subnet = subnet
+
 # %% ../../nbs/subnets/14_supernet.ipynb #7aed5090
 @patch
 def set_active(self:Supernet,
     subnet:Subnet=None, # Of `self.space`; None: the full network
 ):
     "The model works as `subnet` from now on"
-    _notice(self)
-    if subnet is None: subnet = self.full
-    plan = {} if subnet==self.full else _with_own(self, subnet, _plan(self, subnet))
-    for n,m in self.layers.items(): vars(m)['_cut'] = plan.get(n)
-    if self.graph.attrs: set_attrs(self.model, self.place(subnet)) # for whoever reads them, in `forward` or elsewhere
-    self.subnet = subnet
+    switch(self, self.full if subnet is None else subnet)
+    self.lasting = self.subnet
 
 # %% ../../nbs/subnets/14_supernet.ipynb #422cbbb3
 @patch
@@ -359,9 +422,9 @@ def active(self:Supernet,
 ):
     "Within this context the model works as `subnet`"
     before = self.subnet
-    self.set_active(subnet)
+    switch(self, subnet)
     try: yield self.model
-    finally: self.set_active(before)
+    finally: switch(self, before)
 
 # %% ../../nbs/subnets/14_supernet.ipynb #b013b369
 @patch
@@ -370,6 +433,7 @@ def extract(self:Supernet,
 ) -> nn.Module: # Plain, with small tensors of its own
     "`subnet` as an ordinary model"
     place, m = self.place(subnet), copy_model(self.model)
+    unhook(m)
     for b in place.dropped:
         home, _, name = b.rpartition('.')
         m.get_submodule(home)._modules[name] = empty_place(self.graph, b)
@@ -386,7 +450,7 @@ def _put_own(sn, subnet, name, layer):
         w = take(sn.layers[name]._parameters['weight'], sn.place(subnet).at(f'{name}.weight')[:2])
         for k,matrix in chain: w = smaller_kernel(w, k, matrix)
         layer.weight.data = w.clone()
-    for k,t in sn.stats.get(subnet, {}).get(name, {}).items(): own_tensors(layer)[k].data.copy_(t)
+    for k,t in own_norms(sn, subnet).get(name, {}).items(): own_tensors(layer)[k].data.copy_(t)
 
 # %% ../../nbs/subnets/14_supernet.ipynb #7d20aa02
 def _twin(sn, gen):
@@ -425,6 +489,7 @@ def plain(self:Supernet) -> nn.Module: # `self.model`
     "Give the model back as it was: its own classes, the same parameters and keys. This supernet ends"
     _notice(self)
     retire(self.model, '`plain()` gave its model back: make it elastic again')
+    unhook(self.model)
     return self.model
 
 # %% ../../nbs/subnets/14_supernet.ipynb #4c4b2e29
@@ -436,7 +501,7 @@ def kernel_matrices(self:Supernet):
             'give it `kernels`, such as (3,5,7)')
     for n in self.space.kernel:
         if n not in self.matrices: self.matrices[n] = new_matrices(self, n)
-    self.set_active(self.subnet)
+    switch(self, self.subnet)
 
 # %% ../../nbs/subnets/14_supernet.ipynb #312622a2
 def new_matrices(
@@ -457,65 +522,6 @@ def sources(
     made = {n:max(sizes) for n,sizes in sn.matrices.items() if n in subnet.kernel and subnet.kernel[n]<=max(sizes)}
     return sn.graph.place(replace(subnet, kernel={**subnet.kernel, **made})) if made else sn.place(subnet)
 
-# %% ../../nbs/subnets/14_supernet.ipynb #c78aede5
-def l1_importance(
-    w:torch.Tensor, # Weights of one reading layer, (channels, ...)
-) -> torch.Tensor: # (channels,)
-    "Sum of absolute weights per channel (once-for-all, section 3.3)"
-    return w.abs().flatten(1).sum(1)
-
-# %% ../../nbs/subnets/14_supernet.ipynb #9301c760
-def _falling(score, ends):
-    "Indices that sort `score` from high to low, within the tiers that end at `ends`"
-    ends = sorted({0, *ends, len(score)})
-    return torch.cat([a+score[a:b].argsort(descending=True, stable=True) for a,b in zip(ends, ends[1:])])
-
-# %% ../../nbs/subnets/14_supernet.ipynb #9964addb
-def _tiers(tiers, graph):
-    "Group -> the units at which a tier ends, or a `ValueError` that says which is not possible"
-    tiers = tiers.width if isinstance(tiers, Space) else tiers or {}
-    if not isinstance(tiers, dict):
-        raise ValueError(f'tiers: {{group: numbers of channels}} or a Space is expected, got {tiers!r}')
-    for n,values in tiers.items():
-        if (g := graph.groups.get(n)) is None:
-            raise ValueError(f'tiers: {n!r} is not there; the model has {", ".join(list(graph.elastic)[:12])}')
-        for v in values: check_choice('tiers', n, v, g.size)
-        if bad := [v for v in values if v%g.unit]:
-            raise ValueError(f'tiers: {bad} channels are not possible for {n!r}, they move {g.unit} at a time')
-    return {n:[v//graph.groups[n].unit for v in values] for n,values in tiers.items()}
-
-# %% ../../nbs/subnets/14_supernet.ipynb #d6251143
-def _scores(model, graph, importance):
-    "Index of a group -> importance of its units, summed over the layers that read it"
-    params, groups, res = dict(model.named_parameters()), list(graph.groups.values()), {}
-    for name,dim in graph.reads.items():
-        axis, score = graph.axes[name][dim], importance(params[name].movedim(dim, 0)).cpu()
-        if axis is None: continue
-        for i in axis.group.unique().tolist():
-            if i<0 or groups[i].why: continue
-            here, n = axis.group==i, groups[i].size//groups[i].unit
-            res.setdefault(i, torch.zeros(n, dtype=score.dtype)).index_add_(0, axis.rank[here], score[here])
-    return res
-
-# %% ../../nbs/subnets/14_supernet.ipynb #f2b986f6
-def _permutation(axis, order):
-    "Indices that put the units of every group of `order` along `axis` into that order"
-    perm = torch.arange(len(axis.group))
-    for group,units in order.items():
-        at = (axis.group==group).nonzero()[:,0]
-        if not len(at): continue
-        at = at[axis.rank[at].argsort(stable=True)].view(len(units), -1) # positions of each unit
-        perm[at.flatten()] = at[units].flatten()
-    return perm
-
-# %% ../../nbs/subnets/14_supernet.ipynb #63592f4e
-def _reordered(graph, order):
-    "The `Place` of all channels, in another order"
-    def index(axis):
-        here = axis is not None and {*axis.group.tolist()} & {*order}
-        return _permutation(axis, order) if here else slice(None)
-    return Place({name:idx for name,axes in graph.axes.items() if not whole(idx := tuple(map(index, axes)))})
-
 # %% ../../nbs/subnets/14_supernet.ipynb #ea90de33
 @patch
 def sort_channels(self:Supernet,
@@ -527,9 +533,9 @@ def sort_channels(self:Supernet,
     if self.private:
         raise ValueError(f'sort_channels: {len(self.private)} subnets have a private batch norm, '
             'whose channels are in the order of now; sort before private_bn')
-    tiers, groups = _tiers(tiers, self.graph), list(self.graph.groups)
-    scores = _scores(self.model, self.graph, importance)
-    place = _reordered(self.graph, {i:_falling(score, tiers.get(groups[i], ())) for i,score in scores.items()})
+    tiers, groups = tiers_of(tiers, self.graph), list(self.graph.groups)
+    scores = unit_scores(self.model, self.graph, importance)
+    place = reordered(self.graph, {i:falling(score, tiers.get(groups[i], ())) for i,score in scores.items()})
     check_state(opt, {n:p for n,p in self.model.named_parameters() if n in place.index})
     permute_tensors(self.model, place, opt)
     self.forget_stats()
@@ -539,4 +545,5 @@ def sort_channels(self:Supernet,
 def forget_stats(self:Supernet):
     "Drop the batch norm statistics that `calibrate` found: the weights have changed since. Private ones stay"
     for s in [s for s in self.stats if s not in self.private]: del self.stats[s]
-    self.set_active(self.subnet)
+    vars(self).pop('_sources', None)
+    switch(self, self.subnet)

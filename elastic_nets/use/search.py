@@ -6,12 +6,14 @@
 __all__ = []
 
 # %% ../../nbs/use/41_search.ipynb #b4f80b10
-import random
+import numpy as np, pandas as pd, random
+from dataclasses import dataclass
 from fastai.learner import Learner
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from pandas import DataFrame
 from typing import NamedTuple
+from warnings import catch_warnings, simplefilter, warn
 from ..subnets.subnet import Subnet
 from ..subnets.budgets import at_ranks, budget_words, choice_counts, known_costs, within_limits
 from ..subnets.learner import supernet_of
@@ -111,6 +113,125 @@ def _found(learn, space, study, metric, lower, cost):
     table = DataFrame(rows).sort_values([metric, cost], ascending=[lower, True], kind='stable', ignore_index=True)
     return Found(table.subnet[0], pareto(table, cost, metric, lower), table)
 
+# %% ../../nbs/use/41_search.ipynb #06c5d2ec
+def encode_subnets(
+    sn, # A `Supernet`
+    subnets, # Of its space
+) -> np.ndarray: # (subnets, choices+2), float
+    "Subnets as rows: the rank of every choice from 0 to 1 (0 in dropped blocks), then the logs of MACs and parameters"
+    last, costs = [max(1, n-1) for n in choice_counts(sn.space).values()], known_costs(sn)
+    def _row(s):
+        ranks = [rank/most for rank,most in zip(ranks_of(sn.space, s).values(), last)]
+        return [*ranks, np.log(costs['macs'](s)), np.log(costs['params'](s))]
+    return np.array([_row(s) for s in subnets], float)
+
+# %% ../../nbs/use/41_search.ipynb #0a18aa5b
+@dataclass(eq=False, repr=False)
+class AccuracyPredictor:
+    "What a metric will be, from the choices of a subnet"
+    model:object # As scikit-learn's: `fit` and `predict`
+    sn:object # The `Supernet`
+    table:DataFrame # What it has learnt from: subnet and the metric
+    held_out:DataFrame # Subnets it had not seen, before it learnt from them too: subnet, measured, predicted
+
+    def predict(self, subnets): # An array, one number for each
+        return self.model.predict(encode_subnets(self.sn, subnets))
+
+    @property
+    def metric(self): return self.table.columns[-1]
+
+    @property
+    def rank(self): # Rank correlation on subnets that it had not seen; 1 is the same order
+        return float(self.held_out.measured.corr(self.held_out.predicted, method='spearman'))
+
+    def learn_more(self, table): # Another one, which has learnt from the rows of `table` as well
+        both = pd.concat([self.table, table[['subnet', self.metric]]]).drop_duplicates('subnet')
+        model = fit_model(self.model, self.sn, both)
+        return AccuracyPredictor(model, self.sn, both, self.held_out)
+
+    def __repr__(self):
+        error = (self.held_out.measured-self.held_out.predicted).abs().mean()
+        return (f'predicts {self.metric} from {len(self.table)} subnets; on {len(self.held_out)} that it had not seen: '
+                f'rank correlation {self.rank:.2f}, mean error {error:.3g}')
+
+# %% ../../nbs/use/41_search.ipynb #9ab8d054
+def fit_model(
+    model, # As scikit-learn's; None: a Gaussian process
+    sn, # A `Supernet`
+    table:DataFrame, # subnet, and what is to be predicted in the last column
+): # A copy of `model` that has learnt from `table`
+    "Let a model learn"
+    from sklearn.base import clone
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, WhiteKernel
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    if model is None:
+        kernel = RBF(3., (.5, 100.))+WhiteKernel(.1, (1e-4, 10.))
+        process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=2, random_state=0)
+        model = make_pipeline(StandardScaler(), process)
+    with catch_warnings(): # a width of the kernel at its bound is no harm, and held-out subnets tell
+        simplefilter('ignore', ConvergenceWarning)
+        return clone(model).fit(encode_subnets(sn, table.subnet), table.iloc[:,-1].to_numpy(float))
+
+# %% ../../nbs/use/41_search.ipynb #d384f552
+@patch
+def accuracy_predictor(self:Learner,
+    macs=None, # Multiply-accumulates for one sample: at most a number, a range (lo, hi), or shares such as '60%'
+    params=None, # Parameters, likewise
+    latency=None, # Seconds, likewise, as `latency_table` has measured them
+    n:int=64, # Subnets that are evaluated
+    held_out:float=.25, # Share of them that tells how good the predictor is
+    metric=None, # One; default: the learner's first
+    model=None, # A regressor as scikit-learn's; None: a Gaussian process
+    seed:int=0, # Of the subnets
+    calibrate:int=2000, # Training samples for the batch norm statistics of each network; 0: keep what there is
+) -> AccuracyPredictor: # Prints how good it is
+    "Evaluate some subnets, and predict all others"
+    if type(n) is not int or n<8: raise ValueError(f'n: a number of evaluations from 8, got {n!r}')
+    if not 0<held_out<1: raise ValueError(f'held_out: a share of the subnets between 0 and 1, got {held_out!r}')
+    sn, ms = supernet_of(self), check_metrics(self, metric)
+    space, rng = _limits(sn, macs, params, latency)[0], random.Random(seed)
+    subnets = first_guesses(space, sn.macs, n, seed)
+    for _ in range(20*n):
+        if len(subnets)<n: subnets = list(dict.fromkeys([*subnets, space.sample(rng)]))
+    rng.shuffle(subnets)
+    table = evaluate_subnets(self, subnets, ms[:1], calibrate=calibrate)
+    table = table[['subnet', table.columns[-1]]]
+    k = max(3, round(held_out*len(table)))
+    first = fit_model(model, sn, table[k:])
+    unseen = DataFrame(dict(subnet=table.subnet[:k], measured=table.iloc[:k,-1],
+                            predicted=first.predict(encode_subnets(sn, table.subnet[:k]))))
+    return AccuracyPredictor(fit_model(model, sn, table), sn, table, unseen)
+
+# %% ../../nbs/use/41_search.ipynb #f10884a3
+def _limits(sn, macs, params, latency):
+    "The space within budgets, and the name of the first of these"
+    budgets = {k:v for k,v in dict(macs=macs, params=params, latency=latency).items() if v is not None}
+    return sn.constrain(**budgets) if budgets else sn.space, next(iter(budgets), 'macs')
+
+# %% ../../nbs/use/41_search.ipynb #6c94d837
+def likely_best(
+    space, # A `Space`, or what `constrain` made of it
+    predictor:AccuracyPredictor,
+    lower:bool, # Is less better?
+    n:int, # How many
+    rng, # `random.Random`
+    draws:int=300, # Random subnets that are looked at; as many neighbours of the best come in addition
+) -> list: # Of subnets that it has not learnt from
+    "The subnets of which `predictor` expects most"
+    whole, n_values = getattr(space, 'space', space), choice_counts(getattr(space, 'space', space))
+    best = predictor.table.sort_values(predictor.metric, ascending=lower).subnet[:8]
+    best = [ranks_of(whole, s) for s in best]
+    def _neighbour(ranks):
+        changed = rng.sample([*ranks], min(len(ranks), rng.choice((1,1,2,3))))
+        return proposed(space, {**ranks, **{c:rng.randrange(n_values[c]) for c in changed}})
+    found = [space.sample(rng) for _ in range(draws)] + [_neighbour(rng.choice(best)) for _ in range(draws)]
+    found = [s for s in dict.fromkeys(found) if s not in {*predictor.table.subnet}]
+    order = np.argsort(predictor.predict(found)*(1 if lower else -1), kind='stable') if found else []
+    return [found[i] for i in order[:n]]
+
 # %% ../../nbs/use/41_search.ipynb #ce242be9
 @patch
 def search_subnet(self:Learner,
@@ -123,28 +244,46 @@ def search_subnet(self:Learner,
     storage=None, # A file that remembers the search: it can go on, and be shared by several processes
     seed:int=0, # Same seed, same search (in one process)
     calibrate:int=2000, # Training samples for the batch norm statistics of each network; 0: keep what there is
+    predictor:AccuracyPredictor=None, # As `accuracy_predictor` gives it: proposes in optuna's place
 ) -> Found: # best (a `Subnet`), front and table
     "The best subnet within a budget, by its metric on the validation set"
     if type(n) is not int or n<1: raise ValueError(f'n: a number of evaluations from 1, got {n!r}')
     sn, ms = supernet_of(self), check_metrics(self, metric)
     if len(ms)>1: raise ValueError(f'metric: one that subnets are chosen by, got {len(ms)}')
-    budgets = {k:v for k,v in dict(macs=macs, params=params, latency=latency).items() if v is not None}
-    space = sn.constrain(**budgets) if budgets else sn.space
-    cost, count = next(iter(budgets), 'macs'), sn.macs
+    space, cost = _limits(sn, macs, params, latency)
     lower = ranked(DataFrame(columns=['macs', ms[0].name]), 'macs', None, lower)[1]
     about = dict(weights=fingerprint(sn), budget=budget_words(space), metric=ms[0].name, calibrate=calibrate)
     study = open_study(storage, about, lower, seed, min(16, n//2+1))
-    if not study.trials:
-        for s in first_guesses(space, count, min(16, n//2+1), seed):
-            study.enqueue_trial({_word(c):r for c,r in ranks_of(sn.space, s).items()}, skip_if_exists=True)
-    _ask_and_tell(self, space, study, n, ms, calibrate)
+    if not study.trials and predictor is None:
+        _suggest(study, sn, first_guesses(space, sn.macs, min(16, n//2+1), seed))
+    if predictor is not None:
+        _check_predictor(predictor, sn, ms[0].name)
+        self.logger(predictor)
+        _suggest(study, sn, [s for s in predictor.table.subnet if s in space][:n])
+    _ask_and_tell(self, space, study, n, ms, calibrate, predictor)
     return _found(self, space, study, ms[0].name, lower, cost)
 
 # %% ../../nbs/use/41_search.ipynb #72ababd0
 def _word(choice): return ' '.join(choice).strip()
 
+# %% ../../nbs/use/41_search.ipynb #7a1b7bb5
+def _suggest(study, sn, subnets):
+    "What the study shall try next"
+    for s in subnets:
+        study.enqueue_trial({_word(c):r for c,r in ranks_of(sn.space, s).items()}, skip_if_exists=True)
+
+# %% ../../nbs/use/41_search.ipynb #58dfe325
+def _check_predictor(predictor, sn, metric):
+    "`ValueError` where it is one of something else, a warning where it knows nothing"
+    if predictor.sn is not sn or predictor.metric!=metric:
+        raise ValueError(f'predictor: it predicts {predictor.metric} of another supernet or metric, not {metric} '
+                         'of this one; make one with learn.accuracy_predictor(...)')
+    if not predictor.rank>.3:
+        warn(f'predictor: its rank correlation on {len(predictor.held_out)} subnets that it had not seen is '
+             f'{predictor.rank:.2f}; a search without it may do better')
+
 # %% ../../nbs/use/41_search.ipynb #07ed6720
-def _ask_and_tell(learn, space, study, n, metrics, calibrate, together=8):
+def _ask_and_tell(learn, space, study, n, metrics, calibrate, predictor=None, together=8):
     "Evaluate what the study proposes until it has `n` subnets"
     from optuna.distributions import IntDistribution
     whole, evaluated = getattr(space, 'space', space), {t.user_attrs['subnet'] for t in finished(study)}
@@ -152,7 +291,9 @@ def _ask_and_tell(learn, space, study, n, metrics, calibrate, together=8):
     bar = progress_bar(range(n), leave=False) if hasattr(learn, 'progress') else None
     for _ in range(20*n): # a small space may have fewer than n
         if len(evaluated)>=min(n, _count(whole)): return
-        trials = [study.ask({_word(c):d for c,d in numbers.items()}) for _ in range(min(together, n-len(evaluated)))]
+        k = min(together, n-len(evaluated))
+        if predictor is not None and evaluated: _suggest_best(study, space, predictor, metrics[0].name, k)
+        trials = [study.ask({_word(c):d for c,d in numbers.items()}) for _ in range(k)]
         subnets = [proposed(space, {c:t.params[_word(c)] for c in numbers}) for t in trials]
         with learn.no_bar(): table = evaluate_subnets(learn, subnets, metrics, calibrate=calibrate)
         values = dict(zip(table.subnet, table.iloc[:,-1]))
@@ -161,6 +302,16 @@ def _ask_and_tell(learn, space, study, n, metrics, calibrate, together=8):
             study.tell(trial, float(values[subnet]))
         evaluated = {t.user_attrs['subnet'] for t in finished(study)}
         if bar is not None: bar.update(min(n-1, len(evaluated)))
+
+# %% ../../nbs/use/41_search.ipynb #63553a7c
+def _suggest_best(study, space, predictor, metric, n):
+    "What the predictor expects most of, once it has learnt from all that the study knows"
+    done = finished(study)
+    if any(t.state.name=='WAITING' for t in study.trials): return # of its own table first
+    subnets = [Subnet.from_json(t.user_attrs['subnet']) for t in done]
+    table = DataFrame({'subnet':subnets, metric:[t.value for t in done]})
+    predictor, lower = predictor.learn_more(table), study.direction.name=='MINIMIZE'
+    _suggest(study, predictor.sn, likely_best(space, predictor, lower, n, random.Random(len(done))))
 
 # %% ../../nbs/use/41_search.ipynb #7d374758
 def _count(space):
