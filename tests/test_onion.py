@@ -211,6 +211,7 @@ def test_watched_values():
         'accuracy',
         'acc_min',
         'acc_mid',
+        'epsilon',
         'time',
     ]
     assert learn.metrics.attrgot('name') == ['accuracy'] and not learn.supernet.stats
