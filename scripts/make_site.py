@@ -34,27 +34,23 @@ def processed(to):
         if done.returncode: sys.exit(done.stdout+done.stderr)
         shutil.copytree(tmp/'_proc', to, ignore=shutil.ignore_patterns('*.yml', '.*'))
 
-def heading(cell):
-    "nbdev's front matter as the title and the promise below it"
-    text = ''.join(cell['source'])
-    def said(key):
-        found = re.search(rf"^{key}: (.*)$", text, re.M)
-        value = found[1].strip() if found else ''
-        return value[1:-1].replace("''", "'") if value[:1] in ("'",'"') else value
-    return f"# {said('title')}\n\n> {said('description')}"
-
 def documented(cell):
     "What nbdev says of a symbol, without the link to a source that it does not know"
     text = ''.join(''.join(o.get('data', {}).get('text/markdown', '')) for o in cell['outputs'])
     text = re.sub(r'^\[source\]\(.*\n', '', text, flags=re.M)
     return re.sub(r'^---$', '', text, flags=re.M).strip()
 
+def heading(page):
+    "Title and promise, which nbdev puts in front of a notebook"
+    title, promise = title_of(root/page)
+    return f'# {title}\n\n> {promise}'
+
 def markdown(cell, text): return dict(cell_type='markdown', id=cell.get('id', 'title'), metadata={}, source=text)
 
-def page_cell(cell):
+def page_cell(cell, page):
     "A cell as the site shows it; None where it shows nothing"
     src = ''.join(cell['source'])
-    if cell['cell_type']=='raw': return markdown(cell, heading(cell)) if src.startswith('---') else None
+    if cell['cell_type']=='raw': return markdown(cell, heading(page)) if src.startswith('---') else None
     if cell['cell_type']=='markdown': return None if src.startswith('<!-- WARNING') else markdown(cell, src)
     if 'show_doc(' in src and 'echo: false' in src: return markdown(cell, documented(cell))
     shown = re.sub(r'^#\|.*\n?', '', src, flags=re.M)
@@ -104,8 +100,8 @@ def toctree(pages, caption=''):
 def title_of(path):
     "Title and promise of a notebook"
     for c in json.loads(path.read_text(encoding='utf-8'))['cells']:
-        found = re.match(r'# (.+)\n+(?:> (.+))?', ''.join(c['source']))
-        if found and c['cell_type']=='markdown': return found[1].strip(), (found[2] or '').strip()
+        found = re.match(r'# (.+)(?:\n+> ((?:.+\n?)*))?', ''.join(c['source']))
+        if found and c['cell_type']=='markdown': return found[1].strip(), ' '.join((found[2] or '').split())
     return path.stem, ''
 
 def room_page(folder):
@@ -140,13 +136,13 @@ def make(to):
         (to/page).write_text(links(page, text), encoding='utf-8')
     for book in books: write_book(to/book, book, links)
     for png in (root/'docs').glob('*.png'): shutil.copy(png, to/'docs')
-    for folder in ('_extra','_static'): (to/folder).mkdir(exist_ok=True)
+    shutil.copytree(root/'site', to, dirs_exist_ok=True) # conf.py, the style sheet
+    (to/'_extra').mkdir()
     (to/'_extra/llms.txt').write_text(api_pages.llms_txt(), encoding='utf-8')
-    shutil.copytree(root/'site/_static', to/'_static', dirs_exist_ok=True)
 
 def write_book(path, page, links):
     nb = json.loads(path.read_text(encoding='utf-8'))
-    nb['cells'] = [c for c in map(page_cell, nb['cells']) if c is not None]
+    nb['cells'] = [shown for c in nb['cells'] if (shown := page_cell(c, page)) is not None]
     for c in nb['cells']:
         if c['cell_type']=='markdown': c['source'] = links(page, c['source'])
     path.write_text(json.dumps(nb), encoding='utf-8')

@@ -1,10 +1,7 @@
 "How sphinx makes the site; the pages themselves come from scripts/make_site.py"
-from pathlib import Path
-import re
+from elastic_nets import __version__
 
-root = Path(__file__).resolve().parent.parent
-project, author = 'elastic_nets', 'the authors of elastic_nets'
-version = release = re.search(r'"(.+?)"', (root/'elastic_nets/__init__.py').read_text())[1]
+project, author, version, release = 'elastic_nets', 'the authors of elastic_nets', __version__, __version__
 
 extensions = ['myst_nb']
 myst_enable_extensions = ['dollarmath', 'amsmath', 'colon_fence', 'attrs_inline', 'html_image']
@@ -18,7 +15,6 @@ html_static_path, html_css_files = ['_static'], ['site.css']
 html_extra_path = ['_extra'] # what make_site.py puts there: llms.txt
 html_copy_source = html_show_sphinx = False
 html_theme_options = dict(navigation_with_keys=True)
-mathjax_path = 'mathjax/tex-mml-chtml.js' # a copy, where there is one: the site needs no network
 
-# a notebook's first heading stands alone, some lessons skip a level, and a link may name a heading of plain text
+# some lessons skip a level of headings, and a cell may hold a table with a style that HTML alone can show
 suppress_warnings = ['myst.header', 'mystnb.unknown_mime_type', 'misc.highlighting_failure']
