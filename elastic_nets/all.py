@@ -34,6 +34,7 @@ from .use.published import *
 from .use.switch import *
 from .use.deploy import *
 from .look.plots import *
+from .look.explore import *
 from .zoo.models import *
 from .zoo.spaces import *
 from .zoo.data import *

@@ -101,7 +101,7 @@ def plot_onion(
     if legend: ax.legend(patches, labels, loc='upper left', bbox_to_anchor=(1.02,1), borderaxespad=0)
     return ax
 
-# %% ../../nbs/look/50_plots.ipynb #d0da37c3
+# %% ../../nbs/look/50_plots.ipynb #9832a89e
 def plot_blocks(
     weight, # (outputs, inputs), or with one or two dimensions of a kernel behind them
     old:tuple=None, # (outputs, inputs) before it grew; None: it has not grown
@@ -120,7 +120,7 @@ def plot_blocks(
     ax.set(xticks=sorted({0, inputs, cols}), yticks=sorted({0, outputs, rows}))
     return ax
 
-# %% ../../nbs/look/50_plots.ipynb #ef70c556
+# %% ../../nbs/look/50_plots.ipynb #cc6a9cfa
 def plot_correlation(
     maps:torch.Tensor, # (channels, numbers): each channel's map of one or more pictures, flattened
     old:int=None, # Channels that were there before the growth; None: all
@@ -135,7 +135,7 @@ def plot_correlation(
     ax.set(xlabel='channel', ylabel='channel')
     return ax
 
-# %% ../../nbs/look/50_plots.ipynb #0476d7f5
+# %% ../../nbs/look/50_plots.ipynb #bd200a31
 def plot_insertion(
     rows:dict, # What it is called -> names of the blocks from the first to the deepest; a repeated name is a copy
     ax=None, # Axes to draw on; default: new ones
@@ -155,7 +155,7 @@ def plot_insertion(
     ax.spines[:].set_visible(False)
     return ax
 
-# %% ../../nbs/look/50_plots.ipynb #57b339bb
+# %% ../../nbs/look/50_plots.ipynb #cfc18746
 def plot_graph(
     graph, # A `ChannelGraph`, as `trace_channels` returns it
     ax=None, # Axes to draw on; default: new ones
@@ -173,7 +173,7 @@ def plot_graph(
     ax.invert_yaxis()
     return ax
 
-# %% ../../nbs/look/50_plots.ipynb #1faf8d38
+# %% ../../nbs/look/50_plots.ipynb #191d2e5c
 def plot_front(
     table:pd.DataFrame, # As `evaluate_subnets` gives it
     names:dict, # Name -> `Subnet` of the table
@@ -193,7 +193,7 @@ def plot_front(
         ax.annotate(name, at, xytext=(6,-10), textcoords='offset points', fontsize=7)
     return ax
 
-# %% ../../nbs/look/50_plots.ipynb #3e666e0c
+# %% ../../nbs/look/50_plots.ipynb #6d4ca87e
 def plot_loss(
     recorder, # `learn.recorder` after a fit
     label:str='', # Name of the curve, for the legend
@@ -214,7 +214,7 @@ def plot_loss(
     if label: ax.legend()
     return ax
 
-# %% ../../nbs/look/50_plots.ipynb #f915c666
+# %% ../../nbs/look/50_plots.ipynb #8f04a246
 def plot_epsilon(
     schedules:dict, # Name -> schedule of a recipe, such as `delayed_shrinking().schedule`
     n:int=1000, # Steps of the fit
@@ -228,7 +228,7 @@ def plot_epsilon(
     ax.legend()
     return ax
 
-# %% ../../nbs/look/50_plots.ipynb #e1b7f705
+# %% ../../nbs/look/50_plots.ipynb #d18e0782
 def channel_gradients(
     grad:torch.Tensor, # Gradient of a weight, (outputs, inputs, ...)
     old:int, # Outputs that were there before the growth
@@ -241,7 +241,7 @@ def channel_gradients(
     angle = nearest.arccos().rad2deg().mean().item()
     return dict(old=norms[:old].mean().item(), new=norms[old:].mean().item(), angle=angle)
 
-# %% ../../nbs/look/50_plots.ipynb #2f3f45e6
+# %% ../../nbs/look/50_plots.ipynb #e928400b
 def plot_channel_gradients(
     rows:list, # What `channel_gradients` gave, step by step
     what:str='norm', # 'norm' or 'angle'
