@@ -1,11 +1,12 @@
 "The API as pages, a page per room: signature, words, and a table of the parameters, all from the code"
-import html, importlib, inspect, json, re, textwrap
+import functools, html, importlib, inspect, json, re, textwrap
 from pathlib import Path
 from fastai.learner import Learner
 from fastcore.docments import docments, empty
 
 root = Path(__file__).resolve().parent.parent
 
+@functools.cache
 def modules():
     "`folder.name` -> path of its notebook, in the order of reading"
     found = {}
@@ -26,20 +27,17 @@ def methods_in(cls, module):
 
 EVENTS = re.compile(r'\.(before|after)_\w+$') # called by fastai, not by a user
 
+@functools.cache
+def classes():
+    "Public classes, and fastai's that gets methods"
+    found = [getattr(module_of(m), n) for m in modules() for n in module_of(m).__all__]
+    return [*dict.fromkeys(o for o in found if inspect.isclass(o)), Learner]
+
+@functools.cache
 def public(module):
     "What a user can call of a module: (name, object)"
-    for name in module.__all__:
-        o = getattr(module, name)
-        yield name, o
-    classes = {id(o):o for m in modules() for o in vars(module_of(m)).values() if inspect.isclass(o)}
-    for cls in [*classes.values(), Learner]:
-        for name,o in methods_in(cls, module):
-            known = cls is Learner or cls.__name__ in api_classes()
-            if known and not EVENTS.search(name): yield name, o
-
-def api_classes():
-    "Names of the classes that are public"
-    return {n for m in modules() for n in module_of(m).__all__ if inspect.isclass(getattr(module_of(m), n))}
+    names = [(name, getattr(module, name)) for name in module.__all__]
+    return names+[(name, o) for cls in classes() for name,o in methods_in(cls, module) if not EVENTS.search(name)]
 
 def folder(name): return name.split('.')[0]
 
@@ -107,7 +105,7 @@ def pages():
     "Path -> text"
     rooms = {}
     for name,book in modules().items():
-        if list(public(module_of(name))): rooms.setdefault(folder(name), []).append(module_page(name, book))
+        if public(module_of(name)): rooms.setdefault(folder(name), []).append(module_page(name, book))
     res = {f'api/{f}.md': f'# {f}\n\n'+'\n\n'.join(texts)+'\n' for f,texts in rooms.items()}
     lists = [f'- [{f}]({f}.md): '+', '.join(f'`{n}`' for m in modules() if folder(m)==f for n in module_of(m).__all__)
              for f in rooms]
