@@ -79,7 +79,8 @@ def returned(o):
 def call_of(name, o):
     try: sig = inspect.signature(o)
     except (TypeError, ValueError): return name
-    ps = [p.name if p.default is p.empty else f'{p.name}={short(p.default)}' for p in sig.parameters.values() if p.name!='self']
+    ps = [p for p in sig.parameters.values() if p.name!='self']
+    ps = [p.name if p.default is p.empty else f'{p.name}={short(p.default)}' for p in ps]
     return '\n'.join(textwrap.wrap(f'{name}({", ".join(ps)})', 100, subsequent_indent='    ', break_long_words=False))
 
 def short(d): return d.__name__ if callable(d) and hasattr(d, '__name__') else repr(d)
@@ -110,8 +111,8 @@ def pages():
     lists = [f'- [{f}]({f}.md): '+', '.join(f'`{n}`' for m in modules() if folder(m)==f for n in module_of(m).__all__)
              for f in rooms]
     tree = '\n'.join(['```{toctree}', ':hidden:', '', *rooms, '```'])
-    res['api/index.md'] = ('# API\n\n> Every public name, with what each parameter is. `from elastic_nets.all import *` '
-                           'has them all.\n\n'+'\n'.join(lists)+f'\n\n{tree}\n')
+    says = 'Every public name, with what each parameter is. `from elastic_nets.all import *` has them all.'
+    res['api/index.md'] = '\n\n'.join(['# API', f'> {says}', '\n'.join(lists), tree])+'\n'
     return res
 
 def first_line(o): return inspect.cleandoc(str(getattr(o, '__doc__', None) or '')).split('\n')[0]
@@ -126,7 +127,8 @@ def llms_txt():
         for name,book in modules().items():
             if folder(name)!=room: continue
             m = module_of(name)
-            lines.append(f'- [elastic_nets.{name}](nbs/{room}/{book.stem}.html): {" ".join(str(m.__doc__ or "").split())}')
+            said = ' '.join(str(m.__doc__ or '').split())
+            lines.append(f'- [elastic_nets.{name}](nbs/{room}/{book.stem}.html): {said}')
             lines += [f'  - `{n}`: {first_line(o)}' for n,o in public(m)]
         lines.append('')
     return '\n'.join(lines)

@@ -47,7 +47,8 @@ def card(name):
     import elastic_nets.all as lib
     book, pays, words = METHODS[name]
     said = inspect.cleandoc(str(getattr(lib, name).__doc__)).split('\n\n')
-    parts = [f'## {name}', f'**What it is.** {said[0]}', f'**When it pays.** {pays}', f'**What we measured.**\n\n{measured(words)}']
+    parts = [f'## {name}', f'**What it is.** {said[0]}', f'**When it pays.** {pays}',
+             f'**What we measured.**\n\n{measured(words)}']
     if len(said)>1: parts.append(' '.join(said[1:]))
     room = book.split('/')[0]
     parts.append(f'**More.** [Lesson](nbs/{book}.ipynb), [parameters](api/{room}.md#{name.lower()}), '

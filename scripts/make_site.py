@@ -28,7 +28,8 @@ def processed(to):
         bin.mkdir()
         (bin/'quarto').write_text('#!/bin/sh\n') # nbdev wants it to be there, and calls it only for HTML of its own
         (bin/'quarto').chmod(0o755)
-        env = dict(os.environ, PATH=f'{bin}{os.pathsep}{os.environ["PATH"]}', PYTHONPATH=str(tmp), MPLBACKEND='agg')
+        path = f'{bin}{os.pathsep}{os.environ["PATH"]}'
+        env = dict(os.environ, PATH=path, PYTHONPATH=str(tmp), PYTHONWARNINGS='ignore')
         cmd = [sys.executable, '-c', 'from nbdev.quarto import nbdev_proc_nbs; nbdev_proc_nbs()']
         done = subprocess.run(cmd, cwd=tmp, env=env, capture_output=True, text=True)
         if done.returncode: sys.exit(done.stdout+done.stderr)

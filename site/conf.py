@@ -9,6 +9,7 @@ myst_heading_anchors = 4
 myst_dmath_double_inline = True
 nb_execution_mode = 'off' # the notebooks are committed with their outputs
 nb_merge_streams = True
+nb_ipywidgets_js = {} # nothing runs here; a player stands beside each widget
 
 html_theme, html_title = 'furo', 'elastic_nets'
 html_static_path, html_css_files = ['_static'], ['site.css']

@@ -16,7 +16,7 @@ def voila(tmp_path_factory):
     pytest.importorskip('voila', reason="Voila is not installed: pip install 'elastic_nets[browser]'")
     port, log = free_port(), tmp_path_factory.mktemp('voila')/'log'
     cmd = [sys.executable, '-m', 'voila', str(root/'nbs/look/51_explore.ipynb'), f'--port={port}', '--no-browser',
-           '--Voila.ip=127.0.0.1', '--VoilaConfiguration.show_tracebacks=True', '--show_tracebacks=True']
+           '--Voila.ip=127.0.0.1', '--show_tracebacks=True']
     env = dict(os.environ, PYTHONPATH=str(root), OMP_NUM_THREADS='1')
     with log.open('w') as out:
         process = subprocess.Popen(cmd, env=env, stdout=out, stderr=out, start_new_session=True)
@@ -53,7 +53,8 @@ def press(page, box, label, key):
     return row
 
 @pytest.mark.parametrize('label,key,text', [
-    ('width', 'ArrowRight', 'million MACs'), ('start 2', 'ArrowRight', 'by seconds'), ('angle (degrees)', 'ArrowRight', 'epsilon')])
+    ('width', 'ArrowRight', 'million MACs'), ('start 2', 'ArrowRight', 'by seconds'),
+    ('angle (degrees)', 'ArrowRight', 'epsilon')])
 def test_slider_moves_picture_and_line(page, label, key, text):
     box = box_with(page, label)
     picture, line = box.locator('img').first, box.locator('.widget-html').first
@@ -69,8 +70,8 @@ def test_an_error_is_shown_in_the_widget(page):
     "The second stage is pushed behind the third"
     box = box_with(page, 'start 2')
     press(page, box, 'start 2', 'End')
-    page.wait_for_function('e => e.innerText.includes("ValueError")', arg=box.locator('.widget-html').first.element_handle(),
-                           timeout=30_000)
+    line = box.locator('.widget-html').first.element_handle()
+    page.wait_for_function('e => e.innerText.includes("ValueError")', arg=line, timeout=30_000)
 
 def test_extract_writes_a_file(page):
     box = box_with(page, 'width')

@@ -12,7 +12,6 @@ from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback, TrackerCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner
-from fastai.metrics import ValueMetric
 from fastai.torch_core import get_model
 from fastcore.basics import patch
 from fastcore.foundation import L
@@ -25,7 +24,9 @@ from .widen import grow_width, init_by_name, start_narrow, try_init, widths_at
 from elastic_nets.grow.deepen import (
     BlockEMA, check_shared, depths_at, grow_depth, place_by_name, start_shallow, why_whole
 )
-from .stages import Growth, StagePlan, growth_of, macs_of_layers, uniform_plan
+from elastic_nets.grow.stages import (
+    Growth, StagePlan, growth_of, hide_stages, macs_of_layers, show_stages, stage_of, uniform_plan
+)
 
 # %% ../../nbs/grow/33_growing.ipynb #caf1319e
 def past_of(
@@ -88,12 +89,6 @@ def keep(self:_Grow): return self._growth.keep
 
 @patch(as_prop=True)
 def graph(self:_Grow): return self._growth.graph
-
-@patch
-def _size_now(self:_Grow): return float(self._growth.size)
-
-@patch
-def _stage_now(self:_Grow): return sum(s<=self._growth.size for s in self.plan.sizes)
 
 @patch
 @contextmanager
@@ -198,25 +193,6 @@ def _trace(self:_Grow):
                              f'ask for fewer stages than {len(sizes)}, or a smaller start')
     return graph
 
-# %% ../../nbs/grow/33_growing.ipynb #f2059103
-class StageMetric(ValueMetric):
-    "A number that a callback knows of a fit that grows"
-
-# %% ../../nbs/grow/33_growing.ipynb #f230e0a4
-def hide_stages(
-    learn, # A Learner
-):
-    "Take the columns of `show_stages` out of its metrics"
-    learn.metrics = [m for m in learn.metrics if not isinstance(m, StageMetric)]
-
-# %% ../../nbs/grow/33_growing.ipynb #0ea03529
-def show_stages(
-    cb, # GrowWidth or GrowDepth, in a fit that grows
-):
-    "Size and stage as metrics of its learner"
-    hide_stages(cb.learn) # of a fit that was interrupted
-    cb.learn.metrics = cb.learn.metrics + [StageMetric(cb._size_now, cb.by), StageMetric(cb._stage_now, 'stage')]
-
 # %% ../../nbs/grow/33_growing.ipynb #4efa9921
 @patch
 def _sit_out(self:_Grow):
@@ -244,7 +220,8 @@ def _begin(self:_Grow, step):
     work = macs_of_layers(self._net, self.graph)
     epoch = step/len(self.dls.train)
     self.rows.append({'epoch':epoch, 'step':step, self.by:growth.size, 'macs':work, 'seconds':None})
-    growth.stage = f'{self._stage_now()} of {len(self.plan.sizes)}'
+    show_stages(self)
+    growth.stage = f'{stage_of(self)} of {len(self.plan.sizes)}'
     if growth.size==1:
         self._whole = self._net
         if hasattr(self._net, 'growth'): del self._net.growth
@@ -284,7 +261,6 @@ def before_fit(self:_Grow):
         self.learn.logger(f'{type(self).__name__}: all groups but the last are frozen, so the model stays at '
                           f'{self.by} {self._growth.size:.3g} in this fit; the next one, unfrozen, grows it')
     self._begin(0)
-    show_stages(self)
 
 # %% ../../nbs/grow/33_growing.ipynb #ee1e3c47
 @patch
