@@ -66,12 +66,11 @@ def test_evaluate_adds_what_is_missing(family):
     assert len(family.table)==5 and re.search(r'accuracy 0\.\d+', family.text) and family.error is None
 
 def test_extract_writes_the_network(family, tmp_path):
-    from safetensors import safe_open
-    from elastic_nets.subnets.subnet import Subnet
+    from elastic_nets.use.save import subnet_in
     family.controls['width'].value = .5
     family.buttons['extract'].click()
     assert family.saved.parent==tmp_path and str(family.saved) in family.text
-    with safe_open(family.saved, 'pt') as f: said = Subnet.from_json(f.metadata()['subnet'])
+    said = subnet_in(family.saved)
     net = family.sn.extract(said)
     from safetensors.torch import load_model
     assert said==family.subnet and not any(load_model(net, str(family.saved)))

@@ -16,13 +16,13 @@ from matplotlib.animation import FuncAnimation
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pathlib import Path
-from safetensors.torch import save_model
 from torch import nn
 from ..grow.stages import StagePlan
 from ..shrink.gradients import eps_at
 from ..subnets.learner import supernet_of
 from ..use.evaluate import evaluate_subnets
 from ..use.latency import time_subnets
+from ..use.save import save_subnet
 from .plots import onion_colors, plot_pareto
 
 # %% ../../nbs/look/51_explore.ipynb #0dc7a140
@@ -280,10 +280,9 @@ def evaluate(self:SubnetExplorer):
 def extract(self:SubnetExplorer):
     "Take the network at hand out, with batch norm statistics of its own, and write it into `folder`"
     with self.saying_errors():
-        net = self.learn.subnet(self.subnet, self.calibrate).model.cpu()
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder/f'subnet_{self.sn.macs(self.subnet)}.safetensors'
-        save_model(net, str(path), metadata=dict(subnet=self.subnet.to_json()))
+        save_subnet(self.learn, self.subnet, path, calibrate=self.calibrate)
         self.saved = path
         self.line.value = f'written: <code>{path}</code>, {path.stat().st_size/1e3:.0f} kB'
 
