@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 OLDEST ?= .venv-oldest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-gpu faults export readme lint docs-check coverage coverage-all onnx dist test-oldest hooks speed using growing shrinking onion evidence gpu-evidence pages clean
+.PHONY: demo test test-gpu faults export readme lint docs docs-check browser browser-site browser-notebooks coverage coverage-all onnx dist test-oldest hooks speed using growing shrinking onion evidence gpu-evidence pages clean
 
 demo: $(READY) # the main job; `make demo ARGS="--data cifar10"` passes arguments on
 	$(BIN)/elastic-nets demo $(ARGS)
@@ -32,6 +32,20 @@ readme: $(READY) # README.md from nbs/index.ipynb
 lint: $(READY) # ruff, and the rules of this house: seconds
 	$(BIN)/ruff check
 	$(BIN)/python -m pytest -q tests/test_house.py
+
+docs: $(READY) # the site, in build/docs/html: minutes, and no network
+	$(BIN)/python scripts/make_site.py build/docs/source
+	$(BIN)/sphinx-build -W --keep-going -q -b html build/docs/source build/docs/html
+	$(BIN)/python -m pytest -q tests/built_site.py
+
+browser: browser-site browser-notebooks # both; skipped, with a message, where chromium is not installed
+
+browser-site: $(READY) # the site in a real browser: search, parameters, players, dark mode
+	test -f build/docs/html/index.html || $(MAKE) docs
+	$(BIN)/python -m pytest -qrs tests/browser_site.py
+
+browser-notebooks: $(READY) # the explorers in a real browser: a slider is moved, a button pressed
+	$(BIN)/python -m pytest -qrs tests/browser_notebooks.py
 
 docs-check: $(READY) # nbdev can make documentation of every notebook
 	$(BIN)/python -m pytest -q tests/test_project.py -k documentation

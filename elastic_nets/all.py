@@ -39,6 +39,7 @@ from .use.switch import *
 from .use.deploy import *
 from .use.half import *
 from .look.plots import *
+from .look.explore import *
 from .zoo.models import *
 from .zoo.spaces import *
 from .zoo.data import *

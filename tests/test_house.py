@@ -86,7 +86,8 @@ def is_noise(output):
     "Progress bars, other libraries' warnings, objects without a picture or table, numbers of 15 digits"
     data = output.get('data', {})
     text = ''.join(output.get('text', '')) + ''.join(data.get('text/plain', ''))
-    shown = any(k.startswith('image') for k in data) or '<table' in ''.join(data.get('text/html', ''))
+    html = ''.join(data.get('text/html', ''))
+    shown = any(k.startswith('image') for k in data) or '<table' in html or 'class="animation"' in html
     if text.startswith('<IPython.core') and not shown: return True
     return bool(re.search(r'\r|FutureWarning|█|^[\[({\d].*\d\.\d{15}', text, re.S))
 

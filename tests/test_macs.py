@@ -11,11 +11,13 @@ class Products(nn.Module):
     "Each kind of product that is no layer"
     def __init__(self):
         super().__init__()
+        self.first = nn.Sequential(nn.Linear(6,8), nn.ReLU(), nn.Linear(8,6)) # sums over activations freeze the rest
         self.a, self.b = nn.Linear(6,8), nn.Linear(6,8)
         self.w, self.k = nn.Parameter(torch.rand(8,8)), nn.Parameter(torch.rand(3,8,3))
         self.inner = nn.Linear(8,8)
         self.scaled = nn.utils.parametrizations.weight_norm(nn.Linear(8,4))
     def forward(self, x): # (batch, 5, 6)
+        x = self.first(x)
         q, k = self.a(x), self.b(x)
         y = self.inner(torch.einsum('bnc,bmc->bnm', q, k) @ k + torch.bmm(q @ k.transpose(1,2), k))
         y = torch.baddbmm(y, y, self.w.expand(len(x),-1,-1)) + nn.functional.linear(y, self.w)

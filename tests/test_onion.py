@@ -211,6 +211,7 @@ def test_watched_values():
         'accuracy',
         'acc_min',
         'acc_mid',
+        'epsilon',
         'time',
     ]
     assert learn.metrics.attrgot('name') == ['accuracy'] and not learn.supernet.stats
@@ -231,7 +232,8 @@ def test_stays_on_a_learner():
     names, last = learn.recorder.metric_names[1:-1], learn.recorder.values[-1]
     assert [n for n, v in zip(names, last) if math.isnan(v)] == ['train_acc_min', 'train_acc_mid']
     assert learn.metrics.attrgot('name') == ['accuracy']
-    assert learn.validate(cbs=Shown())[2:] == last[names.index('valid_acc_min') :]
+    shown, at = learn.validate(cbs=Shown()), names.index('valid_acc_min')
+    assert shown[2:4] == last[at : at + 2] and math.isnan(shown[4])  # no step, no epsilon
 
 @pytest.mark.parametrize('ex', [KeyboardInterrupt, CancelFitException])
 def test_interrupted(ex):

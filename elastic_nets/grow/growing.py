@@ -26,7 +26,9 @@ from .widen import grow_width, init_by_name, start_narrow, try_init, widths_at
 from elastic_nets.grow.deepen import (
     BlockEMA, check_shared, depths_at, grow_depth, place_by_name, start_shallow, why_whole
 )
-from .stages import Growth, StagePlan, growth_of, macs_of_layers, uniform_plan
+from elastic_nets.grow.stages import (
+    Growth, StagePlan, growth_of, hide_stages, macs_of_layers, show_stages, stage_of, uniform_plan
+)
 
 # %% ../../nbs/grow/33_growing.ipynb #caf1319e
 def past_of(
@@ -221,7 +223,8 @@ def _begin(self:_Grow, step):
     work = macs_of_layers(self._net, self.graph)
     epoch = step/len(self.dls.train)
     self.rows.append({'epoch':epoch, 'step':step, self.by:growth.size, 'macs':work, 'seconds':None})
-    growth.stage = f'{sum(s<=growth.size for s in self.plan.sizes)} of {len(self.plan.sizes)}'
+    show_stages(self)
+    growth.stage = f'{stage_of(self)} of {len(self.plan.sizes)}'
     if growth.size==1:
         self._whole = self._net
         if hasattr(self._net, 'growth'): del self._net.growth
@@ -341,6 +344,7 @@ def before_validate(self:_Grow):
 def after_fit(self:_Grow):
     "End the last stage; warn where the model is not whole"
     if not self.rows: return
+    hide_stages(self.learn)
     if self._stale: self.before_validate() # the fit ended before a validation
     self._stop_clock()
     for c in self.learn.cbs: # nothing was saved since the last growth

@@ -13,7 +13,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import MixHandler
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.training import GradientClip
-from fastai.learner import Learner, Recorder
+from fastai.learner import Learner, Metric, Recorder
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
@@ -116,6 +116,36 @@ def growth_of(
         raise ValueError(f'the model has an attribute `growth` of its own ({growth!r}), where growing keeps its state: '
                          'give that another name')
     return growth
+
+# %% ../../nbs/grow/32_stages.ipynb #5ee7dae1
+def stage_of(
+    cb, # GrowWidth or GrowDepth, in a fit that grows
+) -> int: # From 1
+    "Number of the stage that `cb` is in"
+    return sum(s<=cb._growth.size for s in cb.plan.sizes)
+
+# %% ../../nbs/grow/32_stages.ipynb #797e17b5
+class StageMetric(Metric):
+    "Size of the network that a callback grows, or the number of its stage"
+    name = None
+    def __init__(self, cb, name): self.cb, self.name = cb, name
+    @property
+    def value(self): return stage_of(self.cb) if self.name=='stage' else float(self.cb._growth.size)
+
+# %% ../../nbs/grow/32_stages.ipynb #cb11d5f1
+def hide_stages(
+    learn, # A Learner
+):
+    "Take the columns of `show_stages` out of its metrics"
+    learn.metrics = [m for m in learn.metrics if not isinstance(m, StageMetric)]
+
+# %% ../../nbs/grow/32_stages.ipynb #8f7f03f7
+def show_stages(
+    cb, # GrowWidth or GrowDepth, in a fit that grows
+):
+    "Size and stage as metrics of its learner"
+    hide_stages(cb.learn) # of a fit that was interrupted
+    cb.learn.metrics = cb.learn.metrics + [StageMetric(cb, name) for name in (cb.by, 'stage')]
 
 # %% ../../nbs/grow/32_stages.ipynb #2a0da6b6
 def macs_of_layers(

@@ -14,6 +14,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.tracker import SaveModelCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.learner import Metric
+from fastai.metrics import ValueMetric
 from fastai.torch_core import find_bs, to_float
 from fastcore.basics import first, patch, risinstance
 from itertools import takewhile
@@ -227,9 +228,17 @@ def after_validate(self:Alarms):
     warn(f'epoch {self.epoch}: the smallest subnet is at chance ({acc:.3f} with {c} classes): {todo.space.min}. '
          f'It may be too small for this data; or try {advice}')
 
+# %% ../../nbs/shrink/23_watching.ipynb #a0337019
+class NotYet(float):
+    "A number that is not there yet: `nan` where it is computed with, nothing where it is printed"
+    def __new__(cls, *_): return super().__new__(cls, 'nan') # pickle hands over a number
+    def __str__(self): return ''
+    def __repr__(self): return '-'
+    def __format__(self, spec): return ''
+
 # %% ../../nbs/shrink/23_watching.ipynb #c1db5d1a
 class SubnetMetric(Metric):
-    "`metric` of a subnet that `take_out()` gives when a validation begins; `nan` where it gives None"
+    "`metric` of a subnet that `take_out()` gives when a validation begins; `NotYet` where it gives None"
     def __init__(self, which, metric, take_out):
         self.which, self.metric, self.take_out, self.net = which, deepcopy(metric), take_out, None
 
@@ -247,7 +256,7 @@ class SubnetMetric(Metric):
         finally: learn.pred, learn.loss = pred, loss
 
     @property
-    def value(self): return float('nan') if self.net is None else self.metric.value
+    def value(self): return NotYet() if self.net is None else self.metric.value
     @property
     def name(self): return f'{self.metric.name.replace("accuracy","acc")}_{self.which}'
 
@@ -266,15 +275,23 @@ def middle(todo):
 
 # %% ../../nbs/shrink/23_watching.ipynb #336355cc
 class SubnetMetrics(OnionPart):
-    "Adds the learner's first metric for some subnets, for the time of a fit"
-    def __init__(self, watch=('min','mid')): self.watch = watch
+    "Adds epsilon, and the learner's first metric for some subnets, for the time of a fit"
+    def __init__(self, watch=('min','mid')): self.watch, self.shown = watch, []
 
     def before_fit(self):
-        own = [m for m in self.learn.metrics if not isinstance(m, SubnetMetric)]
-        new = [SubnetMetric(w, own[0], lambda w=w: self.take_out(w)) for w in self.watch if own]
-        self.learn.metrics = own + new
+        self.leave()
+        own = self.learn.metrics
+        self.shown = [SubnetMetric(w, own[0], lambda w=w: self.take_out(w)) for w in self.watch if own]
+        if self.watch: self.shown.append(ValueMetric(self.epsilon))
+        self.learn.metrics = own + self.shown
 
-    def leave(self): self.learn.metrics = [m for m in self.learn.metrics if not isinstance(m, SubnetMetric)]
+    def leave(self): self.learn.metrics = [m for m in self.learn.metrics if m not in self.shown]
+
+    def epsilon(self):
+        "Weight of the subnets in the last step; `NotYet` while the full network trains alone"
+        o = self.onion_training
+        alone = o.plan is None or o.now.todo.full_alone(o.plan)
+        return NotYet() if alone else float(o.eps)
 
     def take_out(self, which):
         "The subnet as a plain network, ready for evaluation; None where the full network trains alone, and in training"
