@@ -354,7 +354,7 @@ def at(self:Phases,
 
 # %% ../../nbs/shrink/21_recipe.ipynb #cbacb45b
 def targets_of(
-    recipe,
+    recipe, # A `Recipe`
 ) -> set: # Of 'hard', 'distill', 'next', 'teacher'
     "All that subnets learn from in the course of a recipe"
     phases = getattr(recipe.schedule, 'phases', ())

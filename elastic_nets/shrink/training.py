@@ -462,7 +462,7 @@ def after_train(self:OnionTraining):
     sn, now = self.supernet, self.now
     sn.set_active()
     mean_over_ranks(statistics(sn), now.ranks)
-    whole = now.todo.whole(self.plan)
+    whole = now.todo.whole(self.plan) if self.plan else sn.space.max
     if whole!=sn.space.max: # it has not grown yet
         sn.calibrate(whole, self.dls.train)
         mean_over_ranks([t for ts in sn.stats[whole].values() for t in ts.values()], now.ranks)
@@ -479,7 +479,7 @@ def onion_state(
     made = now.teacher if o.teacher is None else None # one that was given will be given again
     return dict(
         plan=o.plan and vars(o.plan), nets=[net.to_json() for net in o.nets], top=o.top and o.top.to_json(),
-        may_sort=now.may_sort, peak=now.peak, teacher=made and made.state_dict(), void=alarms.void,
+        may_sort=now.may_sort, stale=now.stale, peak=now.peak, teacher=made and made.state_dict(), void=alarms.void,
         guesses=alarms.guesses, losses=[(net.to_json(), loss) for net,loss in alarms.losses])
 
 # %% ../../nbs/shrink/24_training.ipynb #664e99d3
@@ -489,7 +489,8 @@ def load_onion_state(
 ):
     "Let the fit go on where `state` says"
     now, sn, alarms = o.now, o.supernet, first(o.now.parts, risinstance(Alarms))
-    now.may_sort, now.peak, now.todo.n = state['may_sort'], state['peak'], o.n_epoch*len(o.dls.train)
+    now.may_sort, now.stale, now.peak = state['may_sort'], state['stale'], state['peak']
+    now.todo.n = o.n_epoch*len(o.dls.train)
     if state['teacher'] is not None:
         now.teacher = sn.extract(sn.space.max).eval().requires_grad_(False)
         now.teacher.load_state_dict(state['teacher'])
