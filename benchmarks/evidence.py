@@ -119,12 +119,16 @@ TIMES = 4
 HARD = dict(target='hard')
 WITH_LABELS = ('delayed_shrinking','bignas')
 SEEDED = dict(core=.5, init='variance')
+SEEDS = { # what else its core, its skins and its family may be: the first three decide about the top
+    'finish': dict(finish=.125), 'core .25': dict(core=.25), 'two a step': dict(k=2), 'two skins': dict(skins=2),
+    'depth too': dict(dims=['width','depth']), 'late distillation': dict(distill=.25),
+    'orthogonal': dict(init='orthogonal')}
 
 def short(recipe, **kw):
     return dict(shrink.new(recipe, FAMILY, search=True, epochs=shrink.SHORT[recipe], per=1, seed=100), **kw)
 
 def short_seeded():
-    return dict(FAMILY, recipe='seeded', search=True, epochs=2, per=1, options=dict(SEEDED, core=1), seed=100)
+    return dict(FAMILY, recipe='seeded_onion', search=True, epochs=2, per=1, options=SEEDED, seed=100)
 
 def family_search():
     "The rates of what shrink.py has no rate for, as it searches them"
@@ -139,11 +143,22 @@ def family_runs(seed):
     for r in WITH_LABELS:
         lr = search(FAMILIES, 'lr', short(r, **HARD), shrink.LRS)[1]
         yield from rated(f'{r}, hard labels', dict(long(r), **HARD), lr)
-    epochs = TIMES*shrink.EPOCHS['full']
-    core = dict(FAMILY, recipe='seeded', search=False, epochs=epochs, options=dict(SEEDED, core=epochs//2), seed=seed)
-    yield from rated('seeded', core, search(FAMILIES, 'lr', short_seeded(), shrink.LRS)[1])
+    for name,c in seeded_runs(seed): yield name, c
     for r in ('full','delayed_shrinking','bignas','progressive_shrinking','smallest'):
         yield from rated(r, long(r), shrink.best_lr(long(r)))
+
+def seeded_run(seed, **options):
+    "For as many epochs as the full network alone; None before its rate is known"
+    lr = search(FAMILIES, 'lr', short_seeded(), shrink.LRS)[1]
+    epochs = TIMES*shrink.EPOCHS['full']
+    own = dict(recipe='seeded_onion', search=False, epochs=epochs, options={**SEEDED, **options}, seed=seed, lr=lr)
+    return None if lr is None else {**FAMILY, **own}
+
+def seeded_runs(seed, named=('',)):
+    "The recipe as it is, or with what `SEEDS` names"
+    for name in named:
+        c = seeded_run(seed, **SEEDS.get(name, {}))
+        if c is not None: yield f'seeded onion, {name}' if name else 'seeded_onion', c
 
 # The queue
 
@@ -156,6 +171,7 @@ def configs(seeds):
     for s in seeds: yield from of('onion', onion_runs('vgg', onion.FRESH[s]))
     yield from of('family', family_search())
     for s in seeds: yield from of('family', family_runs(s))
+    yield from of('family', seeded_runs(seeds[0], SEEDS)) # one seed each, to choose among them
     for s in seeds: yield from of('growth', growth_options(s))
     for s in seeds: yield from of('onion', onion_runs('resnet', onion.FRESH[s]))
 

@@ -89,8 +89,10 @@ TINY = dict(n_train=64, bs=32, epochs=2)
 LARGE = dict(GROWTH, n_train=45_000, epochs=30, bs=512, opt='fused', wd=5e-4)
 FAMILIES = dict(FAMILY, n_train=45_000, bs=512, opt='fused', wd=5e-4, per=1)
 RATES = dict(growth=(.2,.4,.8), family=(.2,.4,.8))
-LENGTHS = dict(full=30, smallest=30, delayed_shrinking=30, seeded=30, bignas=44, progressive_shrinking=67, compofa=37)
-RECIPES = dict(full={}, delayed_shrinking={}, bignas={}, progressive_shrinking={}, seeded={}) # those of most verdicts
+LENGTHS = dict(full=30, smallest=30, delayed_shrinking=30, seeded_onion=30, bignas=44, progressive_shrinking=67,
+               compofa=37)
+# those of most verdicts
+RECIPES = dict(full={}, delayed_shrinking={}, bignas={}, progressive_shrinking={}, seeded_onion={})
 MORE = dict(hard_delayed_shrinking=dict(target='hard'), hard_bignas=dict(target='hard'), smallest={}, compofa={})
 
 def growth_base(tiny): return dict(LARGE, **TINY, net=8, width=8) if tiny else LARGE
@@ -123,14 +125,15 @@ def probes():
     "Why a wide network did not come back from growth at a high rate: one thing changed at a time"
     wide = dict(GROWTH, width=96, bs=1024, epochs=15, lr=.8, wd=5e-4, plan=grow.PLAN, init='orthogonal')
     for name,change in (('as it was',{}), ('contiguous',dict(fmt='bf16')), ('state forgotten',dict(carry=False)),
-                        ('lower rate',dict(lr=.2))):
+                        ('lower rate',dict(lr=.2)), ('variance',dict(init='variance')),
+                        ('half the rate',dict(lr=.4)), ('dense',dict(plan=None, init=None))):
         yield f'probe, {name}', dict(wide, **change)
 
 def family_run(name, tiny, **kw):
     "A configuration without a rate"
     recipe = name.removeprefix('hard_')
     epochs = 2 if tiny else kw.pop('epochs', LENGTHS[recipe])
-    options = dict(core=max(1, epochs//2), init='variance') if recipe=='seeded' else shrink.OPTIONS.get(recipe, {})
+    options = dict(core=.5, init='variance') if recipe=='seeded_onion' else shrink.OPTIONS.get(recipe, {})
     base = dict(FAMILIES, **TINY, few=[32,32]) if tiny else FAMILIES
     own = dict(search=False, recipe=recipe, options=options, **{**RECIPES, **MORE}[name], epochs=epochs)
     return dict(base, **{**own, **kw})

@@ -7,10 +7,8 @@ from fastai.callback.core import Callback
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedNo, combine_scheds
 from fastai.learner import Learner
 from fastai.metrics import accuracy
-from elastic_nets.channels.trace import trace_channels
 from elastic_nets.grow.growing import GrowWidth
-from elastic_nets.grow.widen import grow_width, start_narrow
-from elastic_nets.shrink.recipe import Construct, Delayed, Gradient, Recipe
+from elastic_nets.grow.seeded import seeded_onion
 from elastic_nets.shrink.training import OnionTraining
 from elastic_nets.zoo.data import cifar_dls
 from elastic_nets.zoo.models import resnet_cifar
@@ -53,7 +51,7 @@ def growth(c):
 
 FAMILY = shrink.BASE
 
-def family(c): return seeded(c) if c['recipe']=='seeded' else shrink.train(c)
+def family(c): return seeded(c) if c['recipe']=='seeded_onion' else shrink.train(c)
 
 def own_fit(learn, epochs, lr, cbs):
     "Seconds and processor seconds of a fit with this course of the learning rate"
@@ -63,26 +61,16 @@ def own_fit(learn, epochs, lr, cbs):
     return time.perf_counter()-wall, time.process_time()-processor
 
 def seeded(c):
-    """Half of the width and all blocks alone for `core` of the epochs at a flat rate; then growth to the whole network,
-    and a sandwich of four on hard labels while the rate falls"""
-    set_seed(c['seed'])
-    dls = cifar_dls(bs=c['bs'], n_train=c['n_train'], seed=c['seed'], device=DEVICE)
-    model, space = shrink.network(dict(c, recipe='bignas'))
-    def learner(): return Learner(dls, model, metrics=accuracy, opt_func=optimizer(c), wd=c['wd'], moms=(c['mom'],)*3,
-                                  cbs=[CPUMixed(), ChannelsLast(), Lean()])
-    graph = trace_channels(model, torch.randn(2,3,32,32))
-    keep, core, lr = start_narrow(model, graph, .5), c['options']['core'], c['lr']
-    alone = own_fit(learner(), core, combine_scheds([.2,.8], [SchedCos(lr/25, lr), SchedNo(lr, lr)]), [])
-    grow_width(model.cpu(), graph, keep, 1., init=c['options']['init'])
-    learn, nets = learner(), shrink.Nets()
-    learn.to_supernet(space=space)
-    recipe = Recipe(Construct(4, smallest=True), Gradient('hard'), schedule=Delayed(0., 0.))
-    onion = OnionTraining(recipe, seed=c['seed'], watch=(), estimate=False)
-    joint = own_fit(learn, c['epochs']-core, SchedCos(lr, 1e-6), [onion, nets])
-    wall, processor = (round(a+b, 1) for a,b in zip(alone, joint))
-    steps = c['epochs']*len(dls.train)
-    return dict(shrink.judge(learn, c), seconds=wall, cpu_seconds=processor, core_seconds=round(alone[0], 1),
-                steps=steps, of_steps=steps, **nets.passes(learn.supernet))
+    """One fit of `seeded_onion`: the rate warms up, stays flat while the network grows, and falls with the family.
+    (Rows of the recipe 'seeded' are of two fits, before it was a recipe; their `core` is in epochs)"""
+    learn, nets, lr = shrink.learner(c), shrink.Nets(), c['lr']
+    core = c['options'].get('core', .5)
+    rate = combine_scheds([.2*core, .8*core, 1-core], [SchedCos(lr/25, lr), SchedNo(lr, lr), SchedCos(lr, 1e-6)])
+    onion = OnionTraining(seeded_onion(**c['options']), seed=c['seed'], watch=(), estimate=False)
+    wall, processor = own_fit(learn, c['epochs'], rate, [onion, nets])
+    steps = c['epochs']*len(learn.dls.train)
+    return dict(shrink.judge(learn, c), seconds=round(wall, 1), cpu_seconds=round(processor, 1), steps=steps,
+                of_steps=steps, **nets.passes(learn.supernet))
 
 # Learning rates
 

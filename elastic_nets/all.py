@@ -29,6 +29,7 @@ from .grow.widen import *
 from .grow.deepen import *
 from .grow.stages import *
 from .grow.growing import *
+from .grow.seeded import *
 from .use.evaluate import *
 from .use.search import *
 from .use.latency import *

@@ -31,7 +31,7 @@ def stack_blocks(
     return [*blocks, *copies]
 
 # %% ../../nbs/grow/31_deepen.ipynb #2517d127
-def _arrange(
+def arrange_blocks(
     n:int, # Blocks now
     m:int, # Blocks wanted
     place, # Like `insert_blocks`
@@ -372,7 +372,7 @@ def grow_depth(
     parts, to, arrange = like_blocks(model, graph), depths_at(model, graph, depth), place_by_name(place)
     _check_growth(model, parts, keep, to, ema)
     check_opt(opt, model)
-    orders = {n: _arrange(keep[n], to[n], arrange) for n in parts if to[n]>keep[n]}
+    orders = {n: arrange_blocks(keep[n], to[n], arrange) for n in parts if to[n]>keep[n]}
     zero = {n: ends_of(graph, parts[n][0]) if zero_last else [] for n in orders}
     source = {}
     for n,order in orders.items(): source |= _add_blocks(model, parts[n], keep[n], order, ema, zero[n])

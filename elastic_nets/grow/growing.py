@@ -9,7 +9,7 @@ __all__ = ['GrowWidth', 'GrowDepth']
 import numpy as np, torch, warnings
 from contextlib import contextmanager
 from fastai.callback.core import Callback
-from fastai.callback.tracker import SaveModelCallback, TrackerCallback
+from fastai.callback.tracker import SaveModelCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner
 from fastai.torch_core import get_model
@@ -20,6 +20,7 @@ from torch import nn
 from ..channels.surgery import clear_state, copy_model, get_groups, get_state, set_groups
 from ..channels.trace import trace_channels
 from ..subnets.batches import calibrate_bn, inputs_of, quiet
+from ..subnets.learner import forget_best
 from ..subnets.ranks import mean_over_ranks, ranks_of, ready_on_cpu, wrap_again
 from .averages import check_copies, tell_grown
 from .widen import grow_width, init_by_name, start_narrow, try_init, widths_at
@@ -276,16 +277,6 @@ def _try(self:GrowWidth, graph):
         for name in old:
             unit = graph.groups[name].unit
             self.init(old[name]//unit, new[name]//unit)
-
-# %% ../../nbs/grow/33_growing.ipynb #8a7e2c6f
-def forget_best(
-    cbs, # Callbacks
-):
-    "Let callbacks that watch for the best start again"
-    for c in cbs:
-        if not isinstance(c, TrackerCallback): continue
-        c.best = float('inf') if c.comp is np.less else -float('inf')
-        if hasattr(c, 'wait'): c.wait = 0
 
 # %% ../../nbs/grow/33_growing.ipynb #44af5d73
 @patch

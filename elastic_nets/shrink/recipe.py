@@ -215,6 +215,7 @@ class StepPlan:
     full:bool=True # Is the largest of the subspace trained in every step?
     lr:float=None # Learning rate, as a share of the fit's highest; None: the fit's own
     teach:bool=False # Will the full network at the end of this phase be the teacher?
+    target:str=None # What subnets learn from; None: as `Gradient` says
     __repr__ = short_repr
 
 # %% ../../nbs/shrink/21_recipe.ipynb #dc67f5f9
@@ -282,6 +283,8 @@ class Phase:
     lr:float=None # Highest learning rate, a share of the fit's; falls to 0 on a cosine. None: the fit's own
     warmup:float=0. # Share of the phase in which the rate grows to `lr` first, in [0, 1)
     teach:bool=False # Is the full network at its end the teacher of the later phases?
+    eps:float=1. # Weight of the subnets' losses, in (0, 1]
+    target:str=None # What subnets learn from: 'hard' labels or 'distill', from the largest; None: as `Gradient` says
     __repr__ = short_repr
 
     def __post_init__(self):
@@ -294,22 +297,30 @@ class Phase:
         if self.k is not None: _check_k(self.k)
         _flags(self, 'full', 'teach')
         if self.lr is not None: _share('lr', self.lr, lo=False)
+        _share('eps', self.eps, lo=False)
+        if self.target: _one_of('what subnets learn from in this phase', 'target', self.target, 'hard', 'distill')
         _share('warmup', self.warmup, hi=False)
         Space(width={}).restrict(**dict(self.subspace))
 
 # %% ../../nbs/shrink/21_recipe.ipynb #6d9af220
 @dataclass(frozen=True)
 class Phases:
-    "Phases one after the other; the losses of all subnets have weight 1"
+    "Phases one after the other"
     phases:tuple # Of `Phase`
+    grow:Callable=None # How what a phase adds to the largest network begins (`34_seeded`); None: as the model has it
     __repr__ = short_repr
 
     def __post_init__(self):
         if isinstance(self.phases, (list,tuple)): object.__setattr__(self, 'phases', tuple(self.phases))
-        if isinstance(self.phases, tuple) and self.phases and all(isinstance(p, Phase) for p in self.phases): return
-        raise ValueError(f'phases: a tuple with at least one Phase is expected, got {self.phases!r}')
+        if not (isinstance(self.phases, tuple) and self.phases and all(isinstance(p, Phase) for p in self.phases)):
+            raise ValueError(f'phases: a tuple with at least one Phase is expected, got {self.phases!r}')
+        if self.grow is not None and not callable(self.grow):
+            raise ValueError('grow: a function (supernet, smaller network, larger network, optimizer) is expected, '
+                             f'such as NewSkins(), got {self.grow!r}')
 
-    def __str__(self): return 'Phases\n'+'\n'.join(f'  {p}' for p in self.phases)
+    def __str__(self):
+        grown = [f'  {self.grow}'] if self.grow else []
+        return '\n'.join(['Phases', *[f'  {p}' for p in self.phases], *grown])
 
 # %% ../../nbs/shrink/21_recipe.ipynb #4e3023ab
 @patch
@@ -339,7 +350,15 @@ def at(self:Phases,
     i = min(bisect(ends, step), len(ends)-1)
     phase, begin = self.phases[i], ends[i-1] if i else 0
     rate = None if phase.lr is None else _phase_lr(phase, step-begin, ends[i]-begin)
-    return StepPlan(1., i, phase.subspace, phase.k, phase.full, rate, phase.teach)
+    return StepPlan(phase.eps, i, phase.subspace, phase.k, phase.full, rate, phase.teach, phase.target)
+
+# %% ../../nbs/shrink/21_recipe.ipynb #cbacb45b
+def targets_of(
+    recipe, # A `Recipe`
+) -> set: # Of 'hard', 'distill', 'next', 'teacher'
+    "All that subnets learn from in the course of a recipe"
+    phases = getattr(recipe.schedule, 'phases', ())
+    return {p.target or recipe.gradient.target for p in phases} or {recipe.gradient.target}
 
 # %% ../../nbs/shrink/21_recipe.ipynb #47113ebc
 def nothing_to_choose(
@@ -394,6 +413,9 @@ def _check_together(r):
     if target=='next' and not all(p.full for p in phases):
         raise ValueError("gradient: target='next' needs the largest network in every step; here are phases with "
                          "full=False")
+    if target=='teacher' and any(p.target for p in phases):
+        raise ValueError("target: a phase has one of its own, and target='teacher' is for all phases; leave one of "
+                         'them out')
     if target!='teacher' and any(p.teach for p in phases):
         raise ValueError(f"schedule: a phase with teach=True trains a teacher, and subnets learn from "
                          f"target={target!r}; "

@@ -221,11 +221,19 @@ def k_of(self:Timetable,
 
 # %% ../../nbs/shrink/22_step.ipynb #71325ccb
 @patch
+def whole(self:Timetable,
+    plan:StepPlan, # Of a step
+): # A `Subnet`
+    "The full network, as far as it is there: where phases `grow`, it is the largest network of the phase"
+    return self.space_of(plan).max if getattr(self.schedule, 'grow', None) else self.space.max
+
+# %% ../../nbs/shrink/22_step.ipynb #03ed1f25
+@patch
 def trains_full(self:Timetable,
     plan:StepPlan, # Of a step
 ) -> bool:
-    "Is the full network trained in every step like this?"
-    return plan.full and self.space_of(plan).max==self.space.max
+    "Is the full network, as far as it is there, trained in every step like this?"
+    return plan.full and self.space_of(plan).max==self.whole(plan)
 
 # %% ../../nbs/shrink/22_step.ipynb #03c0a93c
 @patch

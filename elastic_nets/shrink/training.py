@@ -10,9 +10,9 @@ import numpy as np, torch
 from dataclasses import dataclass, field
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
-from fastai.callback.schedule import ParamScheduler
+from fastai.callback.schedule import ParamScheduler, SkipToEpoch
 from fastai.callback.training import GradientAccumulation, GradientClip
-from fastai.torch_core import rank_distrib
+from fastai.torch_core import no_random, rank_distrib
 from fastcore.basics import first, patch, risinstance
 from fastcore.foundation import L
 from fastcore.imports import noop
@@ -24,9 +24,9 @@ from ..subnets.batches import at_size
 from ..subnets.subnet import Space, Subnet
 from ..subnets.norms import held_beside
 from ..subnets.ranks import mean_over_ranks, ranks_of, ready_on_cpu
-from ..subnets.learner import supernet_of
+from ..subnets.learner import forget_best, supernet_of
 from .gradients import distill_loss
-from .recipe import Phase, Recipe, StepPlan, chosen_space, levels_of, nothing_to_choose
+from .recipe import Phase, Recipe, StepPlan, chosen_space, levels_of, nothing_to_choose, targets_of
 from elastic_nets.shrink.step import (
     Losses, Timetable, dropout_off, look, onion_grads, put_combined, scalar, statistics
 )
@@ -53,6 +53,7 @@ class _Fit:
     new_matrices:bool=False # Were kernel matrices made for this fit?
     may_sort:bool=True # May channels be sorted? Not where subnets are trained already
     resize:object=None # Hook that gives each network pictures of its resolution
+    stale:bool=False # Are running statistics of a smaller network?
     new_step:bool=True # Does the next batch begin a step of the optimizer?
     losses:Losses=None # Of the current batch
     first_loss:torch.Tensor=None # Of the first network
@@ -68,7 +69,7 @@ def _check_arguments(recipe, distill, watch):
         raise ValueError(f"watch: some of 'min' and 'mid', got {', '.join(map(repr, sorted(bad)))}")
     if distill is not None and not callable(distill):
         raise TypeError(f'distill: a function (pred, teacher) -> scalar is expected, got {distill!r}')
-    if distill is not None and recipe.gradient.target=='hard':
+    if distill is not None and targets_of(recipe)=={'hard'}:
         raise ValueError('distill: this recipe has no use for one, its subnets learn from hard labels; leave it out, '
                          'or use '
                          "Gradient('distill')")
@@ -137,8 +138,7 @@ def _check_callbacks(cbs, steps):
     names = [type(cb).__name__ for cb in cbs]
     if bad := [n for n in names if n in ('GrowWidth','GrowDepth')]:
         raise ValueError('growth and shrinking cannot share a fit: finish growing first, then train the onion; take '
-                         'out '
-                         f'{bad[0]} or OnionTraining')
+                         f'out {bad[0]} or OnionTraining. A recipe that does both is seeded_onion()')
     if names.count('OnionTraining')>1:
         raise ValueError('OnionTraining: there are two of them in this fit; take one out (learn.remove_cb)')
     bad = [type(cb).__name__ for cb in cbs if isinstance(cb, (MixedPrecision, GradientAccumulation, GradientClip))]
@@ -172,6 +172,22 @@ def _too_short(schedule, n):
     "Numbers of the phases for which a fit of `n` steps has none"
     ends = schedule.ends(n) if hasattr(schedule, 'ends') else []
     return [i for i,(a,b) in enumerate(zip([0,*ends], ends)) if a==b]
+
+# %% ../../nbs/shrink/24_training.ipynb #0dd75357
+def _check_grows(learn, todo):
+    "`ValueError` where phases that grow have not larger and larger networks, up to the full one"
+    grow = getattr(todo.schedule, 'grow', None)
+    if grow is None: return
+    sizes = [todo.space.restrict(**dict(p.subspace)).max for p in todo.schedule.phases]
+    for a,b in zip(sizes, sizes[1:]):
+        smaller = [n for dim in ('width','depth','kernel') for n,v in getattr(a, dim).items() if getattr(b, dim)[n]<v]
+        if smaller:
+            raise ValueError(f'grow: the phases before have a larger {smaller[0]} than the one with {b}; with `grow` '
+                             'the largest network of a phase has all that there was')
+    if sizes[-1]!=todo.space.max:
+        raise ValueError('grow: the last phase has not the full network; a subspace of its own leaves it half grown')
+    if hasattr(grow, 'check') and not any(isinstance(cb, SkipToEpoch) for cb in learn.cbs):
+        grow.check(learn, list(dict.fromkeys(sizes)))
 
 # %% ../../nbs/shrink/24_training.ipynb #c0c27236
 def _rate_of(cbs):
@@ -222,7 +238,8 @@ def before_fit(self:OnionTraining):
              'longer, or give '
              'these a longer `length`')
     _check_teacher(recipe, self.teacher, sn.model, any(p.teach for i,p in enumerate(phases) if i not in short))
-    now.distill = self.distill or (None if recipe.gradient.target=='hard' else distill_loss(self.loss_func))
+    now.distill = self.distill or (None if targets_of(recipe)=={'hard'} else distill_loss(self.loss_func))
+    _check_grows(self.learn, now.todo)
     now.ranks = ranks_of(self.learn)
     self.plan, self.eps, self.nets, self.top, self.now = None, None, [sn.space.max], sn.space.max, now
     self._prepare(sn)
@@ -328,6 +345,14 @@ def _sorts_now(sort, todo, last, plan):
     trained = _trained_until(todo, last)
     return sort=='phases' and (trained is None or trained.width!=todo.space_of(plan).width)
 
+# %% ../../nbs/shrink/24_training.ipynb #3e2a72e5
+def _grow(o, old, new):
+    "What the network `new` has beyond `old` begins, in the fit of the callback `o`"
+    dice = Random(f'{o.seed} {o.epoch} {o.iter}').randrange(2**31)
+    with no_random(dice): o.now.todo.schedule.grow(o.supernet, old, new, o.opt)
+    forget_best(o.learn.cbs)
+    o.now.stale = True
+
 # %% ../../nbs/shrink/24_training.ipynb #e6093462
 @patch
 def _new_phase(self:OnionTraining, last:StepPlan):
@@ -337,6 +362,7 @@ def _new_phase(self:OnionTraining, last:StepPlan):
         now.teacher = sn.extract(sn.space.max).eval().requires_grad_(False)
     had_rate = last is not None and last.lr is not None
     if had_rate and plan.lr is None and now.rate is None: self.opt.set_hypers(lr=now.peak)
+    if last is not None and todo.whole(last)!=todo.whole(plan): _grow(self, todo.whole(last), todo.whole(plan))
     if todo.full_alone(plan): return
     if now.may_sort and not sn.private and _sorts_now(c.sort, todo, last, plan):
         states = first(cb.all_states() for cb in now.parts if hasattr(type(cb), 'all_states'))
@@ -360,7 +386,7 @@ def after_loss(self:OnionTraining):
     "The loss of the step's first network, where it is not the largest"
     now, net = self.now, self.nets[0]
     untaught = self.recipe.gradient.target=='teacher' and now.teacher is None # the phase that trains the teacher
-    target = 'hard' if untaught else self.recipe.gradient.target
+    target = 'hard' if untaught else self.plan.target or self.recipe.gradient.target
     now.losses = Losses(self.yb, self.top, self.loss_func, target, now.distill, self._teacher_says)
     if net==self.top:
         now.losses.hear(net, self.pred)
@@ -440,11 +466,17 @@ def _clip_held(learn, sn):
 # %% ../../nbs/shrink/24_training.ipynb #1634118a
 @patch
 def after_train(self:OnionTraining):
-    "The full network for validation; its statistics are recomputed where its phase did not train it"
-    sn, ranks = self.supernet, self.now.ranks
+    "The full network, as far as it is there, for validation; with statistics recomputed where they are not its own"
+    sn, now = self.supernet, self.now
     sn.set_active()
-    mean_over_ranks(statistics(sn), ranks)
-    if self.top!=sn.space.max: calibrated(sn.model, self.dls.train, 2000, ranks)
+    mean_over_ranks(statistics(sn), now.ranks)
+    whole = now.todo.whole(self.plan) if self.plan else sn.space.max
+    if whole!=sn.space.max: # it has not grown yet
+        sn.calibrate(whole, self.dls.train)
+        mean_over_ranks([t for ts in sn.stats[whole].values() for t in ts.values()], now.ranks)
+        sn.set_active(whole)
+    elif self.top!=whole or now.stale: calibrated(sn.model, self.dls.train, 2000, now.ranks)
+    now.stale = False
 
 # %% ../../nbs/shrink/24_training.ipynb #d89c3963
 def onion_state(
@@ -455,7 +487,7 @@ def onion_state(
     made = now.teacher if o.teacher is None else None # one that was given will be given again
     return dict(
         plan=o.plan and vars(o.plan), nets=[net.to_json() for net in o.nets], top=o.top and o.top.to_json(),
-        may_sort=now.may_sort, peak=now.peak, teacher=made and made.state_dict(), void=alarms.void,
+        may_sort=now.may_sort, stale=now.stale, peak=now.peak, teacher=made and made.state_dict(), void=alarms.void,
         guesses=alarms.guesses, losses=[(net.to_json(), loss) for net,loss in alarms.losses])
 
 # %% ../../nbs/shrink/24_training.ipynb #664e99d3
@@ -465,7 +497,8 @@ def load_onion_state(
 ):
     "Let the fit go on where `state` says"
     now, sn, alarms = o.now, o.supernet, first(o.now.parts, risinstance(Alarms))
-    now.may_sort, now.peak, now.todo.n = state['may_sort'], state['peak'], o.n_epoch*len(o.dls.train)
+    now.may_sort, now.stale, now.peak = state['may_sort'], state['stale'], state['peak']
+    now.todo.n = o.n_epoch*len(o.dls.train)
     if state['teacher'] is not None:
         now.teacher = sn.extract(sn.space.max).eval().requires_grad_(False)
         now.teacher.load_state_dict(state['teacher'])

@@ -104,14 +104,16 @@ class Trial(OnionPart):
 @patch
 def _measure(self:Trial, plans, k, some):
     "The passes: once for the losses, and three times for the seconds"
-    o, sn = self.onion_training, self.supernet
+    o, sn, todo = self.onion_training, self.supernet, self.onion_training.now.todo
     with saved_bytes(sn.model) as held: _,soft = self._pass(sn.space.max)
     if o.now.teacher: soft = _ask(o, self.xb, soft)
     if some: self._pass(some, soft)
     if not self.say: return
     both = [(self._pass(sn.space.max)[0], self._pass(some, soft)[0] if some else 0.) for _ in range(3)]
     full, sub = map(min, zip(*both))
-    o.now.log(estimate(o.now.todo, plans, k, full, sub, sum(held.values())))
+    sizes = dict.fromkeys(todo.whole(plan) for plan in plans) # of a network that grows
+    grown = {net: min(self._pass(net)[0] for _ in range(3)) for net in sizes if net!=sn.space.max}
+    o.now.log(estimate(todo, plans, k, full, sub, sum(held.values()), grown))
 
 # %% ../../nbs/shrink/23_watching.ipynb #6086cb9f
 @patch
@@ -128,16 +130,19 @@ def _pass(self:Trial, net, soft=None):
     return time.perf_counter()-t, detached(pred)
 
 # %% ../../nbs/shrink/23_watching.ipynb #520f018b
-def estimate(todo, plans, k, full, sub, held):
-    "What a fit takes, in words: from seconds of the passes of two networks, and bytes that a backward needs"
-    def cost(plan): return sub*todo.k_of(plan)+(full-sub)*todo.trains_full(plan)
+def estimate(todo, plans, k, full, sub, held, grown={}):
+    "What a fit takes, in words: from seconds of passes (`grown`: of sizes on the way) and bytes that a backward needs"
+    def cost(plan):
+        first = grown.get(todo.whole(plan), full) if todo.trains_full(plan) else sub
+        return first+sub*(todo.k_of(plan)-1)
     scale, recipe, sn = todo.n/len(plans), todo.recipe, todo.sn
     total, some = scale*sum(map(cost, plans)), scale*sum(not todo.full_alone(plan) for plan in plans)
     weights = sum(p.nbytes for p in all_params(sn))
     copies = 1 if recipe.sums() or recipe.update.steps!='joint' else k
+    small = f', of the network before it grows {next(iter(grown.values())):.3g} s' if grown else ''
     whole = f'{total/60:.1f} min' if total>=60 else f'{total:.0f} s'
     return (f'{todo.n} steps, {some:.0f} of them with subnets; passes of the full network take {full:.3g} s, '
-            f'of a subnet about {sub:.3g} s: '
+            f'of a subnet about {sub:.3g} s{small}: '
             f"{whole} in all, without validation; {(held+weights*(1+copies))/1e6:.3g} MB of weights, gradients and "
             "activations, "
             "beside the optimizer's state")

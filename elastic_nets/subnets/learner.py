@@ -6,10 +6,11 @@
 __all__ = []
 
 # %% ../../nbs/subnets/16_learner.ipynb #48a9cb82
-import torch
+import numpy as np, torch
 from copy import copy
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Learner
 from fastai.torch_core import get_model
 from fastcore.basics import patch
@@ -124,3 +125,13 @@ def subnet(self:Learner,
     if calibrate and subnet!=sn.space.max and subnet not in sn.private:
         calibrate_bn(m, MadeBatches(res, self.dls.train), calibrate)
     return res
+
+# %% ../../nbs/subnets/16_learner.ipynb #e5bb5c8a
+def forget_best(
+    cbs, # Callbacks
+):
+    "Let callbacks that watch for the best start again"
+    for c in cbs:
+        if not isinstance(c, TrackerCallback): continue
+        c.best = float('inf') if c.comp is np.less else -float('inf')
+        if hasattr(c, 'wait'): c.wait = 0

@@ -5,6 +5,7 @@ from torch import nn
 from elastic_nets.channels.trace import trace_channels
 from elastic_nets.grow.deepen import BlockEMA, grow_depth, start_shallow
 from elastic_nets.grow.growing import GrowDepth, GrowWidth
+from elastic_nets.grow.seeded import NewSkins, seeded_onion
 from elastic_nets.grow.stages import StagePlan, plan_stages, uniform_plan
 from elastic_nets.grow.widen import grow_width, start_narrow
 from elastic_nets.zoo.models import resnet_cifar, vit
@@ -124,4 +125,15 @@ callbacks = [
     ('nothing left to grow', lambda: learner().finish_growing(), 'not in the middle'),
 ]
 
-ERRORS = width+depth+plans+callbacks
+seeds = [
+    ('a core without an end', lambda: seeded_onion(core=1.), r'core: a share of the steps in \(0, 1\), got 1.0'),
+    ('no skin', lambda: seeded_onion(skins=0), 'skins: a whole number from 1, got 0'),
+    ('distillation in the core', lambda: seeded_onion(distill=.75), 'distill: a share of the steps from 0 to the 0.5'),
+    ('a last part in the core', lambda: seeded_onion(finish=-.1), 'finish: a share of the steps'),
+    ('weights above 1', lambda: seeded_onion(finish=.1, eps=2.), r'eps: a share in \(0, 1\], got 2.0'),
+    ('a core of few colours', lambda: seeded_onion(dims='colour'), "'colour' is no kind of elastic dimension"),
+    ('an init that is none', lambda: NewSkins('noise'), 'init is one of'),
+    ('zeros by number', lambda: NewSkins(zero_last=1), 'zero_last: True or False, got 1'),
+]
+
+ERRORS = width+depth+plans+callbacks+seeds

@@ -9,7 +9,7 @@ from fastai.learner import Learner
 from fastai.torch_core import set_seed
 from elastic_nets.all import (
     ElasticCheckpoint, GrowDepth, GrowWidth, OnionTraining, delayed_shrinking, digits_dls, progressive_shrinking,
-    resnet_cifar, slimmable, vit)
+    resnet_cifar, seeded_onion, slimmable, vit)
 from elastic_nets.use import checkpoint
 
 EPOCHS = 4 # of 8 steps
@@ -33,7 +33,11 @@ def progressive():
     return learn, onion(progressive_shrinking(teacher=180))
 def private(): return _new(narrow, widths=(.5,1.)), onion(slimmable(k=2))
 
-FITS = {f.__name__: f for f in (width, depth, delayed, progressive, private)}
+def seeded():
+    learn = _new(wide_kernels, widths=(.25,.5,1.), depths=(0.,.5,1.))
+    return learn, onion(seeded_onion(k=3, skins=2, dims=('width','depth'), distill=.125))
+
+FITS = {f.__name__: f for f in (width, depth, delayed, progressive, private, seeded)}
 
 def digest(learn):
     "Of all weights, running statistics, what lives beside the model, the optimizer's memory and the losses"
