@@ -55,7 +55,8 @@ def without_solution(nb, n):
     if len(asked)!=1: return f'{len(asked)} cells begin with **Exercise {n}.**'
     cell = nb.cells[asked[0]+1]
     if not is_code(cell) or not source(cell).startswith(SOLUTION.format(n)): return 'a folded solution stands below it'
-    if re.search(r'^#\|', source(cell).partition('\n')[2], re.M): return 'its solution runs in the tests like every cell'
+    others = source(cell).partition('\n')[2]
+    if re.search(r'^#\|', others, re.M): return 'its solution runs in the tests like every cell'
     shows = isinstance(parsed(source(cell)).body[-1], (ast.Assert, ast.Expr)) or cell['outputs']
     if not shows: return 'its solution ends in an assert or something shown'
 
