@@ -104,10 +104,10 @@ def front():
     macs, alone = macs_of_widths(), onion_report.runs_alone('vgg')
     def of(runs, w): return mean([onion_report.at_width(w)(r) for r in runs.values()])
     def frame(of_width): return pd.DataFrame({'macs':macs.values(), 'test accuracy, %':map(of_width, macs)})
-    families = {'a family by onion(), one fit':onion_report.BEST, 'a family by US-Net, one fit':'us_net'}
-    runs = {label:onion_report.runs_of('confirm', 'vgg', recipe) for label,recipe in families.items()}
-    tables = {label:frame(lambda w, rs=rs: of(rs, w)) for label,rs in runs.items()}
-    tables['each width alone, four fits'] = frame(lambda w: of(alone[w], w))
+    mine, us_net = (onion_report.runs_of('confirm', 'vgg', recipe) for recipe in (onion_report.BEST, 'us_net'))
+    tables = {'a family by onion(), one fit': frame(lambda w: of(mine, w)),
+              'each width alone, four fits': frame(lambda w: of(alone[w], w)),
+              'a family by US-Net, one fit': frame(lambda w: of(us_net, w))}
     fig,ax = plt.subplots(figsize=(5,2.4))
     plot_pareto(tables, ax=ax)
     ax.set(ylim=(20,None), title='VGG of four widths, CIFAR-10, short runs, mean of 5 seeds')
