@@ -179,7 +179,7 @@ def _drop_blocks(model, blocks):
         except AttributeError: home = None
         if name not in getattr(home, '_modules', {}):
             raise ValueError(f'model: the block {block!r} of the file is missing in {type(model).__name__}')
-        home._modules[name] = Skip(key) if key else nn.Identity()
+        home._modules[name] = Skip((key[0], tuple(key[1])) if isinstance(key, list) else key)
 
 # %% ../../nbs/use/43_save.ipynb #ba38e1a9
 def _whole_model(about, model):
