@@ -1757,6 +1757,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'elastic_nets/subnets/supernet.py'),
                                                'elastic_nets.subnets.supernet._install': ( 'subnets/supernet.html#_install',
                                                                                            'elastic_nets/subnets/supernet.py'),
+                                               'elastic_nets.subnets.supernet._keepers': ( 'subnets/supernet.html#_keepers',
+                                                                                           'elastic_nets/subnets/supernet.py'),
                                                'elastic_nets.subnets.supernet._make_elastic': ( 'subnets/supernet.html#_make_elastic',
                                                                                                 'elastic_nets/subnets/supernet.py'),
                                                'elastic_nets.subnets.supernet._notice': ( 'subnets/supernet.html#_notice',

@@ -10,8 +10,9 @@ One card, eight cards, four machines with eight cards each:
     torchrun --standalone --nproc_per_node 8 train_imagenet.py PATH --grow width --bf16
     torchrun --nnodes 4 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500 train_imagenet.py PATH --shrink
 
-(the last line on each of the four machines, with the name of one of them as HOST; all of them see PATH). `accelerate
-launch train_imagenet.py PATH ...` works as well, after `accelerate config`. Without a card: `--cpu`, in each case.
+(the last line on each of the four machines, with the name of one of them as HOST; all of them see PATH).
+`accelerate launch train_imagenet.py PATH ...` works as well, after `accelerate config`. Without a card: `--cpu`, in
+each case.
 
 Stopped, killed, out of power? Start the same line again: it goes on from the newest file in OUT/checkpoints, in the
 middle of an epoch if need be. Only the first process writes, and only it needs to see OUT. A batch is `--bs` pictures

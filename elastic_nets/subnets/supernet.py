@@ -20,8 +20,8 @@ from weakref import WeakValueDictionary
 from ..channels.labels import NotElasticError
 from ..channels.order import falling, l1_importance, reordered, unit_scores
 from ..channels.place import Place, take, whole
-from elastic_nets.channels.surgery import (check_state, checksum, copy_model, cut_channels, layer_attrs, own_tensors,
-    permute_tensors, set_attrs)
+from ..channels.surgery import (check_state, checksum, copy_model, cut_channels, drop_caches, layer_attrs,
+    own_tensors, permute_tensors, set_attrs)
 from ..channels.products import count_work
 from ..channels.trace import (as_inputs, corners, difference, in_order, observe, one_sample,
     randomise, trace_mode, trace_part)
@@ -393,6 +393,11 @@ def kernel_chain(
     matrices, weight = sn.matrices.get(layer, {}), sn.layers[layer].weight
     return [(size, follow_device(matrix, weight)) for size,matrix in matrices.items() if size>=k]
 
+# %% ../../nbs/subnets/14_supernet.ipynb #dc61502f
+def _keepers(sn):
+    "Modules that keep something between calls, such as the attention biases of a LeViT"
+    return vars(sn).setdefault('_keeping', [m for m in sn.model.modules() if type(m).train is not nn.Module.train])
+
 # %% ../../nbs/subnets/14_supernet.ipynb #dc615020
 def switch(
     sn:Supernet,
@@ -403,6 +408,7 @@ def switch(
     plan = {} if subnet==sn.full else _with_own(sn, subnet, _plan(sn, subnet))
     for n,m in sn.layers.items(): vars(m)['_cut'] = plan.get(n)
     if sn.graph.attrs: set_attrs(sn.model, sn.place(subnet)) # for whoever reads them, in `forward` or elsewhere
+    drop_caches(_keepers(sn))
     sn.subnet = subnet
 
 # %% ../../nbs/subnets/14_supernet.ipynb #7aed5090
