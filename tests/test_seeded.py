@@ -15,7 +15,7 @@ from elastic_nets.grow.deepen import grow_depth, start_shallow
 from elastic_nets.grow.growing import GrowWidth
 from elastic_nets.grow.seeded import NewSkins, seeded_onion
 from elastic_nets.grow.stages import StagePlan
-from elastic_nets.grow.widen import grow_width, start_narrow
+from elastic_nets.grow.widen import grow_width, init_orthogonal, start_narrow
 from elastic_nets.shrink.recipe import Construct, Gradient, Phase, Phases, Recipe
 from elastic_nets.shrink.step import Losses, Timetable, onion_step
 from elastic_nets.shrink.training import OnionTraining
@@ -44,8 +44,12 @@ def same_dice(monkeypatch):
     monkeypatch.setattr(NewSkins, '__call__', seeded(NewSkins.__call__))
     monkeypatch.setattr(growing, 'grow_width', seeded(growing.grow_width))
 
+def orthogonal(w, n_out, n_in):
+    "Where vectors have no room, theirs is any basis of a null space: the last bit of `w` must not choose it"
+    return init_orthogonal(w.round(decimals=9), n_out, n_in)
+
 @pytest.mark.parametrize('opt', ['sgd','adam','adamw'])
-@pytest.mark.parametrize('init', ['orthogonal','variance','replicate'])
+@pytest.mark.parametrize('init', [orthogonal,'variance','replicate'])
 def test_it_is_growth(same_dice, opt, init):
     "A core and its skin inside the large tensors are trained as a network that is cut and grows: weights and memory"
     def fit(cb, **kw):
@@ -54,7 +58,7 @@ def test_it_is_growth(same_dice, opt, init):
         return quietly(learn, 'fit_one_cycle', 4, 1e-2, cbs=[cb, GradientClip(.5), Float32Loss()])
     real = fit(GrowWidth(plan=StagePlan((.5,1.), (0.,.5)), init=init))
     ours = fit(onion(alone(init)), space=wide)
-    close([p.data for p in ours.model.parameters()], [p.data for p in real.model.parameters()], init)
+    close([p.data for p in ours.model.parameters()], [p.data for p in real.model.parameters()], f'{init}')
     for p,q in zip(ours.model.parameters(), real.model.parameters()):
         for (_,a),(_,b) in zip(get_state(ours.opt, p), get_state(real.opt, q), strict=True):
             for k in a:
@@ -77,12 +81,12 @@ def test_family_by_hand():
     model.double().load_state_dict(start)
     keep = start_narrow(model, graph, .25)
     opt, batches = torch.optim.SGD(model.parameters(), .05, momentum=.9), list(zip(x.split(16), y.split(16)))*6
-    def decay(): # as fastai: before the step, and not for batch norm and biases
+    def decay(opt, *_): # as fastai: not for batch norm and biases, and after the gradient
         for p in model.parameters():
             if p.ndim>1: p.data *= 1-.05*.01
+    opt.register_step_pre_hook(decay)
     for xb,yb in batches[:n//2]:
         F.cross_entropy(model(xb), yb).backward()
-        decay()
         opt.step()
         opt.zero_grad()
     torch.set_rng_state(dice[0])
@@ -92,7 +96,6 @@ def test_family_by_hand():
     for i,(xb,yb) in enumerate(batches[n//2:], n//2):
         nets, top = todo.draw(i)
         assert len(nets)==4 and top==sn.space.max and sn.space.min in nets
-        decay()
         onion_step(sn, opt, nets, xb, Losses(yb, top, F.cross_entropy, 'hard'), top)
     close([p.data for p in learn.model.parameters()], [p.data for p in model.parameters()], 'weights')
 
@@ -124,12 +127,13 @@ def test_blocks_are_those_of_growth():
     theirs, xb = copy.deepcopy(ours), x[:2].float()
     graph, sn = trace_channels(theirs, xb), Supernet(ours, xb, widths=(.5,1.), depths=(0.,.5,1.))
     keep = start_shallow(theirs, graph, .5)
-    old = replace(sn.space.max, depth=keep)
+    old = sn.space.restrict(depth=2).max
+    assert old.depth==keep
     opt = torch.optim.SGD(ours.parameters(), .1, momentum=.9)
     for p in ours.parameters(): opt.state[p]['momentum_buffer'] = torch.ones_like(p)
     grow_depth(theirs, graph, keep, 1., place='stack')
     NewSkins()(sn, old, sn.space.max, opt)
-    assert keep!=dict(sn.space.max.depth)
+    assert keep!=sn.space.max.depth
     mine, others = ours.state_dict(), theirs.state_dict()
     assert mine.keys()==others.keys() and all(torch.equal(mine[n], others[n]) for n in mine)
     left = sn.place(old)
@@ -161,12 +165,12 @@ def test_validated_as_far_as_it_is_there():
     assert [v!=v for v in low]==[True, True, False, False]
 
 def test_scaled():
-    "A scaler changes nothing"
+    "A scaler changes nothing; fastai's mixed precision makes predictions float32"
     def fit(*cbs):
         learn = learner(space=wide)
         quietly(learn, 'fit', 2, .05, cbs=[onion(seeded_onion(k=3)), Float32Loss(), *cbs])
         return [p.data for p in learn.model.parameters()]
-    close(fit(), fit(Scaled()), 'weights')
+    close(fit(), fit(Scaled()), 'weights', 1e-6)
 
 def test_targets_of_the_family():
     "Labels at first, then the full network; less weight at the end"
