@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 import pytest, torch
 from fastai.callback.core import Callback
-from fastai.callback.training import GradientClip
+from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.metrics import accuracy
 from fastai.torch_core import no_random
 from torch.nn import functional as F
@@ -20,6 +20,7 @@ from elastic_nets.shrink.recipe import Construct, Gradient, Phase, Phases, Recip
 from elastic_nets.shrink.step import Losses, Timetable, onion_step
 from elastic_nets.shrink.training import OnionTraining
 from elastic_nets.subnets.supernet import Supernet
+from elastic_nets.use.half import Bfloat16
 from elastic_nets.zoo.models import resnet_cifar
 from helpers import Float32Loss, Scaled, close, differ, digits, new_learner, optimizers, quietly, randomise
 
@@ -171,6 +172,52 @@ def test_scaled():
         quietly(learn, 'fit', 2, .05, cbs=[onion(seeded_onion(k=3)), Float32Loss(), *cbs])
         return [p.data for p in learn.model.parameters()]
     close(fit(), fit(Scaled()), 'weights', 1e-6)
+
+@pytest.mark.parametrize('other, dtype', [(partial(GradientAccumulation, 48), torch.float64), (Bfloat16, torch.float32)])
+def test_it_is_growth_with(same_dice, other, dtype):
+    "Three batches in a step of the optimizer, which a border may not cut; and half precision"
+    data = x.to(dtype), y
+    def fit(cb, **kw): return quietly(new_learner(net, data, dtype=dtype, **kw), 'fit', 4, .05, cbs=[cb, Float32Loss(), other()])
+    real, ours = fit(GrowWidth(plan=StagePlan((.5,1.), (0.,.5)), init=orthogonal)), fit(onion(alone(orthogonal)), space=wide)
+    close([p.data for p in ours.model.parameters()], [p.data for p in real.model.parameters()], 'weights')
+
+def test_an_estimate_changes_nothing(capsys):
+    "The batch before training is undone, the core is named in what it says"
+    def fit(estimate):
+        learn = learner(space=wide)
+        cb = OnionTraining(seeded_onion(k=3), watch=(), estimate=estimate)
+        learn.logger = print
+        with learn.no_bar(): learn.fit(2, .05, cbs=[cb, Float32Loss()])
+        return [p.data for p in learn.model.parameters()]
+    silent = fit(False)
+    capsys.readouterr()
+    close(fit(True), silent, 'weights', 0.)
+    assert 'of the network before it grows' in capsys.readouterr().out
+
+def test_an_average_of_noise_is_refused():
+    "A copy of the weights begins again with the family, or there is no fit"
+    class Average(Callback):
+        def before_fit(self): self.avg = copy.deepcopy(self.model)
+    class Follows(Average):
+        def after_grow(self): self.avg, self.begun = copy.deepcopy(self.model), self.train_iter
+    def fit(cb): quietly(learner(space=wide), 'fit', 2, .05, cbs=[onion(seeded_onion(k=3)), Float32Loss(), cb])
+    with pytest.raises(ValueError, match='Average.avg is a copy of the model, which will grow'): fit(Average())
+    cb = Follows()
+    fit(cb)
+    assert cb.begun==4
+
+def test_dice_are_the_recipes_own():
+    "Numbers of a skin depend on the seed and the step: processes with dice of their own grow the same network"
+    class Throws(Callback):
+        order = -6
+        def before_batch(self): torch.manual_seed(self.n)
+    def fit(n):
+        cb = Throws()
+        cb.n = n
+        learn = learner(space=wide)
+        quietly(learn, 'fit', 2, .05, cbs=[onion(seeded_onion(k=3, init='random')), Float32Loss(), cb])
+        return [p.data for p in learn.model.parameters()]
+    close(fit(1), fit(2), 'weights', 0.)
 
 def test_targets_of_the_family():
     "Labels at first, then the full network; less weight at the end"

@@ -17,6 +17,7 @@ from elastic_nets.channels.surgery import (Growing, empty_like, followed_dims, g
     tensors_of, written_out)
 from ..subnets.learner import supernet_of
 from ..shrink.recipe import Construct, Gradient, Phase, Phases, Recipe, short_repr
+from .averages import check_copies
 from .widen import grown_values, init_by_name, try_init
 from .deepen import arrange_blocks, ends_of, stack_blocks
 from .growing import past_of
@@ -144,6 +145,7 @@ def check(self:NewSkins,
         raise ValueError(f'grow: the model seems to have been trained ({why}), and growing from the core would lose '
                          'what is outside of it; take a fresh model, or a recipe without `grow`, such as '
                          'delayed_shrinking()')
+    check_copies(learn)
     if self.zero_last:
         for b in [b for stage in sizes[-1].depth for b in sn.graph.stages[stage]]: ends_of(sn.graph, b)
     if not hasattr(init, 'weights'): return
