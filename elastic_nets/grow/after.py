@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/grow/28_after.ipynb #980a0168
+# %% ../../nbs/grow/28_after.ipynb #815e85f7
 import warnings
 from collections import deque
 from fastai.callback.core import Callback
@@ -13,10 +13,10 @@ from fastai.torch_core import rank_distrib
 from fastcore.basics import patch
 from numbers import Real
 
-# %% ../../nbs/grow/28_after.ipynb #5f705786
+# %% ../../nbs/grow/28_after.ipynb #e248152b
 class AfterGrowth(Callback):
     "What follows a growth in a fit: a learning rate that rises again, and a warning where the loss does not come back"
-    run_valid,rewarm = False,0.
+    order,run_valid,rewarm = -5,False,0. # before the schedule sets its rate
     def watch(self):
         "A fit begins"
         self.band = max(5, round(.02*self.n_epoch*len(self.dls.train))) # steps
@@ -28,7 +28,7 @@ class AfterGrowth(Callback):
     def step_now(self): return self.epoch*self.n_iter+self.iter
     def mean_loss(self): return sum(map(float, self.losses))/len(self.losses)
 
-# %% ../../nbs/grow/28_after.ipynb #17faa5f6
+# %% ../../nbs/grow/28_after.ipynb #b3df0f8b
 @patch
 def grown(self:AfterGrowth,
     what:str, # In the words of a warning: 'width 0.5'
@@ -39,7 +39,7 @@ def grown(self:AfterGrowth,
     waiting = [self.before[0]] if self.before else [] # two growths, one soon after the other
     self.before = [min([self.mean_loss(), *waiting]), float(self.opt.hypers[-1]['lr']), what]
 
-# %% ../../nbs/grow/28_after.ipynb #7476babb
+# %% ../../nbs/grow/28_after.ipynb #99a3686b
 @patch
 def after_batch(self:AfterGrowth):
     "Compare, five bands after a growth"
@@ -53,7 +53,7 @@ def after_batch(self:AfterGrowth):
                   f'rate, {lr:.3g} there, may be too high for the larger network: take a lower one (a quarter), a '
                   'longer warm-up, one after each growth (rewarm=.05), or smaller steps (more stages, a larger start)')
 
-# %% ../../nbs/grow/28_after.ipynb #a2759da8
+# %% ../../nbs/grow/28_after.ipynb #9daa7919
 def check_rewarm(rewarm):
     "`ValueError` where `rewarm` is no share"
     if isinstance(rewarm, Real) and 0<=rewarm<1: return rewarm
@@ -77,7 +77,7 @@ def fit_rates(self:AfterGrowth):
 @patch
 def after_train(self:AfterGrowth): self.fit_rates()
 
-# %% ../../nbs/grow/28_after.ipynb #d68a6ad9
+# %% ../../nbs/grow/28_after.ipynb #fc353796
 def after_state(cb): # Plain values
     "What follows the last growth of the callback `cb`"
     return dict(losses=[*map(float, cb.losses)], since=cb.since, before=cb.before, rates=cb.rates)
