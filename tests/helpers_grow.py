@@ -114,3 +114,4 @@ class Watch(Callback):
     def after_step(self):
         pairs = enumerate(zip(self.first, self.was))
         self.moved |= {(tuple(p.shape), i) for i,(p,q) in pairs if not torch.equal(p, q)}
+    def after_grow(self): self.was = None # of before; the next batch copies again
