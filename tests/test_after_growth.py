@@ -85,7 +85,8 @@ def test_what_follows_is_in_the_state():
     class Ask(Callback):
         order = 95
         def after_batch(self):
-            if self.training and self.epoch*self.n_iter+self.iter==100: self.state = growth_state(self.grow_width)['after']
+            now = self.training and self.epoch*self.n_iter+self.iter==100
+            if now: self.state = growth_state(self.grow_width)['after']
     _,raw,_ = fit(.1, ask := Ask(), rewarm=.1)
     assert ask.state['since']==96 and ask.state['rates']==[.1] and ask.state['losses']==raw.losses[96:101]
     assert ask.state['before']==[pytest.approx(sum(raw.losses[91:96])/5), .1, 'width 1']

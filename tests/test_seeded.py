@@ -173,12 +173,16 @@ def test_scaled():
         return [p.data for p in learn.model.parameters()]
     close(fit(), fit(Scaled()), 'weights', 1e-6)
 
-@pytest.mark.parametrize('other, dtype', [(partial(GradientAccumulation, 48), torch.float64), (Bfloat16, torch.float32)])
+@pytest.mark.parametrize('other, dtype', [
+    (partial(GradientAccumulation, 48), torch.float64), (Bfloat16, torch.float32)])
 def test_it_is_growth_with(same_dice, other, dtype):
     "Three batches in a step of the optimizer, which a border may not cut; and half precision"
     data = x.to(dtype), y
-    def fit(cb, **kw): return quietly(new_learner(net, data, dtype=dtype, **kw), 'fit', 4, .05, cbs=[cb, Float32Loss(), other()])
-    real, ours = fit(GrowWidth(plan=StagePlan((.5,1.), (0.,.5)), init=orthogonal)), fit(onion(alone(orthogonal)), space=wide)
+    def fit(cb, **kw):
+        learn = new_learner(net, data, dtype=dtype, **kw)
+        return quietly(learn, 'fit', 4, .05, cbs=[cb, Float32Loss(), other()])
+    real = fit(GrowWidth(plan=StagePlan((.5,1.), (0.,.5)), init=orthogonal))
+    ours = fit(onion(alone(orthogonal)), space=wide)
     close([p.data for p in ours.model.parameters()], [p.data for p in real.model.parameters()], 'weights')
 
 def test_an_estimate_changes_nothing(capsys):

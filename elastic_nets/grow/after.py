@@ -5,30 +5,30 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/grow/28_after.ipynb #815e85f7
+# %% ../../nbs/grow/28_after.ipynb #de512e7b
 import warnings
-from collections import deque
 from fastai.callback.core import Callback
 from fastai.torch_core import rank_distrib
 from fastcore.basics import patch
 from numbers import Real
 
-# %% ../../nbs/grow/28_after.ipynb #e248152b
+# %% ../../nbs/grow/28_after.ipynb #1de2fc34
 class AfterGrowth(Callback):
     "What follows a growth in a fit: a learning rate that rises again, and a warning where the loss does not come back"
     order,run_valid,rewarm = -5,False,0. # before the schedule sets its rate
     def watch(self):
         "A fit begins"
-        self.band = max(5, round(.02*self.n_epoch*len(self.dls.train))) # steps
-        self.losses = deque(maxlen=self.band) # of the last steps
+        self.losses = [] # of the last steps
         self.since = None # step of the last growth
         self.before = None # mean loss before it, its learning rate, and what grew; None: nothing to compare
         self.rates = None # the learning rates as the fit wants them, where there are others now
 
+    @property
+    def band(self): return max(5, round(.02*self.n_epoch*self.n_iter)) # steps
     def step_now(self): return self.epoch*self.n_iter+self.iter
     def mean_loss(self): return sum(map(float, self.losses))/len(self.losses)
 
-# %% ../../nbs/grow/28_after.ipynb #b3df0f8b
+# %% ../../nbs/grow/28_after.ipynb #1bd42c5d
 @patch
 def grown(self:AfterGrowth,
     what:str, # In the words of a warning: 'width 0.5'
@@ -39,11 +39,11 @@ def grown(self:AfterGrowth,
     waiting = [self.before[0]] if self.before else [] # two growths, one soon after the other
     self.before = [min([self.mean_loss(), *waiting]), float(self.opt.hypers[-1]['lr']), what]
 
-# %% ../../nbs/grow/28_after.ipynb #99a3686b
+# %% ../../nbs/grow/28_after.ipynb #483e5ca1
 @patch
 def after_batch(self:AfterGrowth):
     "Compare, five bands after a growth"
-    self.losses.append(self.loss.detach())
+    self.losses = [*self.losses, self.loss.detach()][-self.band:]
     if not self.before or self.step_now()+1<self.since+5*self.band: return
     (was,lr,what), now, n = self.before, self.mean_loss(), self.band
     self.before = None
@@ -53,14 +53,15 @@ def after_batch(self:AfterGrowth):
                   f'rate, {lr:.3g} there, may be too high for the larger network: take a lower one (a quarter), a '
                   'longer warm-up, one after each growth (rewarm=.05), or smaller steps (more stages, a larger start)')
 
-# %% ../../nbs/grow/28_after.ipynb #9daa7919
+# %% ../../nbs/grow/28_after.ipynb #4d7a3dc5
 def check_rewarm(rewarm):
     "`ValueError` where `rewarm` is no share"
     if isinstance(rewarm, Real) and 0<=rewarm<1: return rewarm
-    raise ValueError(f'rewarm: a share of the steps in [0, 1), over which the learning rate rises again, got {rewarm!r}')
+    raise ValueError('rewarm: a share of the steps in [0, 1), over which the learning rate rises again, '
+                     f'got {rewarm!r}')
 
 @patch
-def before_step(self:AfterGrowth):
+def after_backward(self:AfterGrowth):
     "The learning rate is on its way up"
     if self.since is None: return
     n, i = round(self.rewarm*self.n_epoch*self.n_iter), self.step_now()-self.since
@@ -77,12 +78,12 @@ def fit_rates(self:AfterGrowth):
 @patch
 def after_train(self:AfterGrowth): self.fit_rates()
 
-# %% ../../nbs/grow/28_after.ipynb #fc353796
+# %% ../../nbs/grow/28_after.ipynb #8b3d0b20
 def after_state(cb): # Plain values
     "What follows the last growth of the callback `cb`"
     return dict(losses=[*map(float, cb.losses)], since=cb.since, before=cb.before, rates=cb.rates)
 
+# %% ../../nbs/grow/28_after.ipynb #54bb2f76
 def load_after_state(cb, state):
     "Let `cb` go on where `state` says"
-    cb.losses.extend(state['losses'])
-    cb.since, cb.before, cb.rates = state['since'], state['before'], state['rates']
+    for name,value in state.items(): setattr(cb, name, value)

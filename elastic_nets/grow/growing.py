@@ -40,8 +40,7 @@ def past_of(
     "What tells that the model of `learn` has been trained; empty if nothing does"
     module = learn.model if module is None else module
     params = list(module.parameters())
-    states = [state for p in params for _,state in get_state(learn.opt, p)]
-    remembered = [v for state in states for v in state.values() if isinstance(v, torch.Tensor)]
+    remembered = [v for p in params for _,s in get_state(learn.opt, p) for v in s.values() if torch.is_tensor(v)]
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     flag = vars(learn).get('pretrained')
     if flag: return 'the learner was made with pretrained=True'
@@ -79,6 +78,7 @@ class _Grow(AfterGrowth):
 @patch
 def _reset(self:_Grow):
     "What belongs to one fit"
+    self.watch()
     self.rows = [] # of `learn.recorder.stages`
     self.overhead = 0. # seconds that growing itself takes
     self._net = None # the model, without what wraps it
@@ -260,7 +260,6 @@ def before_fit(self:_Grow):
     self._hold = self.opt.frozen_idx>0 and self.opt.frozen_idx==len(self.opt.param_lists)-1
     if hasattr(self.learn, 'recorder'): self.learn.recorder.stages = self.rows
     if self._nothing_to_grow(): return self._sit_out()
-    self.watch()
     self._check()
     with self._timed(): can_grow = self._start()
     if not can_grow: return self._sit_out()
@@ -385,7 +384,6 @@ def before_train(self:GrowWidth):
 @patch
 def before_step(self:GrowWidth):
     "Remember the weights, for the skins' shares of the step"
-    AfterGrowth.before_step(self)
     if self._skins:
         with self._timed(): self._skins.before_step()
 

@@ -284,7 +284,7 @@ def before_train(self:OnionTraining):
     sn.set_active()
     sn.forget_stats()
     if self.plan is not None: return # not the first epoch
-    _check_grows(self.learn, self.now.todo) # not earlier: other callbacks make their copies of the model in `before_fit`
+    _check_grows(self.learn, self.now.todo) # not earlier: others copy the model in `before_fit`
     if self.now.new_matrices: sn.kernel_matrices() # not earlier: `lr_find` saves the model in `before_fit`
     _register_held(self.opt, sn, self.wd_bn_bias)
     for p in all_params(sn): p.grad = None # of a step that was interrupted
@@ -433,7 +433,7 @@ def tell(self:OnionTraining,
     event:str, # Name of the method
     *args, # What it is given
 ):
-    "An event of our own, `after_net(net, loss)`, `seen_losses(pairs)` or `after_grow()`, for those that have the method"
+    "An event of our own, `after_net(net, loss)`, `seen_losses(pairs)` or `after_grow()`, for all who listen"
     for cb in self.learn.cbs.sorted('order'):
         if heard := getattr(type(cb), event, None): heard(cb, *args)
 
