@@ -102,7 +102,8 @@ gpu-evidence: # what a GPU can say in that time; needs neither git nor network. 
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -W ignore benchmarks/gpu_evidence.py --minutes $(MINUTES) $(ARGS)
 
 pages: $(READY) # the same pages anew, from the rows that are there
-	for b in speed grow shrink onion verdicts using; do $(BIN)/python benchmarks/$${b}_report.py || exit 1; done
+	for b in speed grow shrink onion verdicts using readme; do $(BIN)/python benchmarks/$${b}_report.py || exit 1; done
+	$(BIN)/python scripts/readme.py
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info

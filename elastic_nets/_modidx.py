@@ -67,6 +67,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'elastic_nets/channels/graph.py'),
                                              'elastic_nets.channels.graph.Axis.__post_init__': ( 'channels/graph.html#axis.__post_init__',
                                                                                                  'elastic_nets/channels/graph.py'),
+                                             'elastic_nets.channels.graph.Axis.__setstate__': ( 'channels/graph.html#axis.__setstate__',
+                                                                                                'elastic_nets/channels/graph.py'),
                                              'elastic_nets.channels.graph.ChannelGraph': ( 'channels/graph.html#channelgraph',
                                                                                            'elastic_nets/channels/graph.py'),
                                              'elastic_nets.channels.graph.ChannelGraph.__post_init__': ( 'channels/graph.html#channelgraph.__post_init__',

@@ -42,9 +42,10 @@ def documented(cell):
     return re.sub(r'^---$', '', text, flags=re.M).strip()
 
 def heading(page):
-    "Title and promise, which nbdev puts in front of a notebook"
-    title, promise = title_of(root/page)
-    return f'# {title}\n\n> {promise}'
+    "The cell with the title: nbdev keeps a title and a line of it, a chapter of the course says more there"
+    cells = json.loads((root/page).read_text(encoding='utf-8'))['cells']
+    texts = (''.join(c['source']) for c in cells if c['cell_type']=='markdown')
+    return next((t for t in texts if t.startswith('# ')), '# '+Path(page).stem)
 
 def markdown(cell, text): return dict(cell_type='markdown', id=cell.get('id', 'title'), metadata={}, source=text)
 
@@ -56,6 +57,7 @@ def page_cell(cell, page):
     if 'show_doc(' in src and 'echo: false' in src: return markdown(cell, documented(cell))
     shown = re.sub(r'^#\|.*\n?', '', src, flags=re.M)
     tags = ['remove-input'] if 'echo: false' in src or not shown.strip() else []
+    if re.match(r'#\| code-fold: true', src): tags.append('hide-input') # a solution, which a click unfolds
     outputs = [o for o in cell['outputs'] if not unseen(o)]
     return dict(cell, metadata=dict(tags=tags), source=shown, outputs=outputs, execution_count=None)
 
@@ -137,6 +139,7 @@ def make(to):
         (to/page).write_text(links(page, text), encoding='utf-8')
     for book in books: write_book(to/book, book, links)
     for png in (root/'docs').glob('*.png'): shutil.copy(png, to/'docs')
+    shutil.copytree(root/'nbs/images', to/'nbs/images', dirs_exist_ok=True) # those of the README
     shutil.copytree(root/'site', to, dirs_exist_ok=True) # conf.py, the style sheet
     (to/'_extra').mkdir()
     (to/'_extra/llms.txt').write_text(api_pages.llms_txt(), encoding='utf-8')

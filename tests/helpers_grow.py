@@ -111,7 +111,7 @@ class Watch(Callback):
         self.was = [p.detach().clone() for p in self.first]
         convs = [p for p in self.first if p.ndim==4 and p.shape[1]>1]
         self.last_format.append(all(p.is_contiguous(memory_format=torch.channels_last) for p in convs))
+    def after_grow(self): self.was = [p.detach().clone() for p in self.first]
     def after_step(self):
         pairs = enumerate(zip(self.first, self.was))
         self.moved |= {(tuple(p.shape), i) for i,(p,q) in pairs if not torch.equal(p, q)}
-    def after_grow(self): self.was = None # of before; the next batch copies again

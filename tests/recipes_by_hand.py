@@ -318,9 +318,9 @@ def equal(learn, got, hand):
                 close(a.grads[n], g, f'step {i}, {n}')
             else:
                 assert not g.any(), f'step {i}, {n}'
-    got = learn.model.state_dict()  # with what lies beside the model, too
-    for n, t in hand.model.state_dict().items():
+    want = hand.model.state_dict()
+    for n, t in learn.model.state_dict().items():
         if t.is_floating_point():
-            close(got[n], t, n)
+            close(t, want[n], n)
 
 # ---- from the start

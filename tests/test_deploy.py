@@ -59,7 +59,7 @@ def test_a_regression_of_two_inputs(tmp_path):
         fails('takes 2 inputs, got 1', lambda: file(torch.ones(1)))
 
 @pytest.mark.skipif(os.environ.get('ONNX')!='all', reason='minutes: `make onnx`')
-@pytest.mark.parametrize('case', cases, ids=str)
+@pytest.mark.parametrize('case', cases, ids=[case.name for case in cases])
 def test_every_model_of_the_coverage(case, tmp_path):
     "The largest, the smallest and three random ones"
     sn = Supernet(case.model(), case.xb(), depths=(0,.5,1), kernels=case.kernels, check=False)

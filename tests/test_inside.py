@@ -1,4 +1,4 @@
-"The function behind the widget of `06_inside_the_onion` trains what its menus say, whatever is chosen together"
+"The function behind the widget of `52_inside_the_onion` trains what its menus say, whatever is chosen together"
 
 import json
 from functools import partial
@@ -14,7 +14,7 @@ from elastic_nets.shrink.methods import us_net
 @pytest.fixture(scope='module')
 def tut():
     "What the lesson's cells define down to the widget, with trainings of one epoch and two widths evaluated"
-    nb = json.loads((Path(__file__).parent.parent / 'nbs/course/06_inside_the_onion.ipynb').read_text(encoding='utf-8'))
+    nb = json.loads((Path(__file__).parent.parent / 'nbs/look/52_inside_the_onion.ipynb').read_text(encoding='utf-8'))
     ns = {}
     for src in (''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'code'):
         exec(src, ns)

@@ -1,5 +1,5 @@
 "The pages under docs/ are what the rows and the templates say, and their statistics are right"
-import sys
+import json, sys
 from math import inf
 from pathlib import Path
 import pytest
@@ -101,3 +101,27 @@ def test_a_place_has_one_function(page):
 
 def test_a_cell_does_not_split():
     with pytest.raises(ValueError, match='the sign between cells'): report.table(['','|r|'], [])
+
+# README
+
+readme = pytest.importorskip('readme_report')
+
+def test_results_of_readme_are_made_from_rows():
+    "The notebook that README is made from has what the rows say today"
+    text = ''.join(next(c for c in json.loads(readme.path.read_text(encoding='utf-8'))['cells']
+                        if readme.BEGIN in ''.join(c['source']))['source'])
+    assert text==readme.with_results(text), 'python benchmarks/readme_report.py'
+
+def test_results_stand_between_marks():
+    with pytest.raises(ValueError, match='results stand between one'): readme.with_results('no marks')
+
+def test_differences_in_words():
+    assert readme.says([1.,1.1,.9])==('+1.00 ± 0.25 points: better', 3)
+    assert readme.says([-1.,-1.1,-.9])[0]=='-1.00 ± 0.25 points: worse'
+    assert readme.says([1.,-1.,.5])[0].endswith('no difference shown')
+    assert readme.says([1.])==('+1.00 (one run) points', 1)
+
+def test_pictures_of_readme_are_there():
+    text = readme.path.read_text(encoding='utf-8')
+    assert [p.__name__ for p in readme.pictures if f'](images/{p.__name__}.png)' not in text]==[]
+    assert all((readme.images/f'{p.__name__}.png').exists() for p in readme.pictures)

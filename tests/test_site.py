@@ -58,11 +58,13 @@ def test_cells_of_a_page():
     def cell(kind, src, **kw): return dict(cell_type=kind, source=src, id='x', metadata={}, **kw)
     def page_cell(c): return make_site.page_cell(c, 'nbs/grow/33_growing.ipynb')
     title = page_cell(cell('raw', '---\ntitle: x\n---'))['source']
-    assert title.startswith('# Growing in the middle of a fit\n\n> One callback')
+    assert title.startswith('# Growing in the middle of a fit\n\n> One callback') and 'You meet this in' in title
     assert page_cell(cell('markdown', '<!-- WARNING: x -->')) is None
     widget = dict(output_type='display_data', data={'application/vnd.jupyter.widget-view+json': {}})
     shown = page_cell(cell('code', '#| slow\nf()', outputs=[widget]))
-    assert (shown['source'], shown['outputs'])==('f()', [])
+    assert (shown['source'], shown['outputs'], shown['metadata'])==('f()', [], dict(tags=[]))
+    solution = page_cell(cell('code', '#| code-fold: true\n# Solution\nf()', outputs=[]))
+    assert (solution['source'], solution['metadata'])==('# Solution\nf()', dict(tags=['hide-input']))
     said = dict(data={'text/markdown': '---\n\n[source](/blob/x){target="_blank"}\n\n### f\n'})
     doc = page_cell(cell('code', '#| echo: false\n#| output: asis\nshow_doc(f)', outputs=[said]))
     assert (doc['cell_type'], doc['source'])==('markdown', '### f')

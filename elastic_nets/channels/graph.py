@@ -34,6 +34,9 @@ class Axis:
         numbers = self.group.numpy().tobytes()+self.rank.numpy().tobytes()
         self.key = hashlib.blake2b(numbers, digest_size=16).digest()
 
+    def __setstate__(self, state): # A file that is opened onto a GPU would move the numbers there
+        vars(self).update(state, group=state['group'].cpu(), rank=state['rank'].cpu())
+
 # %% ../../nbs/channels/02_graph.ipynb #8be9b9a4
 @dataclass
 class ChannelGraph:

@@ -19,6 +19,7 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from functools import partial
 from inspect import signature
+from math import prod
 from time import perf_counter
 from torch import nn
 from ..channels.graph import ChannelGraph
@@ -152,9 +153,14 @@ def macs_of_layers(
     model:nn.Module, # Of any size
     graph:ChannelGraph, # Of the whole model
 ) -> int: # Of one sample
-    "MACs of the layers that are there: weights times positions"
-    layers = dict(model.named_modules())
-    return sum(n*layers[name].weight.numel() for name,n in graph.positions.items() if name in layers)
+    "MACs of the layers that are there, weights times positions, and of products beside them, as attention has"
+    layers, tensors, share = dict(model.named_modules()), dict(model.named_parameters()), {}
+    for name,axes in graph.axes.items():
+        for axis,n in zip(axes, tensors[name].shape if name in tensors else ()):
+            if axis is not None and (axis.group==axis.group[0]).all(): share[int(axis.group[0])] = n/len(axis.group)
+    def part(axis): return sum(share.get(g, 1.) for g in axis.group.tolist())/len(axis.group)
+    beside = sum(macs*prod(map(part, axes)) for name,macs,axes in graph.products if name in layers)
+    return sum(n*layers[name].weight.numel() for name,n in graph.positions.items() if name in layers)+round(beside)
 
 # %% ../../nbs/grow/32_stages.ipynb #8ceed039
 def opt_like(

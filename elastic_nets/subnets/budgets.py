@@ -29,7 +29,8 @@ def axis_table(
     for i in sorted({g for g,r in zip(group, rank) if g>=0 and r>=0}):
         of = groups[i]
         here = [0]*(of.size//of.unit)
-        for g,r in zip(group, rank): here[r] += g==i and r>=0
+        for g,r in zip(group, rank):
+            if g==i and r>=0: here[r] += 1
         tables.append((of.name, of.unit, of.size, [*accumulate(here, initial=0)]))
     return fixed, tables
 

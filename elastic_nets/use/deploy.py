@@ -209,7 +209,7 @@ def to_int8(
     new = OnnxNet(path)
     first = next(iter(MadeBatches(learn, learn.dls.valid) if learn else data))
     xb = batch_of(as_inputs(first)[:len(new.session.get_inputs())], 1)
-    seconds = time_in_turn([lambda: new(*xb), lambda: file(*xb)], lambda: None, rounds)
+    seconds = time_in_turn([lambda: new(*xb), lambda: file(*xb)], lambda: None, rounds=rounds)
     found = dict(milliseconds=seconds[0]*1e3, bytes_before=file.report['bytes'], milliseconds_before=seconds[1]*1e3)
     if learn and learn.metrics:
         name = learn.metrics[0].name

@@ -118,7 +118,7 @@ def save_subnet(
     m, place, inputs = _small_model(of, sn, subnet, model, calibrate), sn.place(subnet), sn.graph.inputs
     about = dict(
         version=1, arch=arch, args=args or {}, network=type(sn.model).__name__, subnet=subnet.to_json(),
-        attrs=changed_attrs(sn.model, m), dropped={b:inputs.get(b, 0) for b in place.dropped})
+        attrs=changed_attrs(sn.model, m), dropped={b:inputs.get(b) for b in place.dropped})
     tensors = {n:p.detach().cpu().contiguous().clone() for n,p in named_once(m).items()}
     path = Path(path)
     part = path.with_name(f'{path.name}.part')
@@ -179,7 +179,8 @@ def _drop_blocks(model, blocks):
         except AttributeError: home = None
         if name not in getattr(home, '_modules', {}):
             raise ValueError(f'model: the block {block!r} of the file is missing in {type(model).__name__}')
-        home._modules[name] = Skip(key) if key else nn.Identity()
+        if isinstance(key, list): key = key[0], tuple(key[1])
+        home._modules[name] = nn.Identity() if key is None else Skip(key)
 
 # %% ../../nbs/use/43_save.ipynb #ba38e1a9
 def _whole_model(about, model):

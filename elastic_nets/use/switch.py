@@ -130,6 +130,6 @@ def timed(self:Switcher,
     "From now on costs are seconds on this machine"
     if type(rounds) is not int or rounds<1: raise ValueError(f'rounds: a number of timed calls from 1, got {rounds!r}')
     calls = [lambda s=s, net=net: net(*at_size(xb, s.resolution)) for s,net in self.nets.items()]
-    seconds = time_in_turn(calls, lambda: synchronize(next(iter(self.nets.values()))), rounds)
+    seconds = time_in_turn(calls, lambda: synchronize(next(iter(self.nets.values()))), rounds=rounds)
     self._rank(dict(zip(self.nets, seconds)))
     return self
