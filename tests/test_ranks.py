@@ -35,12 +35,16 @@ def test_one_message_a_step(ran, name):
     assert load(ran, name)[3]==[0]*12
     assert {n for rank in '01' for n in load(ran, name+rank)[3]}=={1}
 
-@pytest.mark.parametrize('name', ['width','depth','delayed','private'])
+@pytest.mark.parametrize('name', ['width','depth','delayed','seeded','private'])
 def test_goes_on_bit_for_bit(ran, name):
     for rank in (0,1):
         whole, again = load(ran, f'{name}{rank}')
         assert all(torch.equal(p, q) for p,q in zip(whole, again, strict=True)), rank
     assert len(list((ran/'files'/name).iterdir()))==2, 'two files are kept, nothing else'
+
+def test_all_processes_grow_the_same_skin(ran):
+    (one,_), (two,_) = [load(ran, f'seeded{rank}') for rank in (0,1)]
+    assert all(torch.equal(p, q) for p,q in zip(one, two, strict=True))
 
 def test_a_file_is_of_its_number_of_processes(ran):
     path = sorted((ran/'files'/'width').iterdir())[-1]

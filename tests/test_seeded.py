@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 import pytest, torch
 from fastai.callback.core import Callback
-from fastai.callback.training import GradientClip
+from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.metrics import accuracy
 from fastai.torch_core import no_random
 from torch.nn import functional as F
@@ -15,11 +15,12 @@ from elastic_nets.grow.deepen import grow_depth, start_shallow
 from elastic_nets.grow.growing import GrowWidth
 from elastic_nets.grow.seeded import NewSkins, seeded_onion
 from elastic_nets.grow.stages import StagePlan
-from elastic_nets.grow.widen import grow_width, start_narrow
+from elastic_nets.grow.widen import grow_width, init_orthogonal, start_narrow
 from elastic_nets.shrink.recipe import Construct, Gradient, Phase, Phases, Recipe
 from elastic_nets.shrink.step import Losses, Timetable, onion_step
 from elastic_nets.shrink.training import OnionTraining
 from elastic_nets.subnets.supernet import Supernet
+from elastic_nets.use.half import Bfloat16
 from elastic_nets.zoo.models import resnet_cifar
 from helpers import Float32Loss, Scaled, close, differ, digits, new_learner, optimizers, quietly, randomise
 
@@ -44,8 +45,12 @@ def same_dice(monkeypatch):
     monkeypatch.setattr(NewSkins, '__call__', seeded(NewSkins.__call__))
     monkeypatch.setattr(growing, 'grow_width', seeded(growing.grow_width))
 
+def orthogonal(w, n_out, n_in):
+    "Where vectors have no room, theirs is any basis of a null space: the last bit of `w` must not choose it"
+    return init_orthogonal(w.round(decimals=9), n_out, n_in)
+
 @pytest.mark.parametrize('opt', ['sgd','adam','adamw'])
-@pytest.mark.parametrize('init', ['orthogonal','variance','replicate'])
+@pytest.mark.parametrize('init', [orthogonal,'variance','replicate'])
 def test_it_is_growth(same_dice, opt, init):
     "A core and its skin inside the large tensors are trained as a network that is cut and grows: weights and memory"
     def fit(cb, **kw):
@@ -54,7 +59,7 @@ def test_it_is_growth(same_dice, opt, init):
         return quietly(learn, 'fit_one_cycle', 4, 1e-2, cbs=[cb, GradientClip(.5), Float32Loss()])
     real = fit(GrowWidth(plan=StagePlan((.5,1.), (0.,.5)), init=init))
     ours = fit(onion(alone(init)), space=wide)
-    close([p.data for p in ours.model.parameters()], [p.data for p in real.model.parameters()], init)
+    close([p.data for p in ours.model.parameters()], [p.data for p in real.model.parameters()], f'{init}')
     for p,q in zip(ours.model.parameters(), real.model.parameters()):
         for (_,a),(_,b) in zip(get_state(ours.opt, p), get_state(real.opt, q), strict=True):
             for k in a:
@@ -77,12 +82,12 @@ def test_family_by_hand():
     model.double().load_state_dict(start)
     keep = start_narrow(model, graph, .25)
     opt, batches = torch.optim.SGD(model.parameters(), .05, momentum=.9), list(zip(x.split(16), y.split(16)))*6
-    def decay(): # as fastai: before the step, and not for batch norm and biases
+    def decay(opt, *_): # as fastai: not for batch norm and biases, and after the gradient
         for p in model.parameters():
             if p.ndim>1: p.data *= 1-.05*.01
+    opt.register_step_pre_hook(decay)
     for xb,yb in batches[:n//2]:
         F.cross_entropy(model(xb), yb).backward()
-        decay()
         opt.step()
         opt.zero_grad()
     torch.set_rng_state(dice[0])
@@ -92,7 +97,6 @@ def test_family_by_hand():
     for i,(xb,yb) in enumerate(batches[n//2:], n//2):
         nets, top = todo.draw(i)
         assert len(nets)==4 and top==sn.space.max and sn.space.min in nets
-        decay()
         onion_step(sn, opt, nets, xb, Losses(yb, top, F.cross_entropy, 'hard'), top)
     close([p.data for p in learn.model.parameters()], [p.data for p in model.parameters()], 'weights')
 
@@ -124,12 +128,13 @@ def test_blocks_are_those_of_growth():
     theirs, xb = copy.deepcopy(ours), x[:2].float()
     graph, sn = trace_channels(theirs, xb), Supernet(ours, xb, widths=(.5,1.), depths=(0.,.5,1.))
     keep = start_shallow(theirs, graph, .5)
-    old = replace(sn.space.max, depth=keep)
+    old = sn.space.restrict(depth=2).max
+    assert old.depth==keep
     opt = torch.optim.SGD(ours.parameters(), .1, momentum=.9)
     for p in ours.parameters(): opt.state[p]['momentum_buffer'] = torch.ones_like(p)
     grow_depth(theirs, graph, keep, 1., place='stack')
     NewSkins()(sn, old, sn.space.max, opt)
-    assert keep!=dict(sn.space.max.depth)
+    assert keep!=sn.space.max.depth
     mine, others = ours.state_dict(), theirs.state_dict()
     assert mine.keys()==others.keys() and all(torch.equal(mine[n], others[n]) for n in mine)
     left = sn.place(old)
@@ -161,12 +166,62 @@ def test_validated_as_far_as_it_is_there():
     assert [v!=v for v in low]==[True, True, False, False]
 
 def test_scaled():
-    "A scaler changes nothing"
+    "A scaler changes nothing; fastai's mixed precision makes predictions float32"
     def fit(*cbs):
         learn = learner(space=wide)
         quietly(learn, 'fit', 2, .05, cbs=[onion(seeded_onion(k=3)), Float32Loss(), *cbs])
         return [p.data for p in learn.model.parameters()]
-    close(fit(), fit(Scaled()), 'weights')
+    close(fit(), fit(Scaled()), 'weights', 1e-6)
+
+@pytest.mark.parametrize('other, dtype', [
+    (partial(GradientAccumulation, 48), torch.float64), (Bfloat16, torch.float32)])
+def test_it_is_growth_with(same_dice, other, dtype):
+    "Three batches in a step of the optimizer, which a border may not cut; and half precision"
+    data = x.to(dtype), y
+    def fit(cb, **kw):
+        learn = new_learner(net, data, dtype=dtype, **kw)
+        return quietly(learn, 'fit', 4, .05, cbs=[cb, Float32Loss(), other()])
+    real = fit(GrowWidth(plan=StagePlan((.5,1.), (0.,.5)), init=orthogonal))
+    ours = fit(onion(alone(orthogonal)), space=wide)
+    close([p.data for p in ours.model.parameters()], [p.data for p in real.model.parameters()], 'weights')
+
+def test_an_estimate_changes_nothing(capsys):
+    "The batch before training is undone, the core is named in what it says"
+    def fit(estimate):
+        learn = learner(space=wide)
+        cb = OnionTraining(seeded_onion(k=3), watch=(), estimate=estimate)
+        learn.logger = print
+        with learn.no_bar(): learn.fit(2, .05, cbs=[cb, Float32Loss()])
+        return [p.data for p in learn.model.parameters()]
+    silent = fit(False)
+    capsys.readouterr()
+    close(fit(True), silent, 'weights', 0.)
+    assert 'of the network before it grows' in capsys.readouterr().out
+
+def test_an_average_of_noise_is_refused():
+    "A copy of the weights begins again with the family, or there is no fit"
+    class Average(Callback):
+        def before_fit(self): self.avg = copy.deepcopy(self.model)
+    class Follows(Average):
+        def after_grow(self): self.avg, self.begun = copy.deepcopy(self.model), self.train_iter
+    def fit(cb): quietly(learner(space=wide), 'fit', 2, .05, cbs=[onion(seeded_onion(k=3)), Float32Loss(), cb])
+    with pytest.raises(ValueError, match='Average.avg is a copy of the model, which will grow'): fit(Average())
+    cb = Follows()
+    fit(cb)
+    assert cb.begun==4
+
+def test_dice_are_the_recipes_own():
+    "Numbers of a skin depend on the seed and the step: processes with dice of their own grow the same network"
+    class Throws(Callback):
+        order = -6
+        def before_batch(self): torch.manual_seed(self.n)
+    def fit(n):
+        cb = Throws()
+        cb.n = n
+        learn = learner(space=wide)
+        quietly(learn, 'fit', 2, .05, cbs=[onion(seeded_onion(k=3, init='random')), Float32Loss(), cb])
+        return [p.data for p in learn.model.parameters()]
+    close(fit(1), fit(2), 'weights', 0.)
 
 def test_targets_of_the_family():
     "Labels at first, then the full network; less weight at the end"

@@ -22,6 +22,7 @@ from ..channels.trace import trace_channels
 from ..subnets.batches import calibrate_bn, inputs_of, quiet
 from ..subnets.learner import forget_best
 from ..subnets.ranks import mean_over_ranks, ranks_of, ready_on_cpu, wrap_again
+from .after import AfterGrowth, after_state, check_rewarm, load_after_state
 from .averages import check_copies, tell_grown
 from .widen import grow_width, init_by_name, start_narrow, try_init, widths_at
 from elastic_nets.grow.deepen import (
@@ -39,8 +40,7 @@ def past_of(
     "What tells that the model of `learn` has been trained; empty if nothing does"
     module = learn.model if module is None else module
     params = list(module.parameters())
-    states = [state for p in params for _,state in get_state(learn.opt, p)]
-    remembered = [v for state in states for v in state.values() if isinstance(v, torch.Tensor)]
+    remembered = [v for p in params for _,s in get_state(learn.opt, p) for v in s.values() if torch.is_tensor(v)]
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     flag = vars(learn).get('pretrained')
     if flag: return 'the learner was made with pretrained=True'
@@ -62,13 +62,13 @@ def _check_plan(cb, plan, start, stages):
         raise ValueError('a plan has its own start and stages: give either a plan, or start and stages')
 
 # %% ../../nbs/grow/33_growing.ipynb #59961558
-class _Grow(Callback):
+class _Grow(AfterGrowth):
     "Start the fit with a small network and let it grow, in stages, to the one that was passed in"
-    order,run_valid = -5,False # after the model is on its device, before anything wraps it
-    def _setup(self, start, stages, plan, carry_state, compile, discard_pretrained, groups):
+    order = -5 # after the model is on its device, before anything wraps it
+    def _setup(self, start, stages, plan, carry_state, rewarm, compile, discard_pretrained, groups):
         _check_plan(self, plan, start, stages)
         self.plan = plan or uniform_plan(.5 if start is None else start, self.usual if stages is None else stages)
-        self.carry_state,self.compile = carry_state,compile
+        self.carry_state, self.rewarm, self.compile = carry_state, check_rewarm(rewarm), compile
         self.discard_pretrained,self.groups = discard_pretrained,groups
         self._whole = None # the model that has grown with this callback
         self._idle = False # was this fit left alone?
@@ -78,6 +78,7 @@ class _Grow(Callback):
 @patch
 def _reset(self:_Grow):
     "What belongs to one fit"
+    self.watch()
     self.rows = [] # of `learn.recorder.stages`
     self.overhead = 0. # seconds that growing itself takes
     self._net = None # the model, without what wraps it
@@ -116,11 +117,12 @@ class GrowWidth(_Grow):
         submodule:str='', # Name of the part that grows ('backbone'); default: the whole model
         carry_state:bool=True, # Keep what the optimizer remembers; False: forget it at each growth, as published
         adapt_lr:bool=False, # Learning rate per skin, by the norm of its weights (rate adaptation, Yuan et al. 2023)
+        rewarm:float=0., # Share of the steps over which the learning rate rises again after each growth, in [0, 1)
         compile:bool=False, # `torch.compile` each stage; its time counts
         discard_pretrained:bool=False, # Cut a model that has been trained, too
         groups:dict=None, # Channel groups written by hand (see `trace_channels`)
     ):
-        self._setup(start, stages, plan, carry_state, compile, discard_pretrained, groups)
+        self._setup(start, stages, plan, carry_state, rewarm, compile, discard_pretrained, groups)
         self.init, self.submodule, self.adapt_lr = try_init(init_by_name(init)), submodule, adapt_lr
     def _counts(self, graph, size): return widths_at(graph, size, self.submodule)
     def _cut(self, graph, size): return start_narrow(self._net, graph, size, self.submodule)
@@ -293,6 +295,7 @@ def _grow_to(self:_Grow, size, step):
         self._growth.keep = self._expand(size)
         wrap_again(self.learn, self._net)
     self._growth.size, self._stale = size, True
+    self.grown(f'{self.by} {size:.3g}')
     if not self.carry_state: clear_state(self.opt)
     self._begin(step)
     forget_best(self.learn.cbs)
@@ -301,10 +304,11 @@ def _grow_to(self:_Grow, size, step):
 @patch
 def before_batch(self:_Grow):
     "Grow where a stage begins"
-    step = self.epoch*self.n_iter+self.iter
+    step = self.step_now()
     if self.train_iter==0: check_copies(self.learn)
     if self.train_iter==0 and len(self.rows)==1 and self.rows[0]['seconds'] is None:
         self.rows[0].update(step=step, epoch=step/self.n_iter) # `start_epoch` has skipped some
+    self.fit_rates()
     size = self.plan.sizes[self.plan.at((step+.5)/(self.n_epoch*self.n_iter))] # to the nearest step
     accumulating = any(c.count for c in self.learn.cbs if isinstance(c, GradientAccumulation))
     if not (self._hold or size<=self._growth.size or accumulating): self._grow_to(size, step)
@@ -405,12 +409,13 @@ class GrowDepth(_Grow):
         half_life:float=None, # Of the moving average, in steps; default: the published share of a stage
         zero_last:bool=False, # New blocks start as the identity
         carry_state:bool=True, # Keep what the optimizer remembers; False: forget it at each growth, as published
+        rewarm:float=0., # Share of the steps over which the learning rate rises again after each growth, in [0, 1)
         compile:bool=False, # `torch.compile` each stage; its time counts
         discard_pretrained:bool=False, # Cut a model that has been trained, too
         groups:dict=None, # Channel groups written by hand (see `trace_channels`)
     ):
         _check_copies(block, place, half_life)
-        self._setup(start, stages, plan, carry_state, compile, discard_pretrained, groups)
+        self._setup(start, stages, plan, carry_state, rewarm, compile, discard_pretrained, groups)
         self.block, self.place, self.half_life, self.zero_last, self._ema = block, place, half_life, zero_last, None
     def _counts(self, graph, size): return depths_at(self._net, graph, size)
     def _cut(self, graph, size): return start_shallow(self._net, graph, size, self.opt)
@@ -478,7 +483,7 @@ def growth_state(
     return dict(
         size=cb._growth.size, rows=cb.rows, stale=cb._stale, overhead=cb.overhead, seconds=perf_counter()-cb._since,
         decay=ema and ema.decay, ema=ema and {names[p]:a for p,a in ema.avg.items()},
-        skins=skins and {names[p]:s for p,s in skins.state.items()})
+        skins=skins and {names[p]:s for p,s in skins.state.items()}, after=after_state(cb))
 
 # %% ../../nbs/grow/33_growing.ipynb #edd17079
 @torch.no_grad()
@@ -498,6 +503,7 @@ def load_growth_state(
         tell_grown(cb.learn)
     cb.rows[:], cb._stale, cb.overhead = state['rows'], state['stale'], state['overhead']
     cb._since = perf_counter()-state['seconds']
+    load_after_state(cb, state['after'])
     params = dict(cb._net.named_parameters())
     if state['ema']:
         cb._ema.decay = state['decay']

@@ -17,6 +17,7 @@ from elastic_nets.channels.surgery import (Growing, empty_like, followed_dims, g
     tensors_of, written_out)
 from ..subnets.learner import supernet_of
 from ..shrink.recipe import Construct, Gradient, Phase, Phases, Recipe, short_repr
+from .averages import check_copies
 from .widen import grown_values, init_by_name, try_init
 from .deepen import arrange_blocks, ends_of, stack_blocks
 from .growing import past_of
@@ -126,7 +127,8 @@ class NewSkins:
         opt=None, # Optimizer of fastai or PyTorch
     ):
         "Let what `new` has beyond `old` begin"
-        wide = replace(new, depth=old.depth)
+        same = {dim: {n: getattr(new, dim)[n] for n in getattr(old, dim)} for dim in ('width','kernel')}
+        wide = replace(new, depth=old.depth, **same) # the blocks of `old`, at the size of `new`
         widen_inside(sn, old, wide, self.init, opt)
         deepen_inside(sn, wide, new, self.zero_last, opt)
 
@@ -143,13 +145,14 @@ def check(self:NewSkins,
         raise ValueError(f'grow: the model seems to have been trained ({why}), and growing from the core would lose '
                          'what is outside of it; take a fresh model, or a recipe without `grow`, such as '
                          'delayed_shrinking()')
+    check_copies(learn)
     if self.zero_last:
         for b in [b for stage in sizes[-1].depth for b in sn.graph.stages[stage]]: ends_of(sn.graph, b)
     if not hasattr(init, 'weights'): return
     for old,new in zip(sizes, sizes[1:]):
-        for n,w in new.width.items():
+        for n,w in old.width.items():
             unit = sn.graph.groups[n].unit
-            if w>old.width[n]: init(old.width[n]//unit, w//unit)
+            if new.width[n]>w: init(w//unit, new.width[n]//unit)
 
 # %% ../../nbs/grow/34_seeded.ipynb #f7e99f94
 def _check_seeded(core, skins, late):

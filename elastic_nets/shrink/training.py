@@ -180,7 +180,8 @@ def _check_grows(learn, todo):
     if grow is None: return
     sizes = [todo.space.restrict(**dict(p.subspace)).max for p in todo.schedule.phases]
     for a,b in zip(sizes, sizes[1:]):
-        smaller = [n for dim in ('width','depth','kernel') for n,v in getattr(a, dim).items() if getattr(b, dim)[n]<v]
+        dims = ('depth','width','kernel')
+        smaller = [n for dim in dims for n,v in getattr(a, dim).items() if getattr(b, dim).get(n, 0)<v]
         if smaller:
             raise ValueError(f'grow: the phases before have a larger {smaller[0]} than the one with {b}; with `grow` '
                              'the largest network of a phase has all that there was')
@@ -239,7 +240,6 @@ def before_fit(self:OnionTraining):
              'these a longer `length`')
     _check_teacher(recipe, self.teacher, sn.model, any(p.teach for i,p in enumerate(phases) if i not in short))
     now.distill = self.distill or (None if targets_of(recipe)=={'hard'} else distill_loss(self.loss_func))
-    _check_grows(self.learn, now.todo)
     now.ranks = ranks_of(self.learn)
     self.plan, self.eps, self.nets, self.top, self.now = None, None, [sn.space.max], sn.space.max, now
     self._prepare(sn)
@@ -284,6 +284,7 @@ def before_train(self:OnionTraining):
     sn.set_active()
     sn.forget_stats()
     if self.plan is not None: return # not the first epoch
+    _check_grows(self.learn, self.now.todo) # not earlier: others copy the model in `before_fit`
     if self.now.new_matrices: sn.kernel_matrices() # not earlier: `lr_find` saves the model in `before_fit`
     _register_held(self.opt, sn, self.wd_bn_bias)
     for p in all_params(sn): p.grad = None # of a step that was interrupted
@@ -351,6 +352,7 @@ def _grow(o, old, new):
     dice = Random(f'{o.seed} {o.epoch} {o.iter}').randrange(2**31)
     with no_random(dice): o.now.todo.schedule.grow(o.supernet, old, new, o.opt)
     forget_best(o.learn.cbs)
+    o.tell('after_grow')
     o.now.stale = True
 
 # %% ../../nbs/shrink/24_training.ipynb #e6093462
@@ -431,7 +433,7 @@ def tell(self:OnionTraining,
     event:str, # Name of the method
     *args, # What it is given
 ):
-    "An event of our own, `after_net(net, loss)` or `seen_losses(pairs)`, for callbacks that have the method"
+    "An event of our own, `after_net(net, loss)`, `seen_losses(pairs)` or `after_grow()`, for all who listen"
     for cb in self.learn.cbs.sorted('order'):
         if heard := getattr(type(cb), event, None): heard(cb, *args)
 

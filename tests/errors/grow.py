@@ -109,6 +109,7 @@ callbacks = [
     ('a start in words', lambda: GrowWidth(start='half'), 'start is a share'),
     ('two and a half stages', lambda: GrowWidth(stages=2.5), 'whole number from 2'),
     ('no init', lambda: GrowWidth(init='best'), "'orthogonal'"),
+    ('a rise over all of it', lambda: GrowWidth(rewarm=1.), r'rewarm: a share of the steps in \[0, 1\).*got 1.0'),
     ('a plan and stages', lambda: GrowDepth(stages=3, plan=StagePlan((.5,1.), (0.,.5), by='depth')), 'either a plan'),
     ('more stages than epochs', lambda: fit(GrowWidth(stages=4)), '4 stages do not fit into 3 epoch'),
     ('widths that are the same', lambda: fit(GrowWidth(start=.97)), 'round to the same channels'),

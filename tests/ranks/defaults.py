@@ -15,7 +15,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from elastic_nets.all import (
     ByImportance, Construct, Delayed, ElasticCheckpoint, Gradient, GrowDepth, GrowWidth, OnionTraining, Recipe,
-    Supernet, resnet_cifar, slimmable, us_net)
+    Supernet, resnet_cifar, seeded_onion, slimmable, us_net)
 from helpers import Float32Loss
 
 folder, two = Path(sys.argv[1]), 'RANK' in os.environ
@@ -75,6 +75,10 @@ def compared():
         end = fit(learner(model, space=space), cb(), LateFloat32Loss(), seen)
         torch.save((seen.grads, end, seen.nets, seen.messages), folder/f'{name}{rank if two else ""}')
 
+class OwnDice(Callback):
+    "No process throws what another one does"
+    def before_fit(self): torch.manual_seed(rank)
+
 class Dies(Callback):
     order = 90
     def after_batch(self):
@@ -84,16 +88,17 @@ shrinking = Recipe(Construct(k=3), schedule=Delayed(.3, .3))
 fits = dict(
     width=(None, lambda: GrowWidth(start=.5, stages=3)), depth=(None, lambda: GrowDepth()),
     delayed=(dict(widths=(.25,.5,1.)), lambda: OnionTraining(shrinking, estimate=False)),
+    seeded=(dict(widths=(.25,.5,1.)), lambda: OnionTraining(seeded_onion(k=3), estimate=False)),
     private=(dict(widths=(.5,1.)), lambda: OnionTraining(slimmable(k=2), estimate=False)))
 
 def interrupted():
     "Fits of networks with batch norm that die and go on, beside fits that nobody disturbs"
     for name,(space,cb) in fits.items():
         def new(): return learner(cnn, pictures, space, shuffle=True)
-        whole, path = fit(new(), cb()), folder/'files'/name
-        try: fit(new(), cb(), ElasticCheckpoint(path, every=2), Dies())
+        whole, path = fit(new(), cb(), OwnDice()), folder/'files'/name
+        try: fit(new(), cb(), OwnDice(), ElasticCheckpoint(path, every=2), Dies())
         except KeyboardInterrupt: pass
-        again = fit(new(), cb(), ElasticCheckpoint(path, every=2))
+        again = fit(new(), cb(), OwnDice(), ElasticCheckpoint(path, every=2))
         torch.save((whole, again), folder/f'{name}{rank}')
 
 if __name__=='__main__':
