@@ -528,4 +528,5 @@ def finish_growing(self:Learner,
         grow_depth(self.model, growth.graph, growth.keep, 1., opt=self.opt)
         if self.opt: split_again(self)
     del self.model.growth
+    hide_stages(self)
     if len(self.dls.train): calibrate_bn(self.model, self.dls.train)

@@ -176,6 +176,7 @@ def _limit(space, cost, lo, hi):
 @patch
 def constrain(self:Space,
     cost=None, # Function of a subnet, such as `sn.macs`, that rises with every choice
+    *,
     lo:float=-math.inf, # The lowest that is allowed
     hi:float=math.inf, # The highest
     macs=None, # Of the very space of a supernet: a budget, as `Supernet.constrain` takes it
@@ -185,12 +186,13 @@ def constrain(self:Space,
     "The subnets whose `cost` is in [lo, hi]: `sample`, `in`, `count` and iteration keep to them"
     if macs is params is latency is None: return Constrained(self, (_limit(self, cost, lo, hi),))
     res = supernet_with(self).constrain(macs, params, latency)
-    return res if cost is None else res.constrain(cost, lo, hi)
+    return res if cost is None else res.constrain(cost, lo=lo, hi=hi)
 
 # %% ../../nbs/subnets/18_budgets.ipynb #6113f210
 @patch
 def constrain(self:Constrained,
     cost, # Function of a subnet, such as `sn.macs`, that rises with every choice
+    *,
     lo:float=-math.inf, # The lowest that is allowed
     hi:float=math.inf, # The highest
 ) -> Constrained:
@@ -390,7 +392,8 @@ def constrain(self:Supernet,
     costs, res = known_costs(self), self.space if space is None else space
     for name,budget in budgets.items():
         if name not in costs: raise ValueError('latency: nothing is measured yet; call latency_table(sn, ...) first')
-        res = res.constrain(costs[name], *budget_range(name, budget, costs[name](self.space.max)))
+        lo, hi = budget_range(name, budget, costs[name](self.space.max))
+        res = res.constrain(costs[name], lo=lo, hi=hi)
     return res
 
 # %% ../../nbs/subnets/18_budgets.ipynb #648c4b5f
