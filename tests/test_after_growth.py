@@ -65,7 +65,7 @@ def test_the_rate_rises_again(kind):
 
 def test_each_group_rises_from_its_own_rate():
     "In depth as in width"
-    learn, raw = learner(deep(), splitter=lambda m: [[*m[0].parameters()], [*m[1:].parameters()]]), Raw()
+    learn = learner(deep(), splitter=lambda m: [[*m[0].parameters()], [*m[1:].parameters()]])
     class Groups(Callback):
         order = 90
         def before_fit(self): self.rows = []

@@ -105,7 +105,7 @@ def test_skins_are_no_noise():
     found = []
     for seed in (1,2):
         learn = learner(space=wide)
-        sn, sources = learn.supernet, sn_place(learn.supernet)
+        sources = sn_place(learn.supernet)
         for n,p in learn.model.named_parameters():
             noise = torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)).to(p)
             part = p.data[sources(n, p)].clone()
