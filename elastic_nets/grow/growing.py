@@ -524,9 +524,8 @@ def finish_growing(self:Learner,
     growth = growth_of(self.model)
     if growth is None: raise ValueError('this model is not in the middle of growing')
     if growth.by=='width': grow_width(self.model, growth.graph, growth.keep, 1., init, self.opt)
-    else:
-        grow_depth(self.model, growth.graph, growth.keep, 1., opt=self.opt)
-        if self.opt: split_again(self)
+    else: grow_depth(self.model, growth.graph, growth.keep, 1., opt=self.opt)
+    if growth.by=='depth' and self.opt: split_again(self)
     del self.model.growth
     hide_stages(self)
     if len(self.dls.train): calibrate_bn(self.model, self.dls.train)
