@@ -159,8 +159,11 @@ def macs_of_layers(
         for axis,n in zip(axes, tensors[name].shape if name in tensors else ()):
             if axis is not None and (axis.group==axis.group[0]).all(): share[int(axis.group[0])] = n/len(axis.group)
     def part(axis): return sum(share.get(g, 1.) for g in axis.group.tolist())/len(axis.group)
-    beside = sum(macs*prod(map(part, axes)) for name,macs,axes in graph.products if name in layers)
-    return sum(n*layers[name].weight.numel() for name,n in graph.positions.items() if name in layers)+round(beside)
+    there = {name for name,m in layers.items() if not isinstance(m, nn.Identity)} # which stands for a dropped block
+    beside = sum(macs*prod(map(part, axes)) for name,macs,axes in graph.products if name in there)
+    def many(name, n): return round(n*part(graph.mixers[name])) if name in graph.mixers else n
+    weights = sum(many(*of)*layers[of[0]].weight.numel() for of in graph.positions.items() if of[0] in there)
+    return weights+round(beside)
 
 # %% ../../nbs/grow/32_stages.ipynb #8ceed039
 def opt_like(

@@ -401,7 +401,7 @@ def supernet_with(
     space:Space, # The very object that is somebody's `space`
 ) -> Supernet:
     "The supernet whose space this is, to count costs with"
-    owners = [sn for sn in supernets.values() if vars(sn).get('space') is space]
+    owners = [sn for sn in supernets.values() if vars(sn).get('space') is space and not sn.retired]
     if len(owners)==1: return owners[0]
     raise ValueError('constrain: this space does not know which network its subnets are in; '
                      'use sn.constrain(..., space=space), or give a function such as sn.macs')

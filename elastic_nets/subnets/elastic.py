@@ -163,3 +163,14 @@ def smaller_kernel(
     "Kernels of size `k`, made by `matrix` from the centres of larger ones (once-for-all, section 3.3)"
     centre = (slice(None), slice(None), *[slice((n-k)//2, (n+k)//2) for n in w.shape[2:]])
     return nn.functional.linear(w[centre].flatten(2), matrix).view(*w.shape[:2], *[k]*(w.ndim-2))
+
+# %% ../../nbs/subnets/12_elastic.ipynb #5e9c199f
+model_hooks = [] # (how a module registers it, function): what follows the weights of a model with a supernet
+
+# %% ../../nbs/subnets/12_elastic.ipynb #4e8eb42c
+def unhook(model:nn.Module):
+    "Take `model_hooks` away: `model` has no supernet (any more)"
+    ours = [f for _,f in model_hooks]
+    for name in ('_state_dict_hooks', '_load_state_dict_pre_hooks', '_load_state_dict_post_hooks'):
+        hooks = vars(model)[name]
+        for k in [k for k,f in hooks.items() if getattr(f, 'hook', f) in ours]: del hooks[k]

@@ -15,7 +15,8 @@ from ..channels.place import take
 from ..channels.surgery import own_tensors
 from .subnet import Subnet
 from .batches import calibrate_bn, is_norm
-from elastic_nets.subnets.supernet import (Supernet, drop_stale, model_hooks, new_matrices, supernets, switch,
+from .elastic import model_hooks
+from elastic_nets.subnets.supernet import (Supernet, drop_stale, new_matrices, supernets, switch,
     weights_checksum)
 
 # %% ../../nbs/subnets/15_norms.ipynb #19cb6b84
@@ -187,8 +188,10 @@ def _write_held(model, state, prefix, *args):
 def _read_held(model, state, prefix, meta, strict, missing, unexpected, errors):
     "For `register_load_state_dict_pre_hook`"
     sn, start = supernets.get(id(model)), prefix+_HELD
-    if sn is None: return
     tensors = {k[len(start):]:state.pop(k) for k in [*state] if k.startswith(start)}
+    if sn is None:
+        if tensors: warn('a copy of a model has no supernet: private batch norms and kernel matrices are not loaded')
+        return
     if tensors:
         try: return sn.load_state_dict(_state_of(sn, tensors))
         except (KeyError, ValueError) as e: return errors.append(f'what the supernet holds: {e}')

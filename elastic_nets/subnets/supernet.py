@@ -28,22 +28,12 @@ from ..channels.trace import (as_inputs, corners, difference, in_order, observe,
 from .subnet import Space, Subnet
 from .choices import fit_space, make_space, tiers_of
 from ..channels.blocks import empty_place
-from .elastic import Cut, Drop, as_model, elastic_class, make_plain, smaller_kernel
+from elastic_nets.subnets.elastic import (Cut, Drop, as_model, elastic_class, make_plain, model_hooks, smaller_kernel,
+    unhook)
 from .batches import at_size, is_norm
 
 # %% ../../nbs/subnets/14_supernet.ipynb #c6fd0178
 supernets = WeakValueDictionary() # All that are alive: id of a model -> its supernet
-
-# %% ../../nbs/subnets/14_supernet.ipynb #5e9c199f
-model_hooks = [] # (how a module registers it, function): what follows the weights of a model with a supernet
-
-# %% ../../nbs/subnets/14_supernet.ipynb #4e8eb42c
-def unhook(model:nn.Module):
-    "Take `model_hooks` away: `model` has no supernet (any more)"
-    ours = [f for _,f in model_hooks]
-    for name in ('_state_dict_hooks', '_load_state_dict_pre_hooks', '_load_state_dict_post_hooks'):
-        hooks = vars(model)[name]
-        for k in [k for k,f in hooks.items() if getattr(f, 'hook', f) in ours]: del hooks[k]
 
 # %% ../../nbs/subnets/14_supernet.ipynb #eb20e1dc
 class Supernet:
@@ -95,9 +85,20 @@ def _one_of(x): # One sample of an input; a list is one already
     if isinstance(x, torch.Tensor): return x[:1].detach().cpu() if x.ndim else x
     return tree_map(lambda t: t.detach().cpu() if isinstance(t, torch.Tensor) else t, x)
 
+# %% ../../nbs/subnets/14_supernet.ipynb #50e98e0a
+def _supernets_of(model): # Those that have layers of `model`
+    ours = {id(m) for m in model.modules()}
+    return [sn for sn in supernets.values() if not sn.retired and any(id(m) in ours for m in sn.layers.values())]
+
+# %% ../../nbs/subnets/14_supernet.ipynb #50e98e0c
+def _unset(model): # Numbers of heads and the like are those of the full network again
+    for sn in _supernets_of(model):
+        if sn.graph.attrs: set_attrs(sn.model, sn.graph.place(sn.full))
+
 # %% ../../nbs/subnets/14_supernet.ipynb #50e98e01
 def _trace(sn):
     "The channel graph of the model as it is now"
+    _unset(sn.model)
     elastic = any(getattr(m, '_is_elastic', False) for m in sn.model.modules())
     return trace_part(make_plain(copy_model(sn.model)) if elastic else sn.model, *sn.xb, **sn.how)
 
@@ -126,10 +127,11 @@ def retire(
     why:str, # What its supernet says from now on
 ) -> list: # Of the supernets that it had
     "End the supernets that have layers of `model`"
-    ours = {id(m) for m in model.modules()}
-    ended = [sn for sn in supernets.values() if not sn.retired and any(id(m) in ours for m in sn.layers.values())]
+    _unset(model)
+    ended = _supernets_of(model)
     for sn in ended:
         sn.retired = why
+        unhook(sn.model)
         make_plain(sn.model)
     make_plain(model)
     return ended
@@ -140,6 +142,7 @@ def _inherit(sn, old):
     sn.trained |= old.trained
     if old.model is sn.model and old.space==sn.space:
         for k in ('stats','private','matrices','measured_on'): setattr(sn, k, getattr(old, k))
+        sn.stats = {s:{n:t for n,t in ts.items() if n in sn.layers} for s,ts in sn.stats.items()}
     elif old.private or old.matrices:
         warn(f'the supernet that the model had held {len(old.private)} private batch norms and matrices of '
              f'{len(old.matrices)} kernels; they are of other subnets, and gone')
@@ -159,8 +162,11 @@ def _install(sn):
     sn._homes = _homes(sn.model)
 
 # %% ../../nbs/subnets/14_supernet.ipynb #8e31bb0a
-def _shapes(m): # Of everything in `m`, or None where it is no module
-    return m and [(n, t.shape) for n,t in [*m.named_parameters(), *m.named_buffers()]]
+def _described(m): # All in `m` that says how it works, but which kind of norm; None where it is no module
+    if m is None: return
+    shapes = [(n, t.shape) for n,t in [*m.named_parameters(), *m.named_buffers()]]
+    kinds = [is_norm(x) or type(x).__name__.removeprefix('Elastic') for x in m.modules()]
+    return shapes, kinds, [x.extra_repr() for x in m.modules()]
 
 # %% ../../nbs/subnets/14_supernet.ipynb #8e31bb09
 def _notice(sn):
@@ -172,7 +178,7 @@ def _notice(sn):
     new = homes is not None or any(now.get(n) is not m for n,m in sn.layers.items())
     if new: take_in(sn, homes)
     sn._homes = _homes(sn.model)
-    if new: sn.set_active(sn.subnet)
+    if new: switch(sn, sn.subnet)
 
 # %% ../../nbs/subnets/14_supernet.ipynb #8e31bb0b
 def take_in(
@@ -182,9 +188,7 @@ def take_in(
     "The model has other layers now: make them elastic, after a new trace where their tensors are others"
     changed = [(then.get(k), now.get(k)) for now,then in homes or () for k in {**then, **now}]
     changed = [(old, new) for old,new in changed if old is not new]
-    for old,_ in changed:
-        if old is not None: make_plain(old)
-    if not changed or any(_shapes(old)!=_shapes(new) for old,new in changed):
+    if not changed or any(_described(old)!=_described(new) for old,new in changed):
         try:
             graph = _trace(sn)
             fit_space(sn.space, graph)
@@ -194,7 +198,7 @@ def take_in(
         sn.graph, there = graph, {n for n,_ in sn.model.named_modules()}
         sn.stats = {s:{n:t for n,t in sn.stats[s].items() if n in there} for s in sn.private}
     for k in [k for k in vars(sn) if k[0]=='_']: del vars(sn)[k]
-    make_plain(sn.model)
+    for m in [sn.model, *[old for old,_ in changed if old is not None]]: make_plain(m)
     sn.layers = _make_elastic(sn.model, sn.graph, sn.space)
 
 # %% ../../nbs/subnets/14_supernet.ipynb #dd810925
@@ -215,6 +219,7 @@ def __getstate__(self:Supernet): # Without what is worked out again, and what is
 @patch
 def __setstate__(self:Supernet, state):
     vars(self).update(state)
+    if self.retired: return
     supernets[id(self.model)] = self
     self.set_active(self.subnet)
 
@@ -393,11 +398,6 @@ def kernel_chain(
     matrices, weight = sn.matrices.get(layer, {}), sn.layers[layer].weight
     return [(size, follow_device(matrix, weight)) for size,matrix in matrices.items() if size>=k]
 
-# %% ../../nbs/subnets/14_supernet.ipynb #dc61502f
-def _keepers(sn):
-    "Modules that keep something between calls, such as the attention biases of a LeViT"
-    return vars(sn).setdefault('_keeping', [m for m in sn.model.modules() if type(m).train is not nn.Module.train])
-
 # %% ../../nbs/subnets/14_supernet.ipynb #dc615020
 def switch(
     sn:Supernet,
@@ -408,7 +408,7 @@ def switch(
     plan = {} if subnet==sn.full else _with_own(sn, subnet, _plan(sn, subnet))
     for n,m in sn.layers.items(): vars(m)['_cut'] = plan.get(n)
     if sn.graph.attrs: set_attrs(sn.model, sn.place(subnet)) # for whoever reads them, in `forward` or elsewhere
-    drop_caches(_keepers(sn))
+    drop_caches(sn.model.modules()) # such as the attention biases of a LeViT
     sn.subnet = subnet
 
 # %% ../../nbs/subnets/14_supernet.ipynb #7aed5090
@@ -495,7 +495,6 @@ def plain(self:Supernet) -> nn.Module: # `self.model`
     "Give the model back as it was: its own classes, the same parameters and keys. This supernet ends"
     _notice(self)
     retire(self.model, '`plain()` gave its model back: make it elastic again')
-    unhook(self.model)
     return self.model
 
 # %% ../../nbs/subnets/14_supernet.ipynb #4c4b2e29

@@ -116,9 +116,10 @@ def save_subnet(
     sn.space.check(subnet)
     if arch is not None: _check_arch(sn.model, arch, args or {})
     m, place, inputs = _small_model(of, sn, subnet, model, calibrate), sn.place(subnet), sn.graph.inputs
+    with sn.active(sn.full): attrs = changed_attrs(sn.model, m)
     about = dict(
         version=1, arch=arch, args=args or {}, network=type(sn.model).__name__, subnet=subnet.to_json(),
-        attrs=changed_attrs(sn.model, m), dropped={b:inputs.get(b) for b in place.dropped})
+        attrs=attrs, dropped={b:inputs.get(b) for b in place.dropped})
     tensors = {n:p.detach().cpu().contiguous().clone() for n,p in named_once(m).items()}
     path = Path(path)
     part = path.with_name(f'{path.name}.part')
