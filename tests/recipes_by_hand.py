@@ -36,28 +36,16 @@ class Half(nn.Dropout):
 class Block(nn.Module):
     def __init__(self, n):
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(n, n, 5, padding=2, bias=False),
-            nn.BatchNorm2d(n),
-            nn.ReLU(),
-            nn.Conv2d(n, n, 1, bias=False),
-            nn.BatchNorm2d(n),
-        )
+        self.body = nn.Sequential(nn.Conv2d(n, n, 5, padding=2, bias=False), nn.BatchNorm2d(n), nn.ReLU(),
+                                  nn.Conv2d(n, n, 1, bias=False), nn.BatchNorm2d(n))
 
     def forward(self, x):
         return (x + self.body(x)).relu()
 
 def ofa_like():
     "Three widths, three depths, three kernels: something for each of once-for-all's phases"
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, 2, 1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Sequential(Block(8), Block(8)),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(8, 10),
-    )
+    return nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+                         nn.Sequential(Block(8), Block(8)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
 
 def new_learner(make=partial(resnet_cifar, 8, width=8, n_in=1), drop='layer2', smoothing=0.0, tied=False, **space):
     torch.manual_seed(0)
@@ -70,12 +58,8 @@ def new_learner(make=partial(resnet_cifar, 8, width=8, n_in=1), drop='layer2', s
             p.data += 0.2 * torch.randn_like(p)
     model.get_submodule(drop).add_module('drop', Half())
     dl = lambda a, b: DataLoader(list(zip(x[a:b], y[a:b])), bs=bs)
-    learn = Learner(
-        DataLoaders(dl(0, n_batches * bs), dl(600, 632), device='cpu'),
-        model.double(),
-        loss_func=nn.CrossEntropyLoss(label_smoothing=smoothing),
-        opt_func=partial(SGD, mom=0.9),
-    )
+    learn = Learner(DataLoaders(dl(0, n_batches * bs), dl(600, 632), device='cpu'), model.double(),
+                    loss_func=nn.CrossEntropyLoss(label_smoothing=smoothing), opt_func=partial(SGD, mom=0.9))
     learn.remove_cbs(ProgressCallback)
     learn.supernet = sn
     return learn
@@ -89,22 +73,13 @@ def soft(teacher):
     return lambda p: -(teacher.softmax(1) * p.log_softmax(1)).sum(1).mean()
 
 # Choices of the two models, in the order in which they are drawn: (dimension, name, values, position of the block)
-resnet_choices = [
-    ('depth', 'layer1', (0, 1), None),
-    ('width', 'stem.conv', 8, None),
-    ('width', 'layer2.0.conv1.conv', 16, None),
-    ('width', 'layer2.0.conv2.conv', 16, None),
-    ('width', 'layer3.0.conv1.conv', 32, None),
-    ('width', 'layer3.0.conv2.conv', 32, None),
-    ('width', 'layer1.0.conv1.conv', 8, 0),
-]
-ofa_choices = [
-    ('depth', '3', (0, 1, 2), None),
-    ('width', '0', (2, 4, 8), None),
-    ('kernel', '0', (1, 3), None),
-    *[('width', f'3.{i}.body.0', (2, 4, 8), i) for i in (0, 1)],
-    *[('kernel', f'3.{i}.body.0', (1, 3, 5), i) for i in (0, 1)],
-]
+resnet_choices = [('depth', 'layer1', (0, 1), None), ('width', 'stem.conv', 8, None),
+                  ('width', 'layer2.0.conv1.conv', 16, None), ('width', 'layer2.0.conv2.conv', 16, None),
+                  ('width', 'layer3.0.conv1.conv', 32, None), ('width', 'layer3.0.conv2.conv', 32, None),
+                  ('width', 'layer1.0.conv1.conv', 8, 0)]
+ofa_choices = [('depth', '3', (0, 1, 2), None), ('width', '0', (2, 4, 8), None), ('kernel', '0', (1, 3), None),
+               *[('width', f'3.{i}.body.0', (2, 4, 8), i) for i in (0, 1)],
+               *[('kernel', f'3.{i}.body.0', (1, 3, 5), i) for i in (0, 1)]]
 
 def at_widths(*shares):
     return [(k, n, tuple(int(w * v) for w in shares) if isinstance(v, int) else v, i) for k, n, v, i in resnet_choices]
@@ -138,13 +113,8 @@ class Hand:
 
     def __init__(self, learn, choices, sizes=()):
         self.model, self.sn = deepcopy((learn.model.train(), learn.supernet))
-        self.params, self.full, self.steps, self.bn, self.moved = (
-            dict(self.model.named_parameters()),
-            largest(choices),
-            [],
-            {},
-            [],
-        )
+        self.params, self.full, self.steps, self.bn, self.moved = (dict(self.model.named_parameters()),
+                                                                   largest(choices), [], {}, [])
         self.mats = {n: {k: torch.eye(k * k, dtype=x.dtype, requires_grad=True) for k in ks} for n, ks in sizes}
         self.opt = torch.optim.SGD(
             [*self.params.values(), *[m for ms in self.mats.values() for m in ms.values()]], lr=lr, momentum=0.9
@@ -253,18 +223,11 @@ class Steps(Callback):
 
     def before_step(self):
         sn = self.learn.supernet
-        own = {
-            (s, n, t): p
-            for s in sn.private
-            for n, ts in sn.stats[s].items()
-            for t, p in ts.items()
-            if isinstance(p, nn.Parameter)
-        }
+        own = {(s, n, t): p for s in sn.private for n, ts in sn.stats[s].items() for t, p in ts.items()
+               if isinstance(p, nn.Parameter)}
         own.update({(n, k): m for n, ms in sn.matrices.items() for k, m in ms.items()})
-        grads = {
-            n: torch.zeros_like(p) if p.grad is None else p.grad.clone()
-            for n, p in [*self.model.named_parameters(), *own.items()]
-        }
+        grads = {n: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+                 for n, p in [*self.model.named_parameters(), *own.items()]}
         self.log.append(
             SimpleNamespace(
                 nets=self.onion_training.nets, losses=self.losses[:], lr=self.opt.hypers[-1]['lr'], grads=grads
@@ -291,12 +254,8 @@ def trained(learn, rec, epochs, sched=None, lr=lr, **kwargs):
         learn.fit(
             epochs,
             lr,
-            cbs=[
-                OnionTraining(rec, seed=seed, watch=(), estimate=False, **kwargs),
-                steps,
-                Shown(),
-                *([ParamScheduler(dict(lr=sched))] if sched else []),
-            ],
+            cbs=[OnionTraining(rec, seed=seed, watch=(), estimate=False, **kwargs), steps, Shown(),
+                 *([ParamScheduler(dict(lr=sched))] if sched else [])],
         )
     return steps.log
 

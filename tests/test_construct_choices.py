@@ -12,19 +12,8 @@ from elastic_nets.shrink.gradients import owned
 from elastic_nets.shrink.methods import slimmable
 from elastic_nets.shrink.recipe import Construct, Gradient, Phase, Phases, Recipe, Update, equal_shares, levels_of
 from helpers import add, differ, fails, grad, label, logits, minus, says, times
-from helpers_shrink import (
-    all_four,
-    batches,
-    close,
-    elastic_everywhere,
-    fit,
-    lr,
-    new_learner,
-    three_layers,
-    with_norm,
-    x,
-    y,
-)
+from helpers_shrink import (all_four, batches, close, elastic_everywhere, fit, lr, new_learner, three_layers, with_norm,
+                            x, y)
 
 def test_levels_and_spacing():
     "Equally spaced shares, or equally spaced MACs (6h + h^2 with h channels in both layers)"
@@ -47,14 +36,8 @@ def test_levels_and_spacing():
 def test_levels_of_a_recipe():
     "Levels are those of the kinds of choices that the construction makes"
     learn = new_learner(
-        lambda: nn.Sequential(
-            nn.Unflatten(1, (1, 3)),
-            nn.Conv1d(1, 4, 3, padding=1, bias=False),
-            nn.BatchNorm1d(4),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(12, 3),
-        ),
+        lambda: nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 4, 3, padding=1, bias=False), nn.BatchNorm1d(4),
+                              nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)),
         kernels=(1, 3),
     )
     fit(learn, slimmable())
@@ -166,10 +149,8 @@ def test_batch_norms(bn, steps, target):
 @pytest.mark.parametrize('bn', ['shared', 'statistics', 'private'])
 def test_bn_without_the_full_network(bn):
     "The teacher is not trained in the step, and looked at between a subnet's forward and backward"
-    b = fit(
-        new_learner(with_norm),
-        Recipe(replace(all_four, bn=bn), Gradient('distill'), schedule=Phases((Phase(1, k=2, full=False),))),
-    )[0]
+    b = fit(new_learner(with_norm),
+            Recipe(replace(all_four, bn=bn), Gradient('distill'), schedule=Phases((Phase(1, k=2, full=False),))))[0]
     W1, w, bias, W2 = ws = [p.clone().requires_grad_() for p in b.W]
     with torch.no_grad():
         q = (F.batch_norm(b.x @ W1.T, None, None, w, bias, training=True).relu() @ W2.T).softmax(1)
@@ -184,12 +165,8 @@ def test_kernel_matrices_by_hand():
     "Kernels by matrices: the smaller kernel is a linear map of the whole kernel's centre, and both are trained"
 
     def net():
-        return nn.Sequential(
-            nn.Unflatten(1, (1, 3)),
-            nn.Conv1d(1, 2, 3, padding=1, bias=False),
-            nn.Flatten(),
-            nn.Linear(6, 3, bias=False),
-        )
+        return nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 2, 3, padding=1, bias=False), nn.Flatten(),
+                             nn.Linear(6, 3, bias=False))
 
     learn = new_learner(net, widths=(1.0,), kernels=(1, 3))
     log = fit(learn, Recipe(Construct(k=2, matrices=True), Gradient('hard')))
@@ -212,12 +189,8 @@ def test_owned_with_matrices():
     "A kernel that a matrix makes uses all of the larger centre: what gets a gradient is owned"
 
     def net():
-        return nn.Sequential(
-            nn.Unflatten(1, (1, 3)),
-            nn.Conv1d(1, 2, 5, padding=2, bias=False),
-            nn.Flatten(),
-            nn.Linear(6, 3, bias=False),
-        )
+        return nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 2, 5, padding=2, bias=False), nn.Flatten(),
+                             nn.Linear(6, 3, bias=False))
 
     learn = new_learner(net, widths=(1.0,), kernels={'1': (1, 3, 5)})
     sn = learn.supernet
@@ -292,11 +265,8 @@ def test_without_the_full_network():
     "The smallest, and the weights of importance, hold in phases that draw among all"
     from_all = Phases((Phase(1, full=False),))
     for levels in (0, 4):
-        log = fit(
-            new_learner(three_layers, widths=(0.25, 0.5, 0.75, 1.0)),
-            Recipe(Construct(k=2, smallest=True, levels=levels), Gradient('hard'), schedule=from_all),
-            n=3,
-        )
+        log = fit(new_learner(three_layers, widths=(0.25, 0.5, 0.75, 1.0)),
+                  Recipe(Construct(k=2, smallest=True, levels=levels), Gradient('hard'), schedule=from_all), n=3)
         assert all(b.h[0] == 2 for b in log) and len({b.nets[1] for b in log}) > 1
         log = fit(new_learner(), Recipe(Construct(k=3, levels=levels), Gradient('hard'), schedule=from_all), n=3)
         assert {4 in b.h for b in log} == {True, False}
@@ -347,11 +317,8 @@ def test_fewer_levels_than_asked_for():
         'levels: a part .*none of the 3 networks',
         lambda: fit(
             learn,
-            Recipe(
-                Construct(k=2, levels=3),
-                Gradient('hard'),
-                schedule=Phases((Phase(1, (('width', 1), ('depth', -1))), Phase(1))),
-            ),
+            Recipe(Construct(k=2, levels=3), Gradient('hard'),
+                   schedule=Phases((Phase(1, (('width', 1), ('depth', -1))), Phase(1)))),
         ),
     )
     with pytest.warns(UserWarning, match='levels: the space has 2 networks'):

@@ -55,11 +55,8 @@ def by_hand(rule, gs, own, w):
         return sum(gs) / u
     if rule == 'avg_sqrt':
         return sum(gs) / u**0.5
-    against = dict(
-        project=lambda i: [j for j in range(4) if j != i],
-        core=lambda i: [j for j in range(4) if j < i],
-        skins=lambda i: [j for j in range(4) if j > i],
-    )[rule]
+    against = dict(project=lambda i: [j for j in range(4) if j != i], core=lambda i: [j for j in range(4) if j < i],
+                   skins=lambda i: [j for j in range(4) if j > i])[rule]
     res = 0
     for i, v in enumerate(gs):
         v = v.clone()
@@ -81,14 +78,8 @@ def cancelling():
         model[2].weight[:, 3] = -model[2].weight[:, 0]
     return model
 
-RULES = dict(
-    sum=combine_sum,
-    avg=combine_avg,
-    avg_sqrt=combine_avg_sqrt,
-    project=combine_project,
-    core=combine_core,
-    skins=combine_skins,
-)
+RULES = dict(sum=combine_sum, avg=combine_avg, avg_sqrt=combine_avg_sqrt, project=combine_project, core=combine_core,
+             skins=combine_skins)
 
 @pytest.mark.parametrize('rule', RULES)
 def test_rules_by_hand(rule):
@@ -97,12 +88,8 @@ def test_rules_by_hand(rule):
     )  # what it is sure of is mostly right
     mostly[::3] = (mostly[::3] + 1) % 3
     log, seen = (
-        fit(
-            new_learner(cancelling, y=mostly),
-            Recipe(all_four, Gradient('hard', RULES[rule]), schedule=Delayed(0.0, 1.0, eps0=0.25)),
-            n=3,
-            lr=0.02,
-        ),
+        fit(new_learner(cancelling, y=mostly),
+            Recipe(all_four, Gradient('hard', RULES[rule]), schedule=Delayed(0.0, 1.0, eps0=0.25)), n=3, lr=0.02),
         0,
     )
     own = [usage([h]) for h in (1, 2, 3, 4)]
@@ -159,12 +146,8 @@ def test_teacher_shape():
     learn = new_learner(y=x, loss=MSELossFlat())
     with pytest.raises(ValueError, match=r'shape \(8, 1\).*\(8, 3\)'):
         fit(learn, Recipe(gradient=Gradient('teacher')), teacher=nn.Linear(3, 1).double())
-    fit(
-        learn,
-        Recipe(gradient=Gradient('teacher')),
-        teacher=nn.Linear(3, 1).double(),
-        distill=lambda pred, soft: (pred.mean(1, keepdim=True) - soft).square().mean(),
-    )
+    fit(learn, Recipe(gradient=Gradient('teacher')), teacher=nn.Linear(3, 1).double(),
+        distill=lambda pred, soft: (pred.mean(1, keepdim=True) - soft).square().mean())
 
 def test_teacher_first():
     "Subnets that learn from a teacher wait for it; the full network alone need not"
@@ -217,11 +200,8 @@ def dense(n):
     return lambda: nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, n, 1))
 
 LOSSES = dict(
-    segmentation=(
-        CrossEntropyLossFlat(axis=1, ignore_index=255),
-        dense(3),
-        TensorMask((pixels[:, 0] * 3).long().where(pixels[:, 0] < 0.9, 255)),
-    ),
+    segmentation=(CrossEntropyLossFlat(axis=1, ignore_index=255), dense(3),
+                  TensorMask((pixels[:, 0] * 3).long().where(pixels[:, 0] < 0.9, 255))),
     binary=(BCEWithLogitsLossFlat(), dense(1), (pixels > 0.5).double()),
     regression=(MSELossFlat(), dense(1), pixels * 2),
 )

@@ -32,12 +32,8 @@ def by_hand(learn, n_acc=None, clip=None, seed=0):
         if seen == 0 and i >= start:  # an optimizer step begins
             if not shrinking:
                 sn.sort_channels(opt=opt)
-            shrinking, eps, rng, subs = (
-                True,
-                min(1.0, 1e-4 + (1 - 1e-4) * (i - start) / ramp),
-                random.Random(f'{seed} {i}'),
-                [],
-            )
+            shrinking, eps, rng, subs = (True, min(1.0, 1e-4 + (1 - 1e-4) * (i - start) / ramp),
+                                         random.Random(f'{seed} {i}'), [])
             while len(subs) < 3:
                 s = sn.space.sample(rng)
                 if s != sn.space.max:
@@ -67,21 +63,14 @@ class Scaled(MixedPrecision):
     "A gradient scaler that works on a CPU, without autocast: gradients must not change"
 
     def before_fit(self):
-        self.autocast, self.learn.scaler, self.scales = (
-            torch.autocast('cpu', enabled=False),
-            torch.amp.GradScaler('cpu', init_scale=1024.0),
-            L(),
-        )
+        self.autocast, self.learn.scaler, self.scales = (torch.autocast('cpu', enabled=False),
+                                                         torch.amp.GradScaler('cpu', init_scale=1024.0), L())
 
 @pytest.mark.parametrize(
     'kwargs,cbs,eps',
-    [
-        ({}, [], 1e-12),
-        (dict(n_acc=40), [GradientAccumulation(40)], 1e-12),
-        (dict(clip=0.5), [GradientClip(0.5)], 1e-12),
-        (dict(n_acc=40, clip=0.5), [GradientAccumulation(40), GradientClip(0.5)], 1e-12),
-        (dict(n_acc=40), [GradientAccumulation(40), Scaled()], 1e-6),
-    ],
+    [({}, [], 1e-12), (dict(n_acc=40), [GradientAccumulation(40)], 1e-12), (dict(clip=0.5), [GradientClip(0.5)], 1e-12),
+     (dict(n_acc=40, clip=0.5), [GradientAccumulation(40), GradientClip(0.5)], 1e-12),
+     (dict(n_acc=40), [GradientAccumulation(40), Scaled()], 1e-6)],
     ids=['plain', 'accumulation', 'clip', 'accumulation+clip', 'accumulation+scaler'],
 )
 def test_gradients_equal_loop(kwargs, cbs, eps):
@@ -100,11 +89,8 @@ def test_gradients_equal_loop(kwargs, cbs, eps):
 class Residual(nn.Module):
     def __init__(self, c, h, k):
         super().__init__()
-        self.conv1, self.bn, self.conv2 = (
-            nn.Conv2d(c, h, k, padding=k // 2),
-            nn.BatchNorm2d(h),
-            nn.Conv2d(h, c, k, padding=k // 2),
-        )
+        self.conv1, self.bn, self.conv2 = (nn.Conv2d(c, h, k, padding=k // 2), nn.BatchNorm2d(h),
+                                           nn.Conv2d(h, c, k, padding=k // 2))
 
     def forward(self, x):
         return x + self.conv2(self.bn(self.conv1(x)).relu())
@@ -112,23 +98,15 @@ class Residual(nn.Module):
 def random_net(seed):
     r = random.Random(seed)
     c, k = r.choice((4, 6, 8)), r.choice((3, 5))
-    return nn.Sequential(
-        nn.Conv2d(1, c, k, padding=k // 2),
-        nn.BatchNorm2d(c),
-        nn.ReLU(),
-        nn.Sequential(*[Residual(c, r.choice((4, 8)), k) for _ in range(r.choice((2, 3)))]),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(c, 10),
-    )
+    return nn.Sequential(nn.Conv2d(1, c, k, padding=k // 2), nn.BatchNorm2d(c), nn.ReLU(),
+                         nn.Sequential(*[Residual(c, r.choice((4, 8)), k) for _ in range(r.choice((2, 3)))]),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, 10))
 
 @pytest.mark.parametrize('seed', range(4))
 def test_random_nets_equal_loop(seed):
     "Widths, depths and kernels of nets drawn at random"
-    learn, steps = (
-        new_learner(make=partial(random_net, seed), widths=(0.5, 1.0), depths=(0, 0.5, 1), kernels=(1, 3)),
-        Steps(),
-    )
+    learn, steps = (new_learner(make=partial(random_net, seed), widths=(0.5, 1.0), depths=(0, 0.5, 1), kernels=(1, 3)),
+                    Steps())
     want, _ = by_hand(learn)
     fit(learn, OnionTraining(recipe), steps)
     nets = {s for ss in steps.subnets for s in ss}
@@ -150,11 +128,8 @@ def test_start_and_weights():
 
 def test_sorts_once(monkeypatch):
     at = []
-    monkeypatch.setattr(
-        Supernet,
-        'sort_channels',
-        lambda self, opt=None, tiers=None: at.append((learn.epoch, learn.iter, opt is learn.opt)),
-    )
+    monkeypatch.setattr(Supernet, 'sort_channels',
+                        lambda self, opt=None, tiers=None: at.append((learn.epoch, learn.iter, opt is learn.opt)))
     learn = new_learner()
     fit(learn, OnionTraining(recipe))
     assert at == [(1, 2, True)]
@@ -204,16 +179,8 @@ def test_watched_values():
 
     learn = new_learner()
     fit(learn, OnionTraining(recipe), Later())
-    assert learn.recorder.metric_names == [
-        'epoch',
-        'train_loss',
-        'valid_loss',
-        'accuracy',
-        'acc_min',
-        'acc_mid',
-        'epsilon',
-        'time',
-    ]
+    assert learn.recorder.metric_names == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'acc_min', 'acc_mid',
+                                           'epsilon', 'time']
     assert learn.metrics.attrgot('name') == ['accuracy'] and not learn.supernet.stats
     sn, (x, y) = learn.supernet, [t[600:664] for t in data()]
     for sub, col in ((sn.space.max, 2), (sn.space.min, 3), (sn.space.uniform(0.5, 0.5), 4)):
@@ -261,11 +228,8 @@ def test_autocast():
 
     class BF16(MixedPrecision):
         def before_fit(self):
-            self.autocast, self.learn.scaler, self.scales = (
-                torch.autocast('cpu', dtype=torch.bfloat16),
-                torch.amp.GradScaler('cpu', enabled=False),
-                L(),
-            )
+            self.autocast, self.learn.scaler, self.scales = (torch.autocast('cpu', dtype=torch.bfloat16),
+                                                             torch.amp.GradScaler('cpu', enabled=False), L())
 
     learn, conv, dist = new_learner(torch.float32), [], []
     learn.model.stem.conv.register_forward_hook(lambda m, i, o: conv.append(o.dtype) if m.training else None)
@@ -293,11 +257,8 @@ def test_mixup_and_label_smoothing():
 
     see = See()
     learn.model.stem.register_forward_pre_hook(
-        lambda m, i: (
-            seen.append(torch.equal(i[0], see.full[0]))
-            if see.full and learn.supernet.subnet != learn.supernet.space.max
-            else None
-        )
+        lambda m, i: (seen.append(torch.equal(i[0], see.full[0]))
+                      if see.full and learn.supernet.subnet != learn.supernet.space.max else None)
     )
 
     def distill(pred, teacher):

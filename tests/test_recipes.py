@@ -3,16 +3,8 @@ from copy import deepcopy
 import pytest, torch
 from torch import nn
 from elastic_nets.zoo.models import resnet_cifar
-from elastic_nets.shrink.methods import (
-    bignas,
-    compofa,
-    delayed_shrinking,
-    onion,
-    progressive_shrinking,
-    slimmable,
-    us_net,
-    zero_last_bn,
-)
+from elastic_nets.shrink.methods import (bignas, compofa, delayed_shrinking, onion, progressive_shrinking, slimmable,
+                                         us_net, zero_last_bn)
 from elastic_nets.subnets.subnet import Subnet
 from elastic_nets.subnets.supernet import Supernet
 from recipes_by_hand import (
@@ -43,10 +35,8 @@ def test_slimmable():
         assert (m.weight - full.weight[: m.num_features]).abs().max() > 1e-3  # its own, not the full network's
         assert n == 'stem.bn' or (m.running_mean - full.running_mean[: m.num_features]).abs().max() > 1e-3
     for s in four:  # and what is taken out afterwards is what was trained
-        a, b = (
-            learn.supernet.extract(s).eval()(x[:bs]),
-            (hand.model if s == four[3] else hand.take_out(s)).eval()(x[:bs]),
-        )
+        a, b = (learn.supernet.extract(s).eval()(x[:bs]),
+                (hand.model if s == four[3] else hand.take_out(s)).eval()(x[:bs]))
         close(a, b, s)
 
 class OwnStatistics(Hand):
@@ -94,14 +84,8 @@ def test_us_net():
     "Largest, smallest and two random widths; what the largest says teaches the others"
     learn = new_learner(widths=tuple(w / 16 for w in range(4, 17)), depths=(0, 1))
     choices = [
-        (
-            k,
-            n,
-            (1,)
-            if k == 'depth'
-            else tuple(sorted({round(w / 16 * v) if v > 8 else int(w / 16 * v + 0.5) for w in range(4, 17)})),
-            i,
-        )
+        (k, n, (1,) if k == 'depth'
+         else tuple(sorted({round(w / 16 * v) if v > 8 else int(w / 16 * v + 0.5) for w in range(4, 17)})), i)
         for k, n, v, i in resnet_choices
     ]
     assert {n: vs for k, n, vs, _ in choices if k == 'width'} == learn.supernet.space.width
@@ -150,11 +134,8 @@ def falling(share):
 )
 def test_delayed_shrinking(code, kwargs, warm, ramp):
     "Half of the run for the full network; then three subnets, with a weight that grows to 1 (5 of 270 epochs)"
-    learn, choices, n = (
-        new_learner(widths=(0.25, 0.5, 1.0), depths=(0, 1), smoothing=0.1),
-        at_widths(0.25, 0.5, 1.0),
-        8 * n_batches,
-    )
+    learn, choices, n = (new_learner(widths=(0.25, 0.5, 1.0), depths=(0, 1), smoothing=0.1), at_widths(0.25, 0.5, 1.0),
+                         8 * n_batches)
     hand, first, eps0 = Hand(learn, choices), max(warm - ramp, 0) if code else warm, kwargs.get('eps0', 1e-4)
     for i in range(n):
         (xb, yb), rng, rate = batch[i % n_batches], dice(i), falling(i / n)
@@ -212,14 +193,9 @@ def in_phases(hand, choices, phases, n, smoothing, teacher=None):
     return ends
 
 whole = dict(width=1, depth=1, kernel=1)
-ofa_phases = [
-    (180, 5, whole, 0, 0.08, None),
-    (125, 5, dict(width=1, depth=1), 1, 0.03, None),
-    (25, 0, dict(width=1, depth=2), 2, 0.0025, None),
-    (125, 5, dict(width=1), 2, 0.0075, None),
-    (25, 0, dict(width=2), 4, 0.0025, 1),
-    (125, 5, {}, 4, 0.0075, 2),
-]
+ofa_phases = [(180, 5, whole, 0, 0.08, None), (125, 5, dict(width=1, depth=1), 1, 0.03, None),
+              (25, 0, dict(width=1, depth=2), 2, 0.0025, None), (125, 5, dict(width=1), 2, 0.0075, None),
+              (25, 0, dict(width=2), 4, 0.0025, 1), (125, 5, {}, 4, 0.0075, 2)]
 
 def scaled(phases, lr=lr):
     return [(*p[:4], p[4] / 0.08 * lr, p[5]) for p in phases]  # `lr` is the teacher's
@@ -248,10 +224,8 @@ def test_progressive_shrinking_from_a_teacher():
     teacher = nn.Sequential(
         nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 10)
     ).double()
-    hand, given = (
-        Hand(learn, ofa_choices, [('0', (1,)), ('3.0.body.0', (3, 1)), ('3.1.body.0', (3, 1))]),
-        deepcopy(teacher).eval(),
-    )
+    hand, given = (Hand(learn, ofa_choices, [('0', (1,)), ('3.0.body.0', (3, 1)), ('3.1.body.0', (3, 1))]),
+                   deepcopy(teacher).eval())
     phases = [(*ofa_phases[1][:5], 1), *ofa_phases[2:]]  # nothing is known of what was trained before: sorted at once
     in_phases(hand, ofa_choices, scaled(phases, 1.0), 6 * n_batches, 0.0, given)
     assert hand.moved[:2] == [True] * 2
@@ -267,11 +241,8 @@ def test_progressive_shrinking_leaves_out():
     assert hand.moved == [True] * 2  # the second within the tiers that were trained
     equal(learn, trained(learn, progressive_shrinking(), 6, lr=0.5), hand)
 
-compofa_phases = [
-    (180, 5, whole, 0, 0.08, None),
-    (25, 0, dict(width=2, depth=2), 4, 0.0025, 1),
-    (125, 5, {}, 4, 0.0075, 2),
-]
+compofa_phases = [(180, 5, whole, 0, 0.08, None), (25, 0, dict(width=2, depth=2), 4, 0.0025, 1),
+                  (125, 5, {}, 4, 0.0075, 2)]
 
 @pytest.mark.parametrize('teacher,rate', [(180, lr), (0, 1.5)], ids=['', 'given'])
 def test_compofa(teacher, rate):

@@ -35,11 +35,8 @@ def test_bad_fits(estimate):
     refuses('teacher: .*OnionTraining', progressive_shrinking(0))
     for l in (lambda p, y: F.cross_entropy(p, y, reduction='none'), lambda p, y: 1.0):
         refuses('loss_func: training needs a scalar, it returned', Recipe(gradient=Gradient('hard')), loss=l)
-        refuses(
-            'loss_func: training needs a scalar, it returned',
-            Recipe(gradient=Gradient('hard'), update=Update('small first')),
-            loss=l,
-        )
+        refuses('loss_func: training needs a scalar, it returned',
+                Recipe(gradient=Gradient('hard'), update=Update('small first')), loss=l)
     refuses("reduction 'mean' or 'sum', got 'none'", base, loss=nn.CrossEntropyLoss(reduction='none'))
     refuses('loss_func: no distillation loss .*give your own as distill', base, loss=nn.L1Loss())
     depth_only = dict(widths=None, depths=(0, 1))
@@ -49,11 +46,8 @@ def test_bad_fits(estimate):
     refuses(
         'train it, or grow a plain model, in separate fits', base, cbs=[GrowWidth(stages=2)], n=2
     )  # the growth is the first to see it
-    refuses(
-        'growth and shrinking cannot share a fit: .*take out GrowDepth or',
-        base,
-        cbs=[type('GrowDepth', (Callback,), {})()],
-    )
+    refuses('growth and shrinking cannot share a fit: .*take out GrowDepth or', base,
+            cbs=[type('GrowDepth', (Callback,), {})()])
     for cb in (MixedPrecision(), GradientAccumulation(16), GradientClip(1.0)):
         refuses(
             f"update: .*several optimizer steps per batch, which {type(cb).__name__} does not know; use steps='joint'",
@@ -67,10 +61,8 @@ def test_bad_distill():
     "A distillation that returns no scalar is named before training, although it is needed only later"
     learn, log = new_learner(with_norm), Noted()
     before = deepcopy(learn.model.state_dict())
-    fails(
-        'distill: training needs a scalar, it returned a tensor of shape',
-        lambda: fit(learn, delayed_shrinking(), distill=lambda p, t: (p - t) ** 2, n=4, cbs=[log]),
-    )
+    fails('distill: training needs a scalar, it returned a tensor of shape',
+          lambda: fit(learn, delayed_shrinking(), distill=lambda p, t: (p - t) ** 2, n=4, cbs=[log]))
     assert not log.rows
     for a, b in zip(before.values(), learn.model.state_dict().values()):
         assert torch.equal(a, b)
@@ -78,10 +70,8 @@ def test_bad_distill():
 def test_bad_teacher():
     "A teacher with other outputs, or one that nobody asks, is named before training"
     learn, log = new_learner(), Noted()
-    fails(
-        'teacher: what it says of a batch',
-        lambda: fit(learn, compofa(), teacher=nn.Linear(3, 5).double(), n=4, cbs=[log]),
-    )
+    fails('teacher: what it says of a batch',
+          lambda: fit(learn, compofa(), teacher=nn.Linear(3, 5).double(), n=4, cbs=[log]))
     fails('teacher: this recipe has no use', lambda: fit(learn, bignas(), teacher=two_layers().double(), cbs=[log]))
     assert not log.rows
 

@@ -8,17 +8,8 @@ from fastai.callback.core import Callback
 from fastai.metrics import accuracy
 from elastic_nets.shrink.choices import Annealed
 from elastic_nets.shrink.methods import compofa, progressive_shrinking
-from elastic_nets.shrink.recipe import (
-    Construct,
-    Delayed,
-    Gradient,
-    Phase,
-    Phases,
-    Recipe,
-    Update,
-    inside_out,
-    outside_in,
-)
+from elastic_nets.shrink.recipe import (Construct, Delayed, Gradient, Phase, Phases, Recipe, Update, inside_out,
+                                        outside_in)
 from elastic_nets.shrink.training import OnionTraining
 from helpers import Float32Loss, add, fails, grad, label, minus, times
 from helpers_shrink import all_four, base, close, fit, lopsided, lr, new_learner, with_norm
@@ -28,10 +19,8 @@ def test_annealed_weight():
     log = fit(new_learner(), Recipe(all_four, Gradient('hard'), schedule=Annealed(0.25, 0.25, 0.1, end=0.4)), n=2)
     assert [b.eps for b in log] == pytest.approx([0, 0, 0.1, 0.55, 1, 0.8, 0.6, 0.4])
     for b in log:
-        close(
-            b.grads,
-            add(grad(4, label(b.y), b.W, b.x), *[times(b.eps, grad(h, label(b.y), b.W, b.x)) for h in (1, 2, 3)]),
-        )
+        close(b.grads,
+              add(grad(4, label(b.y), b.W, b.x), *[times(b.eps, grad(h, label(b.y), b.W, b.x)) for h in (1, 2, 3)]))
 
 def test_ramp_of_what_is_left():
     "A ramp that the warm-up leaves no room for takes the steps that there are"
@@ -50,10 +39,8 @@ def test_code_ramp(how):
         [log[15].lr * (1e-4 + (1 - 1e-4) * i / 5) for i in range(5)], rel=1e-5
     )
     for b in log:
-        close(
-            b.grads,
-            add(grad(4, label(b.y), b.W, b.x), *[times(b.eps, grad(h, label(b.y), b.W, b.x)) for h in (1, 2, 3)]),
-        )
+        close(b.grads,
+              add(grad(4, label(b.y), b.W, b.x), *[times(b.eps, grad(h, label(b.y), b.W, b.x)) for h in (1, 2, 3)]))
     paper = fit(new_learner(), Recipe(all_four, Gradient('hard'), schedule=Delayed(0.5, 0.25)), n=5, fit=how)
     assert how != 'fit_one_cycle' or log[12].eps < paper[12].eps - 0.01
 
@@ -74,12 +61,8 @@ def test_phase_rates(how):
     rec = Recipe(
         Construct(k=2),
         schedule=Phases(
-            (
-                Phase(2, (('width', -3),), lr=0.5, warmup=0.25),
-                Phase(1),
-                Phase(2, (('width', -2),), k=3, lr=0.2),
-                Phase(1, (('width', 2),)),
-            )
+            (Phase(2, (('width', -3),), lr=0.5, warmup=0.25), Phase(1), Phase(2, (('width', -2),), k=3, lr=0.2),
+             Phase(1, (('width', 2),)))
         ),
     )
     log, free = fit(new_learner(), rec, n=6, fit=how), fit(new_learner(), base, n=6, fit=how)  # 24 steps
@@ -87,13 +70,8 @@ def test_phase_rates(how):
     def cosine(i, n):
         return (1 + math.cos(math.pi * i / n)) / 2
 
-    want = (
-        [0.5 * lr / 3, lr / 3]
-        + [0.5 * lr * cosine(i, 6) for i in range(6)]
-        + [b.lr for b in free[8:12]]
-        + [0.2 * lr * cosine(i, 8) for i in range(8)]
-        + [b.lr for b in free[20:]]
-    )
+    want = ([0.5 * lr / 3, lr / 3] + [0.5 * lr * cosine(i, 6) for i in range(6)] + [b.lr for b in free[8:12]]
+            + [0.2 * lr * cosine(i, 8) for i in range(8)] + [b.lr for b in free[20:]])
     assert [b.lr for b in log] == pytest.approx(want, rel=1e-5)
     assert [len(b.nets) for b in log] == [2] * 12 + [3] * 8 + [2] * 4
     for b in log:
@@ -122,11 +100,8 @@ def test_skins(skins, sort):
         score = before[1].abs().sum(0)
         # inside out: 1..n are trained, units n+1..4 may change places
         # outside in: 4-n+1..4 are trained, each a tier of its own but the first 4-n+1
-        tiers = (
-            [(j, j + 1) for j in range(n)] + [(n, 4)]
-            if skins is inside_out
-            else [(0, min(5 - n, 4))] + [(j, j + 1) for j in range(5 - n, 4)]
-        )
+        tiers = ([(j, j + 1) for j in range(n)] + [(n, 4)] if skins is inside_out
+                 else [(0, min(5 - n, 4))] + [(j, j + 1) for j in range(5 - n, 4)])
         o = torch.cat([a + score[a:z].argsort(descending=True) for a, z in tiers]) if moved else torch.arange(4)
         close(now, [before[0][o], before[1][:, o]], (i, o))
         orders.append(o.tolist())
@@ -136,11 +111,8 @@ def test_skins(skins, sort):
 def test_sorting(sorts):
     "Once, where shrinking starts; at each phase; or never; and momentum goes with the weights"
     for sort in sorts:
-        log = fit(
-            new_learner(lopsided, mom=0.9),
-            Recipe(replace(all_four, sort=sort), Gradient('hard'), schedule=Delayed(0.5, 0.0)),
-            n=2,
-        )
+        log = fit(new_learner(lopsided, mom=0.9),
+                  Recipe(replace(all_four, sort=sort), Gradient('hard'), schedule=Delayed(0.5, 0.0)), n=2)
         W, buf = [p.detach().clone() for p in new_learner(lopsided).model.parameters()], None
         for i, b in enumerate(log):
             if i == 4 and sort != 'never':
@@ -148,10 +120,8 @@ def test_sorting(sorts):
                 assert o.tolist() != [0, 1, 2, 3]
                 W, buf = [W[0][o], W[1][:, o]], [buf[0][o], buf[1][:, o]]
             close(b.W, W, (sort, i))
-            buf = add(
-                times(0.9, buf or times(0, W)),
-                *[grad(h, label(b.y), W, b.x) for h in ((1, 2, 3, 4) if i >= 4 else (4,))],
-            )
+            buf = add(times(0.9, buf or times(0, W)),
+                      *[grad(h, label(b.y), W, b.x) for h in ((1, 2, 3, 4) if i >= 4 else (4,))])
             W = minus(W, times(lr, buf))
             close(b.end, W, (sort, i))
 
@@ -184,12 +154,9 @@ def test_rates_beside_another_schedule():
 
 @pytest.mark.parametrize(
     'rec',
-    [
-        base,
-        Recipe(Construct(k=3), schedule=Delayed(0.25, 0.5)),
-        Recipe(Construct(k=3, sort='phases'), Gradient('hard'), schedule=inside_out(3)),
-        Recipe(Construct(k=2), Gradient('hard'), Update('small first')),
-    ],
+    [base, Recipe(Construct(k=3), schedule=Delayed(0.25, 0.5)),
+     Recipe(Construct(k=3, sort='phases'), Gradient('hard'), schedule=inside_out(3)),
+     Recipe(Construct(k=2), Gradient('hard'), Update('small first'))],
     ids=['levels', 'delayed', 'skins', 'steps'],
 )
 def test_resume(rec):
@@ -200,10 +167,8 @@ def test_resume(rec):
 def test_resumed_in_its_last_phase():
     "Sorted before, so not again; and a fit that begins behind the teacher's phase says what it needs"
     rec = Recipe(Construct(k=2, sort='once'), Gradient('hard'), schedule=Delayed(0.5, 0.0))
-    close(
-        fit(new_learner(lopsided), rec, n=4, start_epoch=3)[0].W,
-        [p.detach() for p in new_learner(lopsided).model.parameters()],
-    )
+    close(fit(new_learner(lopsided), rec, n=4, start_epoch=3)[0].W,
+          [p.detach() for p in new_learner(lopsided).model.parameters()])
     with pytest.raises(ValueError, match='teacher: .*teacher='):
         fit(new_learner(), compofa(), n=4, start_epoch=3)
 

@@ -58,7 +58,8 @@ def test_a_supernet_that_has_ended_is_copied():
 def test_a_layer_that_was_refused_and_put_back_is_elastic():
     model = heads().eval()
     sn = Supernet(model, xb, widths=(.5,1.))
-    name = next(n for n,m in model.named_modules() if n.endswith('.0') and isinstance(m, nn.Linear) or n.endswith('fc1'))
+    linear = [n for n,m in model.named_modules() if isinstance(m, nn.Linear)]
+    name = next(n for n in linear if n.endswith(('.0','fc1')))
     home, _, leaf = name.rpartition('.')
     home = model.get_submodule(home)
     old = getattr(home, leaf)

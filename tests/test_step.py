@@ -8,15 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from elastic_nets.shrink.choices import combine_avg, combine_avg_sqrt, combine_core, combine_project, combine_skins
 from elastic_nets.shrink.gradients import combine_sum
-from elastic_nets.shrink.methods import (
-    bignas,
-    compofa,
-    delayed_shrinking,
-    onion,
-    progressive_shrinking,
-    slimmable,
-    us_net,
-)
+from elastic_nets.shrink.methods import (bignas, compofa, delayed_shrinking, onion, progressive_shrinking, slimmable,
+                                         us_net)
 from elastic_nets.shrink.recipe import Construct, Delayed, Gradient, Recipe, Update
 from elastic_nets.shrink.step import Losses, Timetable, look, onion_step
 from elastic_nets.shrink.training import OnionTraining
@@ -34,11 +27,8 @@ space = dict(widths=(0.25, 0.5, 0.75, 1.0), depths=(0, 0.5, 1), kernels=(1, 3), 
 class Block(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv1, self.bn, self.conv2 = (
-            nn.Conv2d(8, 8, 3, padding=1),
-            nn.BatchNorm2d(8),
-            nn.Conv2d(8, 8, 3, padding=1),
-        )
+        self.conv1, self.bn, self.conv2 = (nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8),
+                                           nn.Conv2d(8, 8, 3, padding=1))
         self.drop = nn.Dropout(0.2)
 
     def forward(self, x):
@@ -112,18 +102,8 @@ class Loop:
                     g['lr'] = LR * plan.lr
             gradient, largest = self.recipe.gradient, self.todo.space_of(plan).max
             losses = Losses(yb, top, F.cross_entropy, gradient.target, teacher=lambda: self.teacher_says(largest, xb))
-            onion_step(
-                self.sn,
-                self.opt,
-                nets,
-                xb,
-                losses,
-                top,
-                plan.eps,
-                gradient.combine,
-                self.recipe.update.steps,
-                gradient.dropout,
-            )
+            onion_step(self.sn, self.opt, nets, xb, losses, top, plan.eps, gradient.combine, self.recipe.update.steps,
+                       gradient.dropout)
             last = plan
             if (i + 1) % BATCHES == 0 and top != self.sn.space.max:
                 calibrate_bn(self.sn.model, batches)  # who validates wants it
@@ -133,19 +113,12 @@ def tensors(sn):
     return [*sn.model.state_dict().values(), *[p.detach() for p in sn.held_params()]]
 
 RULES = (combine_sum, combine_avg, combine_avg_sqrt, combine_project, combine_core, combine_skins)
-RECIPES = dict(
-    slimmable=slimmable(),
-    us_net=us_net(levels=10),
-    bignas=bignas(),
-    progressive_shrinking=progressive_shrinking(),
-    compofa=compofa(),
-    delayed_shrinking=delayed_shrinking(ramp=0.2),
-    code=delayed_shrinking(ramp=0.2, code=True),
-    onion=onion(),
-    small_first=Recipe(onion().construct, update=Update('small first')),
-    next_larger=Recipe(gradient=Gradient('next')),
-    **{f.__name__: Recipe(Construct(k=3), Gradient(combine=f), schedule=Delayed(0.0, 0.5)) for f in RULES},
-)
+RECIPES = dict(slimmable=slimmable(), us_net=us_net(levels=10), bignas=bignas(),
+               progressive_shrinking=progressive_shrinking(), compofa=compofa(),
+               delayed_shrinking=delayed_shrinking(ramp=0.2), code=delayed_shrinking(ramp=0.2, code=True),
+               onion=onion(), small_first=Recipe(onion().construct, update=Update('small first')),
+               next_larger=Recipe(gradient=Gradient('next')),
+               **{f.__name__: Recipe(Construct(k=3), Gradient(combine=f), schedule=Delayed(0.0, 0.5)) for f in RULES})
 
 @pytest.mark.parametrize('name', RECIPES)
 def test_callback_and_loop_are_the_same(name):

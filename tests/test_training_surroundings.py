@@ -38,18 +38,13 @@ def test_accumulation(rule, target):
         first = log[2 * i]
         xb, yb, W = torch.cat([first.x, small.x]), torch.cat([first.y, small.y]), small.W
         order = sorted(first.h)
-        q = {
-            h: label(yb)
-            if h == 4 or target == 'hard'
-            else says(4 if target == 'distill' else order[order.index(h) + 1] if order.count(h) == 1 else h, W, xb)
-            for h in order
-        }
+        q = {h: label(yb) if h == 4 or target == 'hard'
+             else says(4 if target == 'distill' else order[order.index(h) + 1] if order.count(h) == 1 else h, W, xb)
+             for h in order}
         if target == 'next' and len({*order}) < len(order):
             continue  # the same network twice in a step
-        gs, w = (
-            [times(1.0 if h == 4 else first.eps, grad(h, q[h], W, xb)) for h in order],
-            [1.0 if h == 4 else first.eps for h in order],
-        )
+        gs, w = ([times(1.0 if h == 4 else first.eps, grad(h, q[h], W, xb)) for h in order],
+                 [1.0 if h == 4 else first.eps for h in order])
         own = [usage([h]) for h in order]
         if rule is combine_sum:
             want = add(*gs)
@@ -85,11 +80,8 @@ def test_accumulation_is_a_large_batch():
 
 @pytest.mark.parametrize(
     'rec,space',
-    [
-        (slimmable(), {}),
-        (Recipe(Construct(matrices=True), Gradient('hard', combine_avg)), dict(kernels=(3, 5))),
-        (delayed_shrinking(warmup=0.25, ramp=0.25), dict(kernels=(3, 5))),
-    ],
+    [(slimmable(), {}), (Recipe(Construct(matrices=True), Gradient('hard', combine_avg)), dict(kernels=(3, 5))),
+     (delayed_shrinking(warmup=0.25, ramp=0.25), dict(kernels=(3, 5)))],
     ids=['private', 'matrices', 'delayed'],
 )
 def test_torch_optimizer(rec, space):
@@ -118,11 +110,9 @@ def test_torch_optimizer(rec, space):
     assert bool(own[0]) == (not rec.construct.sort == 'once')
 
 @pytest.mark.parametrize('scaled', [False, True])
-@pytest.mark.parametrize(
-    'rec',
-    [slimmable(), Recipe(Construct(matrices=True, smallest=True), Gradient('hard', combine_avg))],
-    ids=['private', 'matrices'],
-)
+@pytest.mark.parametrize('rec',
+                         [slimmable(), Recipe(Construct(matrices=True, smallest=True), Gradient('hard', combine_avg))],
+                         ids=['private', 'matrices'])
 def test_clipping_takes_the_norm_of_all(rec, scaled):
     "Clipping takes the norm of all that is trained, what is on the handle included"
 
@@ -134,11 +124,8 @@ def test_clipping_takes_the_norm_of_all(rec, scaled):
 
         def before_step(self):
             self.grads.append(
-                [
-                    p.grad.clone()
-                    for p in [*self.model.parameters(), *self.learn.supernet.held_params()]
-                    if p.grad is not None
-                ]
+                [p.grad.clone() for p in [*self.model.parameters(), *self.learn.supernet.held_params()]
+                 if p.grad is not None]
             )
 
     res = []
@@ -158,14 +145,8 @@ def test_private_norms_have_the_layers_rate():
         return [[*m[:2].parameters()], [*m[2:].parameters()]]
 
     def net():
-        return nn.Sequential(
-            nn.Linear(3, 4, bias=False),
-            nn.BatchNorm1d(4),
-            nn.Linear(4, 4),
-            nn.BatchNorm1d(4),
-            nn.ReLU(),
-            nn.Linear(4, 3),
-        )
+        return nn.Sequential(nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.BatchNorm1d(4),
+                             nn.ReLU(), nn.Linear(4, 3))
 
     def moved(train_bn, freeze, lr):
         learn = new_learner(net)
@@ -176,12 +157,8 @@ def test_private_norms_have_the_layers_rate():
         fit(learn, slimmable(), lr=lr)
         sn = learn.supernet
         return [
-            any(
-                (p.detach() - float(t == 'weight')).abs().max() > 1e-9
-                for d in sn.stats.values()
-                for t, p in d[n].items()
-                if t in ('weight', 'bias')
-            )
+            any((p.detach() - float(t == 'weight')).abs().max() > 1e-9 for d in sn.stats.values()
+                for t, p in d[n].items() if t in ('weight', 'bias'))
             for n in '13'
         ]
 
@@ -197,10 +174,8 @@ def test_private_affine_has_no_weight_decay():
     learn.wd = 0.5
     learn.loss_func = lambda p, y: 0 * p.sum()
     fit(learn, slimmable())
-    assert all(
-        torch.equal(p, torch.full_like(p, p[0].item())) and p[0].item() in (0.0, 1.0)
-        for p in learn.supernet.held_params()
-    )
+    assert all(torch.equal(p, torch.full_like(p, p[0].item())) and p[0].item() in (0.0, 1.0)
+               for p in learn.supernet.held_params())
     assert learn.model[0].weight.norm() < 0.9 * new_learner(with_norm).model[0].weight.norm()
 
 def test_lr_find(tmp_path):
@@ -226,14 +201,8 @@ def test_lr_find_leaves_the_supernet(rec, tmp_path):
     "What the supernet holds is as before, and the first fit is that of a learner that never looked"
 
     def make():
-        return nn.Sequential(
-            nn.Unflatten(1, (1, 3)),
-            nn.Conv1d(1, 4, 3, padding=1, bias=False),
-            nn.BatchNorm1d(4),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(12, 3),
-        )
+        return nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 4, 3, padding=1, bias=False), nn.BatchNorm1d(4),
+                             nn.ReLU(), nn.Flatten(), nn.Linear(12, 3))
 
     def look(learn):
         cbs = [OnionTraining(rec, watch=()), Float32Loss()]
@@ -293,12 +262,8 @@ def test_untrained_full_network_is_calibrated():
             old[0] = m[1].running_mean.clone()
 
     stale, old = [], [torch.zeros(4).double()]
-    fit(
-        new_learner(with_norm),
-        Recipe(Construct(k=2), Gradient('hard'), schedule=Phases((Phase(1, full=False),))),
-        n=3,
-        cbs=[See()],
-    )
+    fit(new_learner(with_norm), Recipe(Construct(k=2), Gradient('hard'), schedule=Phases((Phase(1, full=False),))), n=3,
+        cbs=[See()])
     assert stale == [True] * 3
 
 class Bf16Learner(MixedPrecision):

@@ -30,11 +30,8 @@ def test_a_step_for_each(steps, target):
         close(b.end, W)
     other = fit(
         new_learner(),
-        Recipe(
-            all_four,
-            Gradient(target),
-            Update(dict(zip(('small first', 'large first'), ('large first', 'joint')))[steps]),
-        ),
+        Recipe(all_four, Gradient(target),
+               Update(dict(zip(('small first', 'large first'), ('large first', 'joint')))[steps])),
     )
     differ(fit(new_learner(), Recipe(all_four, Gradient(target), Update(steps)))[0].end, other[0].end)
 
@@ -59,10 +56,8 @@ def test_rate_per_skin():
 def test_rate_per_skin_counts_weights():
     "A subnet counts by its weight: with plain SGD a ramp of epsilon is the same as with the mean by usage"
     ramp = Recipe(Construct(k=3, levels=4), schedule=Delayed(0.0, 1.0, 1e-3))
-    log, avg = (
-        fit(new_learner(), replace(ramp, update=Update(rule=RatePerSkin)), n=2),
-        fit(new_learner(), replace(ramp, gradient=Gradient(combine=combine_avg)), n=2),
-    )
+    log, avg = (fit(new_learner(), replace(ramp, update=Update(rule=RatePerSkin)), n=2),
+                fit(new_learner(), replace(ramp, gradient=Gradient(combine=combine_avg)), n=2))
     for a, b in zip(log, avg):
         close(a.end, b.end, a.eps)
     assert log[0].eps == 1e-3 and log[-1].eps > 0.8
@@ -90,12 +85,8 @@ def test_own_and_shared_momentum(steps, momentum, opt, schedule):
 
 def test_own_momentum_is_sorted():
     "Every rank's buffer is permuted with the weights"
-    rec = Recipe(
-        Construct(k=3, sort='phases'),
-        Gradient('hard'),
-        Update('small first', OwnMomentum),
-        Phases((Phase(1, (('width', -2),)), Phase(1))),
-    )
+    rec = Recipe(Construct(k=3, sort='phases'), Gradient('hard'), Update('small first', OwnMomentum),
+                 Phases((Phase(1, (('width', -2),)), Phase(1))))
     log = fit(new_learner(mom=0.9), rec, n=4, lr=0.3)
     bufs, W = {}, None
     for i, b in enumerate(log):
@@ -144,12 +135,10 @@ def test_stopped_fit_gives_back_the_optimizer():
         fit(learn, Recipe(all_four, update=Update('large first', OwnMomentum)), distill=distill, cbs=[Note()])
     assert learn.opt.state is kept['now']
 
-@pytest.mark.parametrize(
-    'rec',
-    [Recipe(all_four, Gradient('hard', r)) for r in (combine_avg, combine_project, combine_skins)]
-    + [Recipe(all_four, update=Update(rule=RatePerSkin))],
-    ids=['avg', 'project', 'skins', 'skin_lr'],
-)
+@pytest.mark.parametrize('rec',
+                         [Recipe(all_four, Gradient('hard', r)) for r in (combine_avg, combine_project, combine_skins)]
+                         + [Recipe(all_four, update=Update(rule=RatePerSkin))],
+                         ids=['avg', 'project', 'skins', 'skin_lr'])
 def test_scaler_changes_nothing(rec):
     "A gradient scaler is out of what is combined, and out of the probe's norms"
     ends, probes = [], []

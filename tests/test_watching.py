@@ -29,10 +29,8 @@ class Clean(Callback):
         self.grads = [p.grad for p in [*self.model.parameters(), *sn.held_params()]]
         self.state = [
             t.clone()
-            for t in [
-                *self.model.state_dict().values(),
-                *[t for s in sn.private for d in sn.stats[s].values() for t in d.values()],
-            ]
+            for t in [*self.model.state_dict().values(),
+                      *[t for s in sn.private for d in sn.stats[s].values() for t in d.values()]]
         ]
         self.rng = (torch.get_rng_state(), random.getstate(), self.dls.train.rng.getstate(), self.x.clone())
 
@@ -67,11 +65,8 @@ def test_estimate_leaves_no_trace(rec):
 
 def test_estimate_counts():
     "Steps with subnets, by the schedule of this fit"
-    for rec, n in (
-        (Recipe(schedule=Delayed(0.5)), 4),
-        (Recipe(schedule=Delayed(0.25, code=True, ramp=0.25)), 8),
-        (Recipe(gradient=Gradient('hard'), schedule=outside_in(4, 0.5)), 7),
-    ):
+    for rec, n in ((Recipe(schedule=Delayed(0.5)), 4), (Recipe(schedule=Delayed(0.25, code=True, ramp=0.25)), 8),
+                   (Recipe(gradient=Gradient('hard'), schedule=outside_in(4, 0.5)), 7)):
         said, learn = [], new_learner()
         learn.logger = lambda s: said.append(s) if isinstance(s, str) else None
         learn.fit(2, lr, cbs=[OnionTraining(rec, watch=()), Float32Loss()])
@@ -104,12 +99,8 @@ def test_not_finite(steps, bad):
 
     learn = new_learner()
     learn.loss_func = hard
-    with pytest.warns(
-        UserWarning,
-        match='epoch 1: the loss of '
-        + ('the full network' if bad == 4 else "Subnet\\(width={'0': 2}")
-        + '.* is nan; training stops',
-    ):
+    with pytest.warns(UserWarning, match='epoch 1: the loss of '
+                      + ('the full network' if bad == 4 else "Subnet\\(width={'0': 2}") + '.* is nan; training stops'):
         log = fit(learn, Recipe(all_four, Gradient('hard'), Update(steps)), n=3)
     assert len(log) == 5  # the fifth batch is the first of epoch 1
     W = log[4].W
@@ -187,11 +178,8 @@ def test_probe_looks_at_the_full_network():
     probe = GradientProbe()
     log = fit(
         new_learner(),
-        Recipe(
-            Construct(k=2),
-            Gradient('hard'),
-            schedule=Phases((Phase(1, (('width', -1),)), Phase(1, full=False), Phase(2))),
-        ),
+        Recipe(Construct(k=2), Gradient('hard'),
+               schedule=Phases((Phase(1, (('width', -1),)), Phase(1, full=False), Phase(2)))),
         n=2,
         cbs=[probe],
     )
