@@ -292,7 +292,7 @@ def test_sampling_keeps_limits(ofa):
     with pytest.raises(ValueError, match='the limits are'): # its largest subnet is not in it
         sample_buckets(ofa, per=3, space=half)
     first = next(n for n,d in ofa.space.depth.items() if len(d)>2)
-    space = ofa.space.constrain(lambda s: s.depth[first]==ofa.space.depth[first][1], 0, 0)
+    space = ofa.space.constrain(lambda s: s.depth[first]==ofa.space.depth[first][1], lo=0, hi=0)
     drawn = sum(sample_buckets(ofa, per=4, space=space), [])
     assert len(drawn)==24 and all(s in space for s in drawn)
     assert not all(s in space for s in sum(sample_buckets(ofa, per=4), []))

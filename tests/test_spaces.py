@@ -160,11 +160,11 @@ def test_only_subnets_of_a_tied_space_are_trained():
     learn.remove_cbs(ProgressCallback)
     sn = learn.to_supernet(space=space)
     assert sn.space == space and sn.space.count() == 243 and hash(sn.space) == hash(space)
-    cb,drawn,set_active = OnionTraining(delayed_shrinking(k=3, warmup=.3), watch=()),[],sn.set_active
-    def noted(subnet=None):
+    cb,drawn,active = OnionTraining(delayed_shrinking(k=3, warmup=.3), watch=()),[],sn.active
+    def noted(subnet):
         drawn.append(subnet)
-        return set_active(subnet)
-    sn.set_active = noted
+        return active(subnet)
+    sn.active = noted
     before = model.layer6[3].convs.project.conv.weight.detach().clone()
     with learn.no_logging(): learn.fit(1, cbs=cb)
     drawn = {s for s in drawn if s is not None} - {space.max}
