@@ -111,6 +111,7 @@ class Products(TorchFunctionMode):
     def watching(self): # Within, it sees what the model does
         hooks = []
         for name,m in self.model.named_modules():
+            if isinstance(m, torch.jit.ScriptModule): continue # takes no hooks; nothing in it is seen
             hooks.append(m.register_forward_pre_hook(lambda m, x, name=name: self.stack.append(name)))
             hooks.append(m.register_forward_hook(self.leave))
         try:
