@@ -76,7 +76,9 @@ def fit_rates(self:AfterGrowth):
     self.rates = None
 
 @patch
-def after_train(self:AfterGrowth): self.fit_rates()
+def after_train(self:AfterGrowth):
+    "Validation and whoever reads the rates find those that the fit wants"
+    self.fit_rates()
 
 # %% ../../nbs/grow/28_after.ipynb #8b3d0b20
 def after_state(cb): # Plain values
