@@ -1,8 +1,8 @@
 "States that meet: a subnet is active while its model is saved, made plain, made elastic again or changed"
 import copy, pickle
-import pytest, torch
+import pytest, timm, torch
 from torch import nn
-from elastic_nets.all import Supernet, load_subnet, save_subnet, vit
+from elastic_nets.all import Supernet, load_subnet, save_subnet
 from elastic_nets.channels.trace import trace_channels
 from elastic_nets.grow.deepen import start_shallow
 from elastic_nets.grow.stages import macs_of_layers
@@ -10,7 +10,9 @@ from elastic_nets.grow.widen import start_narrow
 from elastic_nets.subnets.cost import macs
 
 xb = torch.randn(2,3,16,16)
-def heads(): return vit(img=16, patch=8, dim=16, depth=2, heads=4)
+small = dict(img_size=16, patch_size=8, embed_dim=16, num_classes=5)
+def heads(): # which its layers remember
+    return timm.create_model('vit_tiny_patch16_224', depth=2, num_heads=4, **small)
 def plain():
     return nn.Sequential(nn.Conv2d(3,8,3,padding=1), nn.BatchNorm2d(8), nn.MaxPool2d(2), nn.Conv2d(8,16,3,padding=1),
                          nn.BatchNorm2d(16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16,5))
@@ -46,8 +48,8 @@ def test_heads_are_whole_again(then):
 
 def test_a_model_whose_part_became_elastic_can_be_loaded():
     whole = nn.Sequential(plain(), nn.ReLU())
-    Supernet(whole, xb)
-    Supernet(whole[0], xb)
+    ended, part = Supernet(whole, xb), Supernet(whole[0], xb)
+    assert ended.retired and not part.retired
     whole.load_state_dict(whole.state_dict())
 
 def test_a_supernet_that_has_ended_is_copied():
@@ -98,8 +100,9 @@ def test_a_copy_of_the_model_loads_what_it_can():
     assert all(torch.equal(a, b) for a,b in zip(alone.parameters(), sn.model.parameters()))
 
 def test_macs_of_sizes_with_attention():
-    for start in (start_narrow, start_shallow):
-        model = heads().eval()
+    mixer = timm.models.MlpMixer(num_blocks=2, **small)
+    for model, start in ((heads(), start_narrow), (heads(), start_shallow), (mixer, start_narrow)):
+        model.eval()
         graph = trace_channels(model, xb)
         start(model, graph, .5)
         assert macs_of_layers(model, graph)==macs(model, xb)
