@@ -107,9 +107,10 @@ def plot_blocks(
     old:tuple=None, # (outputs, inputs) before it grew; None: it has not grown
     title:str='', # Of the picture
     limit:float=None, # Largest absolute value of the scale; default: that of `weight`
+    names:bool=True, # Write the names of the blocks on them?
     ax=None, # Axes to draw on; default: new ones
 ): # The axes
-    "A weight with lines between its four blocks: old, new inputs, new outputs, both new"
+    "A weight with lines between its four blocks: old, new inputs, new outputs, both new (network expansion, section 3.3)"
     rows,cols = weight.shape[:2]
     outputs,inputs = old or (rows, cols)
     if not (0<outputs<=rows and 0<inputs<=cols):
@@ -117,6 +118,12 @@ def plot_blocks(
     ax = plot_matrix(weight, title, limit=limit, bar=False, ax=ax)
     if outputs<rows: ax.axhline(outputs, color='k', lw=1.2)
     if inputs<cols: ax.axvline(inputs, color='k', lw=1.2)
+    parts = {'o':(0, outputs, 0, inputs), 'r':(0, outputs, inputs, cols),
+             'g':(outputs, rows, 0, inputs), 'b':(outputs, rows, inputs, cols)}
+    for letter,(top,bottom,left,right) in parts.items() if names else ():
+        if top==bottom or left==right: continue
+        ax.text((left+right)/2, (top+bottom)/2, f'$W^{letter}$', ha='center', va='center', color='k',
+                bbox=dict(facecolor='w', edgecolor='none', alpha=.85, pad=1.5))
     ax.set(xticks=sorted({0, inputs, cols}), yticks=sorted({0, outputs, rows}))
     return ax
 
@@ -131,7 +138,7 @@ def plot_correlation(
     if maps.ndim!=2: raise ValueError(f'maps: a matrix (channels, numbers) is expected, got shape {tuple(maps.shape)}')
     r = torch.corrcoef(maps.detach().float().cpu()).nan_to_num() # a channel that is silent correlates with nothing
     old = len(r) if old is None else old
-    ax = plot_blocks(r, (old, old), title, limit=1., ax=ax)
+    ax = plot_blocks(r, (old, old), title, limit=1., names=False, ax=ax)
     ax.set(xlabel='channel', ylabel='channel')
     return ax
 
