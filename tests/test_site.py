@@ -17,7 +17,7 @@ def test_every_public_name_has_an_entry(api):
     nothing([n for n in names if f'\n### {n}\n' not in api], 'each public name is in the API')
 
 WORDS = {'ax','sn','test','DataLoaders','TorchFunctionMode','FlopCounterMode','AveragedModel','ModelEmaV3','to_bf16',
-         'after_grow','replace','safetensors'} # of other libraries, or of Python
+         'after_grow','replace','dataclasses','print','space','safetensors'} # of other libraries, or of Python
 
 @pytest.mark.parametrize('name', api_pages.modules())
 def test_module_says_what_it_has(name):
@@ -38,8 +38,11 @@ def test_package_lists_its_modules():
             'help(elastic_nets) has each module')
 
 def test_llms_txt():
-    text = api_pages.llms_txt()
-    for name in api_pages.modules(): assert ' '.join(api_pages.module_of(name).__doc__.split()) in text
+    "The site's has what a module says of itself and all names, nbdev's the promises"
+    text, short = api_pages.llms_txt(), (root/'nbs/llms.txt').read_text(encoding='utf-8')
+    for name in api_pages.modules():
+        doc = api_pages.module_of(name).__doc__
+        assert ' '.join(doc.split()) in text and f'- `elastic_nets.{name}`: {doc.splitlines()[0]}' in short
 
 def test_methods_of_learners_have_entries(api):
     assert [n for n in ('to_supernet','subnet','search_subnet') if f'### Learner.{n}\n' not in api]==[]
