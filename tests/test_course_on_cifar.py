@@ -24,13 +24,13 @@ def noise(tmp_path_factory):
     "`cifar_dls`, from a folder with some pictures of that form"
     from elastic_nets.zoo.data import cifar_dls
     folder, rng = tmp_path_factory.mktemp('cifar'), np.random.default_rng(0)
-    for split,n in dict(train=8, test=2).items():
+    for split,n in dict(train=2, test=1).items():
         for name in 'abcdefghij':
             (folder/split/name).mkdir(parents=True)
             for i in range(n):
                 picture = PIL.Image.fromarray(rng.integers(256, size=(32,32,3), dtype=np.uint8))
                 picture.save(folder/split/name/f'{i}.png')
-    def dls(bs=8, **kw): return cifar_dls(bs=min(bs, 32), valid_pct=.2, path=folder, **kw)
+    def dls(bs=2, **kw): return cifar_dls(bs=min(bs, 8), valid_pct=.2, path=folder, **kw)
     return dls
 
 @pytest.mark.parametrize('nb', [nb for nb in chapters if nb.path.stem not in (NO_DATA, TWO_CARDS)], ids=repr)

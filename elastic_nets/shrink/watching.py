@@ -396,6 +396,7 @@ def plot_gradients(
     probe:GradientProbe, # After a fit
     step:int=None, # Which step's layers are drawn; None: the first it kept
     weights=lambda n: n.endswith('weight'), # Which parameters, by name
+    ax=None, # Three axes to draw on; default: new ones
 ): # The three axes
     "Per layer the norms and cosines of a step, and the norms over all steps (DepS, figs. 3 and 4)"
     rows = [r for r in probe.rows if weights(r['layer'])]
@@ -404,7 +405,7 @@ def plot_gradients(
     at, steps = [r for r in rows if r['step']==step], sorted({r['step'] for r in rows})
     if not at: raise ValueError(f'step: {step} was not kept; these were: {steps[:12]}')
     def size(s, k): return sum(r[k]**2 for r in rows if r['step']==s)**.5
-    fig,axs = plt.subplots(1, 3, figsize=(8,2.4))
+    axs = plt.subplots(1, 3, figsize=(8,2.4))[1] if ax is None else ax
     for k,label,c in (('full','full network','.75'), ('shrink','shrinking','C1'), ('used','with epsilon','C0')):
         axs[0].semilogy([r[k] for r in at], '.-', lw=3 if k=='full' else .8, c=c, label=label)
         if k=='full': continue
@@ -413,5 +414,5 @@ def plot_gradients(
     axs[0].set(title=f'norm, step {step}', xlabel='layer')
     axs[1].set(title=f'cosine with the full network, step {step}', xlabel='layer')
     axs[2].set(title='norm / full network', xlabel='step')
-    fig.legend(*axs[0].get_legend_handles_labels(), loc='outside upper right', ncol=3)
+    axs[0].figure.legend(*axs[0].get_legend_handles_labels(), loc='outside upper right', ncol=3)
     return axs

@@ -452,10 +452,11 @@ def profile_space(
 def plot(self:SpaceProfile,
     cost:str='macs', # Or 'params', or 'latency' where it has been measured
     n:int=10, # Choices that are shown, those that save most
-):
+    ax=None, # Two axes to draw on; default: new ones
+): # The two axes
     "Where random subnets lie between the smallest and the largest, and what each choice saves"
     if cost not in self.extremes: raise ValueError(f'cost: {cost!r} is unknown; {", ".join(self.extremes)} are there')
-    fig,(left,right) = plt.subplots(1, 2, figsize=(8,3), layout='constrained')
+    left,right = plt.subplots(1, 2, figsize=(8,3), layout='constrained')[1] if ax is None else ax
     unit, word = dict(macs=(1e6,'million MACs'), params=(1e6,'million parameters')).get(cost, (1e-3,'milliseconds'))
     left.hist(self.draws[cost]/unit, bins=20, color='steelblue')
     for end in ('smallest','largest'): left.axvline(self.extremes[cost][end]/unit, color='orange', ls='--')
