@@ -101,10 +101,11 @@ def toctree(pages, caption=''):
     return '\n'.join(['```{toctree}', ':hidden:', *[f':caption: {caption}' for _ in [0] if caption], '', *pages, '```'])
 
 def title_of(path):
-    "Title and promise of a notebook"
+    "Title and promise of a notebook: what is quoted first, up to an empty line"
     for c in json.loads(path.read_text(encoding='utf-8'))['cells']:
-        found = re.match(r'# (.+)(?:\n+> ((?:.+\n?)*))?', ''.join(c['source']))
-        if found and c['cell_type']=='markdown': return found[1].strip(), ' '.join((found[2] or '').split())
+        found = re.match(r'# (.+)(?:\n+((?:> .*\S.*\n?)+))?', ''.join(c['source']))
+        if found and c['cell_type']=='markdown':
+            return found[1].strip(), ' '.join(l[2:].strip() for l in (found[2] or '').splitlines())
     return path.stem, ''
 
 def room_page(folder):

@@ -73,7 +73,7 @@ def test_pictures_are_legible_in_the_dark(browser, site):
 def test_text_is_legible_in_the_dark(browser, site):
     "Of tables and of players, too, which bring a style of their own"
     page = browser.new_page(viewport=dict(width=1200, height=900), color_scheme='dark')
-    for where, selector in [('nbs/course/01_train_once.html', '.cell_output table'),
+    for where, selector in [('nbs/course/01_ten_minutes.html', '.cell_output table'),
                             ('nbs/look/51_explore.html', '.animation'), ('api/grow.html', 'table')]:
         page.goto(f'{site}/{where}')
         assert brightness(page.locator(selector).first.screenshot())[1]>90, where

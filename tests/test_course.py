@@ -87,20 +87,32 @@ def test_chapter_says_when_it_fails(nb):
 @each_chapter
 def test_chapter_says_what_to_read_next(nb): assert without_next(nb) is None
 
-@each_chapter
-def test_chapter_can_grow(nb):
-    "One cell at the top has the data and the length, to be changed on a GPU"
-    if not any('digits_dls' in s and not s.startswith('#| slow') for s in nb.code): return
-    assert any(re.search(r'^data, ?epochs.* = ', s, re.M) for s in nb.code[:6])
+# ---- chapters and rooms
 
-def room_of(link): return first(nb for nb in notebooks if nb.module and link.endswith(nb.name))
+rooms = [nb for nb in notebooks if nb.path.parent.name not in ('course','nbs')]
+
+def named(text, among): return {nb for nb in among if any(l.endswith(f'/{nb.name}') for l in links(text))}
 def head(nb): return next(source(c) for c in nb.cells if is_text(c))
 
+@pytest.mark.parametrize('nb', rooms, ids=repr)
+def test_room_says_in_which_chapter_it_is_met(nb): assert named(head(nb), chapters)
+
 @each_chapter
-def test_chapter_and_rooms_link_each_other(nb):
-    rooms = [r for c in nb.cells if is_text(c) for l in links(source(c)) if (r := room_of(l))]
-    back = [r for r in rooms if any(l.endswith(nb.name) for l in links(head(r)))]
-    assert rooms and back, f'rooms that the chapter names, {rooms}, name it in their first cell'
+def test_chapter_says_where_it_is_built(nb):
+    "In its last cell: by the rooms that name it in their first"
+    built = named(source(nb.cells[-1]).partition('**Where it is built')[2].partition('\n\n')[0], rooms)
+    want = {room for room in rooms if nb in named(head(room), chapters)}
+    nothing(sorted(r.name for r in built^want), 'a room names the chapters that name it')
+
+glossary = first(nb for nb in notebooks if nb.name=='course/glossary.ipynb')
+
+def test_words_are_explained_where_the_glossary_says():
+    rows = re.findall(r'^\| \*\*(.+?)\*\* \|.*\| \[.+?\]\((\S+?)\)', '\n'.join(map(source, glossary.cells)), re.M)
+    assert len(rows)>50
+    def text(link): return ' '.join(source(c) for nb in chapters if nb.path.name==link for c in nb.cells).lower()
+    def beginnings(words): return [w.split(' (')[0].lower()[:7].rstrip('e') for w in words.split(', ')]
+    lost = [(words, link) for words,link in rows if not any(b in text(link) for b in beginnings(words))]
+    nothing(lost, 'the chapter has the word')
 
 def test_chapters_have_the_numbers_1_to_11():
     assert [int(nb.path.name[:2]) for nb in chapters]==[*range(1, 12)]

@@ -1,4 +1,4 @@
-"Subnets, epsilon, stages and sizes are metrics: where people look, TensorBoard and CSV files, they are found"
+"Subnets, epsilon, stages and sizes are metrics: where people look (TensorBoard, W&B, CSV files) they are found"
 import math
 import pandas as pd
 import pytest
@@ -46,13 +46,54 @@ def test_tensorboard_shows_subnets_and_epsilon(tmp_path):
     assert math.isnan(seen['epsilon'][0]) and .5<seen['epsilon'][1]<1 and 0<seen['acc_min'][1]<1
     assert learn.metrics.attrgot('name')==['accuracy']
 
-@pytest.mark.parametrize('cb,depth,by,sizes', [(GrowWidth, 8, 'width', [.5,.75,1.]), (GrowDepth, 14, 'depth', [.5,1.])])
+GROWS = (GrowWidth, 8, 'width', [.5,.75,1.]), (GrowDepth, 14, 'depth', [.5,1.])
+
+@pytest.mark.parametrize('cb,depth,by,sizes', GROWS)
 def test_tensorboard_shows_stages(tmp_path, cb, depth, by, sizes):
     learn = learner(tmp_path, depth)
     fit(learn, cb(), tensorboard(tmp_path/'log'), n=len(sizes))
     seen = scalars(tmp_path/'log')
     assert seen[by]==sizes and seen['stage']==[*range(1, len(sizes)+1)]
     assert learn.metrics.attrgot('name')==['accuracy']
+
+
+@pytest.fixture
+def wandb(tmp_path, monkeypatch):
+    "Weights & Biases without a network: a run that only writes into a temporary folder, and what it was given"
+    wandb = pytest.importorskip('wandb')
+    for name,value in dict(MODE='offline', SILENT='true', DIR=tmp_path, CACHE_DIR=tmp_path, DATA_DIR=tmp_path).items():
+        monkeypatch.setenv(f'WANDB_{name}', str(value))
+    import fastai.callback.wandb as theirs
+    ask = getattr(theirs, 'init_args', None) # fastai 2.8.12 asks numbers, too, for their attributes, in every fit
+    if ask: monkeypatch.setattr(theirs, 'init_args', lambda o: ask(o) if hasattr(o, '__dict__') else {})
+    run = wandb.init(project='onion', dir=tmp_path)
+    said, log = [], wandb.log
+    monkeypatch.setattr(wandb, 'log', lambda row, **kw: (said.append(dict(row)), log(row, **kw)))
+    yield lambda name: [float(row[name]) for row in said if name in row], run
+    wandb.finish()
+
+def wandb_callback():
+    from fastai.callback.wandb import WandbCallback
+    return WandbCallback(log=None, log_preds=False)
+
+def test_wandb_shows_subnets_and_epsilon(tmp_path, wandb):
+    seen, run = wandb
+    learn = learner(tmp_path)
+    learn.to_supernet(widths=(.5,1.), check=False)
+    fit(learn, shrinking(learn), wandb_callback())
+    for i,name in enumerate(learn.recorder.metric_names[3:-1], 2):
+        want = [float(v[i]) for v in learn.recorder.values]
+        assert seen(name)==pytest.approx(want, nan_ok=True, rel=1e-6)
+        assert run.summary[name]==pytest.approx(want[-1], rel=1e-6)
+    assert .5<run.summary['epsilon']<1 and 0<run.summary['acc_min']<1
+
+@pytest.mark.parametrize('cb,depth,by,sizes', GROWS)
+def test_wandb_shows_stages(tmp_path, wandb, cb, depth, by, sizes):
+    seen, run = wandb
+    learn = learner(tmp_path, depth)
+    fit(learn, cb(), wandb_callback(), n=len(sizes))
+    assert seen(by)==sizes and seen('stage')==[*range(1, len(sizes)+1)]
+    assert (run.summary[by], run.summary['stage'])==(1, len(sizes))
 
 def test_csv_file_has_growth(tmp_path):
     learn = learner(tmp_path)

@@ -1,5 +1,5 @@
 "What the site is made of, without making it: an entry for each public name, cards from rows, links that work"
-import runpy, sys
+import re, runpy, sys
 import pytest
 import elastic_nets.all as elastic
 from notebooks import nothing, root
@@ -15,6 +15,34 @@ def api(): return '\n'.join(api_pages.pages().values())
 def test_every_public_name_has_an_entry(api):
     names = [n for n in vars(elastic) if n[0]!='_']
     nothing([n for n in names if f'\n### {n}\n' not in api], 'each public name is in the API')
+
+WORDS = {'ax','sn','test','DataLoaders','TorchFunctionMode','FlopCounterMode','AveragedModel','ModelEmaV3','to_bf16',
+         'after_grow','replace','dataclasses','print','space','safetensors'} # of other libraries, or of Python
+
+@pytest.mark.parametrize('name', api_pages.modules())
+def test_module_says_what_it_has(name):
+    "In more than a line, with names that are there"
+    module = api_pages.module_of(name)
+    first, empty, *more = module.__doc__.strip().splitlines()
+    assert first and not empty and 2<=len(more)<=5
+    known = {*dir(module), *vars(elastic), *(n for cls in api_pages.classes() for n in dir(cls)), *WORDS}
+    known |= {part for m in api_pages.modules() for part in m.split('.')} | {'elastic_nets','onion','dark'}
+    code = [c for c in re.findall(r'`([^`]+)`', module.__doc__) if not re.match(r'pip |make |elastic-nets ', c)]
+    said = [n for c in code for n in re.findall(r'(?<![\w\'])([A-Za-z_]\w*)(?=[\s\w.]*(?:$|\())', c.split('(')[0])]
+    nothing(sorted({*said}-known-{'with'}), 'a module names what is there')
+
+def test_package_lists_its_modules():
+    import elastic_nets
+    lines = elastic_nets.__doc__.splitlines()
+    nothing([m for m in api_pages.modules() if not any(l.startswith(f'- `elastic_nets.{m}`: ') for l in lines)],
+            'help(elastic_nets) has each module')
+
+def test_llms_txt():
+    "The site's has what a module says of itself and all names, nbdev's the promises"
+    text, short = api_pages.llms_txt(), (root/'nbs/llms.txt').read_text(encoding='utf-8')
+    for name in api_pages.modules():
+        doc = api_pages.module_of(name).__doc__
+        assert ' '.join(doc.split()) in text and f'- `elastic_nets.{name}`: {doc.splitlines()[0]}' in short
 
 def test_methods_of_learners_have_entries(api):
     assert [n for n in ('to_supernet','subnet','search_subnet') if f'### Learner.{n}\n' not in api]==[]
