@@ -12,7 +12,8 @@ from torch import nn
 from elastic_nets.all import (
     Bfloat16, ByImportance, Construct, Delayed, ElasticCheckpoint, Gradient, GrowDepth, GrowWidth, OnionTraining,
     OwnMomentum, RatePerSkin, Recipe, Update, bignas, combine_avg, compofa, delayed_shrinking, digits_dls,
-    evaluate_subnets, finetune, onion, plan_stages, progressive_shrinking, resnet_cifar, seeded_onion, slimmable, us_net)
+    evaluate_subnets, finetune, onion, plan_stages, progressive_shrinking, resnet_cifar, seeded_onion, slimmable,
+    us_net)
 from helpers import fails, quietly
 
 widths, all_choices = dict(widths=(.25,.5,1.)), dict(widths=(.5,1.), depths=(.5,1.), kernels=(1,3))
@@ -84,5 +85,6 @@ def test_what_comes_before_and_after_a_fit():
 def test_a_step_for_each_network_needs_no_scaled_losses():
     "Nothing is scaled in bfloat16; float16 is refused, because its scaler knows one step a batch"
     learn = learner(widths)
-    fails('which MixedPrecision does not know', lambda: quietly(learn, 'fit', 1, .1, cbs=[*family(onion(k=3)), MixedPrecision()]))
+    def scaled(): quietly(learn, 'fit', 1, .1, cbs=[*family(onion(k=3)), MixedPrecision()])
+    fails('which MixedPrecision does not know', scaled)
     assert not [cb for cb in learn.cbs if isinstance(cb, (OnionTraining, MixedPrecision))]

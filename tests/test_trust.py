@@ -12,7 +12,7 @@ PAGE = (root/'docs/trust.md').read_text(encoding='utf-8')
 
 def test_bad_calls_are_counted_from_the_tables():
     assert f'{len(rows)} bad calls' in PAGE and f'| **all** | {len(rows)} |' in PAGE
-    assert {name: len(table) for name,table in report.TABLES.items()}=={name: len(table) for name,table in tables.items()}
+    assert [*map(len, report.TABLES.values())]==[*map(len, tables.values())]
 
 def test_kills_are_those_that_were_asked_for():
     "20 of each kind, and of the kinds that the harness has"

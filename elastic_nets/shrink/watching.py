@@ -22,6 +22,7 @@ from matplotlib import pyplot as plt
 from random import Random
 from torch.nn import functional as F
 from warnings import warn
+from ..subnets.subnet import of_kind
 from ..subnets.batches import at_size, calibrate_bn, quiet
 from ..subnets.learner import MadeBatches
 from ..subnets.norms import held_beside
@@ -394,6 +395,7 @@ def plot_gradients(
     weights=lambda n: n.endswith('weight'), # Which parameters, by name
 ): # The three axes
     "Per layer the norms and cosines of a step, and the norms over all steps (DepS, figs. 3 and 4)"
+    of_kind(GradientProbe, 'a GradientProbe', probe=probe)
     rows = [r for r in probe.rows if weights(r['layer'])]
     if not rows: raise ValueError('probe: it has kept nothing; was there a step with subnets in the fit?')
     step = rows[0]['step'] if step is None else step

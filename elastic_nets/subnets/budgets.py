@@ -14,7 +14,7 @@ from itertools import accumulate
 from math import prod
 from numbers import Real
 from pandas import DataFrame
-from .subnet import Space, Subnet
+from .subnet import Space, Subnet, number_in
 from .supernet import Supernet, check_supernet, supernets, work_at
 
 # %% ../../nbs/subnets/18_budgets.ipynb #0b41a471
@@ -164,6 +164,7 @@ def budget_words(
 def _limit(space, cost, lo, hi):
     "(cost, lo, hi), or an error that says what is wrong with them"
     if not callable(cost): raise TypeError(f'cost: a function of a subnet such as `sn.macs` is expected, got {cost!r}')
+    number_in('[-inf, inf]', lo=lo, hi=hi)
     if not lo<=hi: raise ValueError(f'lo, hi: the lowest comes first, got lo={lo}, hi={hi}')
     if lo==-math.inf and hi==math.inf: raise ValueError('lo, hi: give one of them, or both; without there is no limit')
     name, smallest, largest = _cost_name(cost), cost(space.min), cost(space.max)

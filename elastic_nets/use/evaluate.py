@@ -19,7 +19,7 @@ from pathlib import Path
 from torch.utils._pytree import tree_leaves
 from types import SimpleNamespace
 from weakref import WeakKeyDictionary
-from ..subnets.subnet import Subnet
+from ..subnets.subnet import Subnet, number_in, of_kind
 from ..subnets.supernet import checksum
 from ..subnets.batches import at_size, calibrate_together, quiet
 from ..subnets.supernet import check_supernet
@@ -284,6 +284,7 @@ def best_of_buckets(
 ) -> pd.DataFrame: # A row per bucket, numbered from 1; nan where a bucket is empty
     "The best row of every bucket; of equally good ones, the cheapest"
     metric, lower, t = ranked(table, cost, metric, lower)
+    of_kind((list,tuple), 'a list of (lo, hi), as flops_buckets gives it,', buckets=buckets)
     t = t.sort_values([metric, cost], ascending=[lower, True], kind='stable')
     places = [_bucket(c, buckets) for c in t[cost]]
     t = t.assign(bucket=[None if i is None else i+1 for i in places]).dropna(subset='bucket')
@@ -302,6 +303,7 @@ def mean_pareto_accuracy(
     "Mean, over the budgets from `lo` to `hi`, of the best network within the budget (DepS, section 5.1)"
     metric = ranked(table, cost, metric, lower)[0]
     front = pareto(table, cost, by or metric, lower)
+    number_in('[0, inf)', lo=lo, hi=hi)
     if not lo<hi: raise ValueError(f'lo, hi: the lowest budget has to be below the highest, got {lo:,} and {hi:,}')
     first = front[cost].min()
     if not first<=lo:
