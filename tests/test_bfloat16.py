@@ -22,7 +22,7 @@ widths, all_choices = dict(widths=(.25,.5,1.)), dict(widths=(.5,1.), depths=(.5,
 at_once, hard = Delayed(0., 0.), Gradient('hard')
 levels = Construct(k=2, levels=2, dims=('width',))
 
-def family(recipe): return [OnionTraining(recipe, watch=('min',), estimate=False)]
+def family(recipe): return [OnionTraining(recipe, watch=(), estimate=False)]
 
 ways = { # choices of the supernet, callbacks
     'GrowWidth': (None, lambda: [GrowWidth(stages=2, init='variance', adapt_lr=True)]),
@@ -54,7 +54,7 @@ class Dtypes(Callback):
 
 def learner(space=None, depth=8, **kwargs):
     torch.manual_seed(0)
-    learn = Learner(digits_dls(bs=128, device='cpu'), resnet_cifar(depth, width=8, n_in=1), metrics=accuracy,
+    learn = Learner(digits_dls(bs=128, device='cpu'), resnet_cifar(depth, width=4, n_in=1), metrics=accuracy,
                     opt_func=partial(SGD, mom=.9), **kwargs).remove_cb(ProgressCallback)
     if space: learn.to_supernet(**space, check=False)
     return learn
@@ -64,7 +64,7 @@ def test_trains_in_bfloat16(way, tmp_path):
     space, cbs = ways[way]
     learn, seen = learner(space, 14 if space is all_choices or way=='GrowDepth' else 8), Dtypes()
     more = [ElasticCheckpoint(tmp_path, every=5)] if way=='ElasticCheckpoint' else []
-    quietly(learn, 'fit_one_cycle', 3, .05, cbs=[*cbs(), *more, Bfloat16(), seen])
+    quietly(learn, 'fit_one_cycle', 2, .05, cbs=[*cbs(), *more, Bfloat16(), seen])
     assert seen.found=={torch.bfloat16}
     held = learn.supernet.held_params() if space else []
     tensors = [*learn.model.parameters(), *[b for b in learn.model.buffers() if b.is_floating_point()], *held]
@@ -79,7 +79,7 @@ def test_what_comes_before_and_after_a_fit():
     learn = learner(widths, cbs=Bfloat16())
     quietly(learn, 'fit_one_cycle', 4, .1, cbs=family(us_net(k=3)))
     with learn.no_bar(): table = evaluate_subnets(learn, [learn.supernet.space.min, learn.supernet.space.max])
-    assert (table.accuracy>.5).all()
+    assert (table.accuracy>.2).all() # a tenth is chance
     seen = Dtypes()
     with learn.no_logging(): small = finetune(learn, learn.supernet.space.min, 1, cbs=[Bfloat16(), seen])
     assert seen.found=={torch.bfloat16} and {p.dtype for p in small.model.parameters()}=={torch.float32}

@@ -228,15 +228,22 @@ def min(self:Space) -> Subnet:
     "The smallest choice everywhere"
     return self._build(lambda dim,name,values: values[0])
 
+# %% ../../nbs/subnets/10_subnet.ipynb #e777873e
+def dice(
+    rng, # `random.Random` (or anything with `choice`), or a seed
+): # With `choice`
+    "What random choices are made with"
+    if isinstance(rng, Integral): return random.Random(int(rng))
+    if hasattr(rng, 'choice') and callable(rng.choice): return rng
+    raise TypeError(f'rng: a seed, such as 0, or a random.Random is expected, got {named(rng)}')
+
 # %% ../../nbs/subnets/10_subnet.ipynb #b283ed4e
 @patch
 def sample(self:Space,
     rng, # `random.Random` (or anything with `choice`), or a seed: same state, same subnets
 ) -> Subnet:
     "A random subnet, uniform per choice"
-    if isinstance(rng, Integral): rng = random.Random(int(rng))
-    if not hasattr(rng, 'choice'):
-        raise TypeError(f'rng: a seed, such as 0, or a random.Random is expected, got {named(rng)}')
+    rng = dice(rng)
     return self._build(lambda dim,name,values: int(rng.choice(values)))
 
 # %% ../../nbs/subnets/10_subnet.ipynb #865b7fc2

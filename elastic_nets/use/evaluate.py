@@ -19,6 +19,7 @@ from pathlib import Path
 from torch.utils._pytree import tree_leaves
 from types import SimpleNamespace
 from weakref import WeakKeyDictionary
+from ..subnets.budgets import part_of
 from ..subnets.subnet import Subnet, number_in, of_kind
 from ..subnets.supernet import checksum
 from ..subnets.batches import at_size, calibrate_together, quiet
@@ -221,7 +222,7 @@ def flops_buckets(
 ) -> list: # of (lo, hi) in MACs per sample: lo<=macs<hi, in the last lo<=macs<=hi
     "The range of MACs between the smallest and the largest subnet in `n` equal parts"
     check_supernet(sn)
-    space = space or sn.space
+    space = part_of(sn, space)
     if type(n) is not int or n<1: raise ValueError(f'n: a number of buckets from 1, got {n!r}')
     lo, hi = sn.macs(space.min), sn.macs(space.max)
     if lo>=hi:
@@ -271,7 +272,7 @@ def sample_buckets(
     "Random subnets for every bucket of MACs, the smallest and the largest subnet among them"
     check_supernet(sn)
     if type(per) is not int or per<1: raise ValueError(f'per: a number of subnets from 1, got {per!r}')
-    space, buckets, rng = space or sn.space, flops_buckets(sn, n, space), random.Random(seed)
+    space, buckets, rng = part_of(sn, space), flops_buckets(sn, n, space), random.Random(seed)
     return [_fill(sn, space, buckets, i, per, rng) for i in range(n)]
 
 # %% ../../nbs/use/40_evaluate.ipynb #e106731f

@@ -60,11 +60,17 @@ word, negative = ('x', None), (-1, nan)
 models, graphs = (None, 'x', len, nn.Linear), (None, 'x', {})
 supernets = (None, 'x', nn.Linear(2,2))
 
+channels = [
+    *rows(el.trace_channels, lambda: dict(model=net(), x=x), groups=('x', [1], 3)),
+    *rows(el.check_channels, lambda: dict(whole(), xb=x), model=models, graph=graphs),
+]
+
 subnets = [
     *rows(el.Subnet, resolution=('x', 0, .5)),
     *rows(partial(el.Space, {'a':(1,2)}), name='Space', resolution=(8, 'x', ('x',), (-8,)), inside=([1], {'a':1}),
           given=([1], {('width','a'):1}, {('width','a'):(('width','a'),[1])})),
     *rows(lambda **kw: space().sample(**kw), name='sample', rng=('x', None, .5, [1])),
+    *rows(lambda **kw: sn().constrain(macs='60%').sample(**kw), name='sample within limits', rng=('x', None, .5)),
     *rows(lambda **kw: space().uniform(**kw), name='uniform', width=(*word, 0, nan), depth=(*word, 1.5, nan)),
     *rows(lambda **kw: space().level(**kw), name='level', t=(*word, -1, nan)),
     *rows(lambda **kw: space().constrain(sn().macs, **kw), name='constrain', lo=('x', nan), hi=('x', [1])),
@@ -73,7 +79,9 @@ subnets = [
     *rows(el.latency, lambda: dict(model=net(), xb=x), n=(1, *word, 2.5), warmup=(-1, 'x')),
     *rows(el.CostMeter, price_per_hour=('x', -1, nan), devices=('x', 0, .5)),
     *rows(el.cost_table, rows=([1], 'x', None)),
-    *rows(el.profile_space, of_net, sn=supernets, n=(0, 'x')),
+    *rows(el.profile_space, of_net, sn=supernets, n=(0, 'x'), space=('x', 3)),
+    *rows(lambda **kw: sn().constrain('60%', **kw), name='constrain a part', space=('x', .5)),
+    *rows(lambda **kw: sn().sort_channels(**kw), name='sort_channels', importance=('l1', .5)),
 ]
 
 shrinking = [
@@ -112,6 +120,8 @@ growing = [
 ]
 
 using = [
+    *rows(el.flops_buckets, of_net, sn=supernets, space=('x', .5), n=(0, 'x')),
+    *rows(el.sample_buckets, of_net, sn=supernets, space=('x', .5), per=(0, 'x')),
     *rows(el.best_of_buckets, lambda: dict(table(), buckets=[(0,2)]), buckets=(*word, 3)),
     *rows(el.mean_pareto_accuracy, lambda: dict(table(), lo=1, hi=2), lo=word, hi=('x', nan)),
     *rows(el.time_subnets, lambda: dict(of_net(), subnets=[space().min]), sn=supernets, subnets=(None, 3)),
@@ -150,4 +160,4 @@ zoo = [
     *rows(el.digits_dls, bs=counts, size=counts, n_in=('x', 2)), *rows(el.shapes_dls, n=counts, size=counts, bs=counts),
 ]
 
-ERRORS = subnets+shrinking+growing+using+looking+zoo
+ERRORS = channels+subnets+shrinking+growing+using+looking+zoo
