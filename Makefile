@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 OLDEST ?= .venv-oldest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-gpu faults export readme lint docs docs-check browser browser-site browser-notebooks coverage coverage-all onnx dist test-oldest hooks speed using growing shrinking onion evidence gpu-evidence pages clean
+.PHONY: demo test test-gpu faults export readme lint docs docs-check browser browser-site browser-notebooks coverage coverage-all onnx dist test-oldest hooks speed using trust growing shrinking onion evidence gpu-evidence pages clean
 
 demo: $(READY) # the main job; `make demo ARGS="--data cifar10"` passes arguments on
 	$(BIN)/elastic-nets demo $(ARGS)
@@ -20,6 +20,10 @@ faults: $(READY) # kills fits of each kind 20 times, at random moments: minutes;
 	FAULTS=$(or $(FAULTS),20) $(BIN)/python -m pytest -qs tests/test_checkpoint_kills.py $(ARGS)
 
 # ---- while you work (see CONTRIBUTING.md)
+
+trust: $(READY) # docs/trust.md: fits killed 20 times each, two processes, long runs, bad calls; TRUST=write leaves a row of `make test`, too
+	TRUST=write FAULTS=$(or $(FAULTS),20) $(BIN)/python -m pytest -q tests/test_checkpoint_kills.py tests/test_ranks.py tests/test_long_runs.py tests/test_errors.py tests/test_fuzz.py $(ARGS)
+	$(BIN)/python benchmarks/trust_report.py
 
 export: $(READY) # modules and README.md from the notebooks, which are cleaned
 	$(BIN)/nbdev-export
@@ -102,7 +106,7 @@ gpu-evidence: # what a GPU can say in that time; needs neither git nor network. 
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -W ignore benchmarks/gpu_evidence.py --minutes $(MINUTES) $(ARGS)
 
 pages: $(READY) # the same pages anew, from the rows that are there
-	for b in speed grow shrink onion verdicts using readme; do $(BIN)/python benchmarks/$${b}_report.py || exit 1; done
+	for b in speed grow shrink onion verdicts using trust readme; do $(BIN)/python benchmarks/$${b}_report.py || exit 1; done
 	$(BIN)/python scripts/readme.py
 
 clean:

@@ -30,7 +30,8 @@ from elastic_nets.subnets.supernet import Supernet
 from common import Job, Lean, main, results, rows, set_seed, wall_clock
 from shrink import fresh
 
-path, gpu = results/'onion.jsonl', torch.cuda.is_available()
+path = results/'onion.jsonl'
+gpu = __name__=='__main__' and torch.cuda.is_available() # who imports this reads a processor's rows, on any machine
 
 NETS = dict( # on a GPU 41, 39 and 29 M MACs; on a CPU 41, 10 and 18
     resnet=partial(resnet_cifar, 20),

@@ -13,7 +13,7 @@ root = Path(__file__).resolve().parent.parent
 ROOMS = dict(
     course='The course', channels='Channels', subnets='Subnets', shrink='Shrink', grow='Grow', use='Use', look='Look',
     zoo='Zoo', app='The demo')
-RESULTS = ('growing', 'shrinking', 'onion', 'speed', 'verdicts', 'coverage')
+RESULTS = ('growing', 'shrinking', 'onion', 'speed', 'verdicts', 'using', 'trust', 'coverage')
 
 # Notebooks, as nbdev prepares them
 

@@ -4,6 +4,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 import pytest # noqa: E402
 import torch # noqa: E402
 import elastic_nets.all # noqa: E402, F401, every room adds its methods to the classes of the rooms before it
+from noted import note_suite # noqa: E402
 
 pytest.register_assert_rewrite('helpers', 'notebooks', 'supernets', 'zoo')
 
@@ -15,3 +16,6 @@ def nothing_is_left_on():
     for device in on: torch.set_autocast_enabled(device, False)
     torch.clear_autocast_cache()
     assert not on, f'autocast is still on for {on}'
+
+def pytest_terminal_summary(terminalreporter): # of the process that tells the others what to run
+    note_suite(terminalreporter.stats)

@@ -25,7 +25,7 @@ class Raw(Callback):
 def fit(lr, *cbs, plan=((.25,1.), (0.,.6)), fit='fit', n=10, **kw):
     "A learner after a fit that grows at step 96 of 160, its losses and what was said"
     torch.manual_seed(0)
-    dls = digits_dls()
+    dls = digits_dls(device='cpu')
     dls.train.rng.seed(0)
     learn, raw = Learner(dls, mlp(), opt_func=partial(SGD, mom=.8)), Raw()
     with warnings.catch_warnings(record=True) as said, learn.no_bar():

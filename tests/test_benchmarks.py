@@ -166,7 +166,7 @@ def test_candidates_are_not_only_those_of_compofa():
 
 # Which runs there are
 
-@pytest.mark.skipif(onion.gpu, reason='the rows are those of a processor')
+@pytest.mark.skipif(torch.cuda.is_available(), reason='the rows are those of a processor')
 @pytest.mark.parametrize('part', ['width','depth','segment','correlation','shrink','onion'])
 def test_a_restart_skips_what_is_done(part):
     "Every row that a page shows has the configuration that the benchmark asks for today"

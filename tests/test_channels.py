@@ -17,7 +17,8 @@ from helpers import close, optimizers, quietly
 
 def digits_learner(depth, opt=Adam, **choices):
     "A learner of a ResNet on fastai's data, and its supernet"
-    learn = Learner(digits_dls(bs=128), resnet_cifar(depth, n_in=1), loss_func=nn.CrossEntropyLoss(), opt_func=opt)
+    dls = digits_dls(bs=128, device='cpu')
+    learn = Learner(dls, resnet_cifar(depth, n_in=1), loss_func=nn.CrossEntropyLoss(), opt_func=opt)
     learn.to_supernet(**choices)
     return learn
 

@@ -260,11 +260,14 @@ def flipped(path):
     data[len(data)//2] ^= 4
     path.write_bytes(data)
 def pickled(path): path.write_bytes(pickle.dumps(dict(a=1)))
-def other_version(path):
-    about, state = checkpoint.unseal(path.read_bytes())
-    path.write_bytes(checkpoint.seal({**about, 'library version':'0.0.0'}, state))
+def of_another(what, value):
+    def damage(path):
+        about, state = checkpoint.unseal(path.read_bytes())
+        path.write_bytes(checkpoint.seal({**about, what:value}, state))
+    return damage
+others = [of_another(*how) for how in (('library version','0.0.0'), ('model','Sequential'), ('recipe','bignas()'))]
 
-@pytest.mark.parametrize('damage', [cut, cut_short, emptied, flipped, pickled, other_version])
+@pytest.mark.parametrize('damage', [cut, cut_short, emptied, flipped, pickled, *others])
 def test_a_damaged_file_is_refused_and_the_one_before_is_used(half, damage):
     damage(half[-1])
     whole, learn = fit(learner()), learner()

@@ -141,7 +141,7 @@ def test_eight_bits_lose_at_most_half_a_point(name, tmp_path):
 
 def test_a_subnet_of_the_demos_learner(tmp_path):
     "From a learner on fastai's loaders, with the first validation batch"
-    learn = Learner(digits_dls(size=16), resnet_cifar(8, n_in=1), metrics=accuracy)
+    learn = Learner(digits_dls(size=16, device='cpu'), resnet_cifar(8, n_in=1), metrics=accuracy)
     sn = learn.to_supernet(depths=(0,1))
     small = learn.subnet(sn.space.min, calibrate=64)
     file = to_onnx(small, tmp_path/'f')

@@ -14,6 +14,8 @@ def test_error(label, call, message, exception):
     said = str(e.value)
     assert message in said or re.search(message, said), f'{label}: {said!r} does not say {message!r}'
 
+def test_there_are_many(): assert len(rows)>=500
+
 @pytest.mark.parametrize('name', tables)
 def test_labels_differ(name):
     labels = [row[0] for row in tables[name]]

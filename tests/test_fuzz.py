@@ -1,11 +1,15 @@
 "Anything may come in a file or an argument: it is read, or refused with a ValueError or TypeError; nothing is executed"
 import json, os, pickle
 from dataclasses import replace
-import pytest, torch
+import numpy as np, pytest, torch
+from fastai.learner import Learner
+from fastai.metrics import accuracy
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import save
+from torch import nn
 from elastic_nets.all import (
-    Construct, Delayed, Gradient, Phase, Phases, Recipe, Space, StagePlan, Subnet, Supernet, Update, resnet_cifar)
+    Construct, Delayed, Gradient, OnnxNet, Phase, Phases, Recipe, Space, StagePlan, Subnet, Supernet, Update,
+    digits_dls, load_latencies, load_published, load_subnet, ofa_mobilenetv3, read_table, resnet_cifar, subnet_in)
 from elastic_nets.use import checkpoint
 
 some = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -41,10 +45,11 @@ def test_any_text_is_a_subnet_or_refused(x, at, char):
         if s is not None: assert Subnet.from_json(s.to_json())==s
 
 @some
-@given(anything, anything, anything)
-def test_any_values_of_subnets_and_spaces(a, b, c):
-    tried(Subnet, a, b, c)
-    tried(Space, a, b, c)
+@given(anything, anything, anything, anything)
+def test_any_values_of_subnets_and_spaces(a, b, c, d):
+    tried(Subnet, a, b, c, d)
+    tried(Space, a, b, c, d)
+    tried(Space, {}, inside=a, given=b)
     tried(Subnet.from_json, a)
 
 @some
@@ -133,13 +138,53 @@ def test_a_sealed_file_with_anything_inside_is_read_or_refused(x):
     try: checkpoint.unseal(bytes(data))
     except ValueError as e: assert 'no checkpoint of this library' in str(e)
 
+# ---- files from outside
+
 class Evil:
     def __reduce__(self): return os.system, ('touch executed',)
 
-@pytest.mark.parametrize('how', [pickle.dumps, lambda x: json.dumps(dict(a=repr(x))).encode()])
-def test_nothing_is_executed(tmp_path, monkeypatch, how):
+def pickled(path): path.write_bytes(pickle.dumps(dict(a=Evil())))
+def saved(path): torch.save(dict(a=Evil()), path)
+def saved_as_array(path):
+    with path.open('wb') as f: np.save(f, np.array([Evil()], dtype=object), allow_pickle=True)
+code = '__import__("os").system("touch executed")'
+def python(path): path.write_text(code)
+def python_in_json(path): path.write_text(json.dumps(dict(version=1, subnet=code)))
+def python_in_a_table(path): path.write_text('subnet,macs\n"__import__(""os"").system(""touch executed"")",1\n')
+
+bombs = pickled, saved, saved_as_array, python, python_in_json, python_in_a_table
+
+def learner():
+    return Learner(digits_dls(bs=256, device='cpu'), resnet_cifar(8, width=4, n_in=1), metrics=accuracy)
+
+def searched(path):
+    learn = learner()
+    learn.to_supernet(widths=(.5,1.))
+    learn.search_subnet(n=1, storage=path, calibrate=0)
+
+loaders = { # what reads a file
+    'a checkpoint': lambda path: checkpoint.unseal(path.read_bytes()),
+    'ElasticCheckpoint': lambda path: checkpoint.newest(path.parent, {}),
+    'learn.load': lambda path: learner().load(path),
+    'Subnet.from_json': lambda path: Subnet.from_json(path.read_text(encoding='latin1')),
+    'load_subnet': lambda path: load_subnet(path, nn.Linear(2,2)), 'subnet_in': subnet_in,
+    'read_table': read_table, 'OnnxNet': OnnxNet, 'search_subnet': searched,
+    'load_latencies': lambda path: load_latencies(Supernet(resnet_cifar(8, width=4, n_in=1), torch.ones(2,1,8,8),
+                                                           check=False), path),
+    'load_published': lambda path: load_published(path, ofa_mobilenetv3(10, img=32, width=.25))}
+
+def test_the_bombs_explode(tmp_path, monkeypatch):
+    "Where somebody unpickles them"
     monkeypatch.chdir(tmp_path)
-    for text in (how(Evil()), b'__import__("os").system("touch executed")'):
-        for f in (checkpoint.unseal, lambda b: Subnet.from_json(b.decode('latin1'))):
-            with pytest.raises((ValueError, TypeError)): f(text)
-    assert not os.path.exists('executed')
+    pickled(tmp_path/'a')
+    pickle.loads((tmp_path/'a').read_bytes())
+    assert os.path.exists('executed')
+
+@pytest.mark.parametrize('loader', loaders)
+def test_nothing_is_executed(tmp_path, monkeypatch, loader):
+    monkeypatch.chdir(tmp_path)
+    for bomb in bombs:
+        path = tmp_path/'a.safetensors'
+        bomb(path)
+        with pytest.raises(Exception): loaders[loader](path) # noqa: B017, some are another library's
+        assert not os.path.exists('executed'), bomb.__name__

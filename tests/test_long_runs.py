@@ -13,6 +13,7 @@ from torch import nn
 from elastic_nets.all import (
     Bfloat16, ByImportance, Construct, ElasticCheckpoint, Gradient, GrowDepth, GrowWidth, OnionTraining, OwnMomentum,
     RatePerSkin, Recipe, Update, delayed_shrinking)
+from noted import note
 
 STEPS, EPOCHS = 2000, 10
 RSS = .02 # Share that memory may grow by, from a quarter of the fit to its end
@@ -50,6 +51,11 @@ kinds = {
     'private': (widths, onion(
         Recipe(Construct(k=2, levels=2, bn='private'), hard, Update('large first', OwnMomentum)))),
     'odds': (widths, onion(Recipe(Construct(k=2, odds=ByImportance), hard, Update(rule=RatePerSkin))))}
+
+WHAT = { # In words
+    'width': 'GrowWidth, ElasticCheckpoint, Bfloat16', 'depth': 'GrowDepth, ElasticCheckpoint',
+    'delayed': 'OnionTraining, delayed shrinking', 'private': 'OnionTraining, private batch norms and momenta',
+    'odds': 'OnionTraining, subnets by importance, rates per skin'}
 
 def hooks_of(module):
     "Number of hooks, of modules, parameters and state dicts"
@@ -99,6 +105,7 @@ def test_memory_is_flat(tmp_path, kind):
     assert piling(watch.sizes)=={}
     assert watch.hooks[1]==watch.hooks[2]
     assert state(learn)==before
+    note('steps', kind=WHAT[kind], steps=STEPS, growth=round(end/quarter-1, 5))
 
 def fit(learn, n, *cbs):
     with learn.no_logging(): learn.fit_one_cycle(n, .01, cbs=[*cbs])

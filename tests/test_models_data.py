@@ -251,7 +251,8 @@ def test_cifar_cannot_be_written(cifar100, monkeypatch):
     def full(*args, **kwargs): raise OSError(30, 'Read-only file system')
     (cifar100/'elastic_nets.npz').unlink(missing_ok=True)
     monkeypatch.setattr(data.np, 'savez', full)
-    with pytest.warns(UserWarning, match='decoded at every start'): dls = cifar_dls(100, bs=32, path=cifar100)
+    with pytest.warns(UserWarning, match='decoded at every start'):
+        dls = cifar_dls(100, bs=32, path=cifar100, device='cpu')
     assert len(dls.test_ds) == 100 and [f.name for f in cifar100.iterdir() if f.is_file()] == []
 
 def test_the_seed_alone_decides_and_global_generators_are_left_alone():

@@ -154,7 +154,7 @@ def test_calibrated_statistics_are_renewed_and_forgotten():
     assert [*sn.stats]==[private] and sn.subnet==calibrated and not sn.layers['stem.bn']._cut.own
 
 def test_learner_keeps_private_statistics():
-    learn = Learner(digits_dls(bs=128), resnet_cifar(8, n_in=1), loss_func=CrossEntropyLossFlat())
+    learn = Learner(digits_dls(bs=128, device='cpu'), resnet_cifar(8, n_in=1), loss_func=CrossEntropyLossFlat())
     sn = learn.to_supernet()
     private, shared = sn.space.uniform(.5), sn.space.uniform(.25)
     sn.private_bn(private)

@@ -6,8 +6,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'benchmarks'))
 report = pytest.importorskip('report')
-grow_report, shrink_report, onion_report, speed_report, verdicts_report, _ = reports = [
-    pytest.importorskip(f'{name}_report') for name in ('grow','shrink','onion','speed','verdicts','using')]
+grow_report, shrink_report, onion_report, speed_report, verdicts_report, *_ = reports = [
+    pytest.importorskip(f'{name}_report') for name in ('grow','shrink','onion','speed','verdicts','using','trust')]
 pages = [module.page for module in reports]
 
 # Statistics

@@ -28,6 +28,8 @@ def unit_scores(
     importance, # Weights of a reading layer (channels, ...) -> score per channel
 ) -> dict:
     "Index of a group -> importance of its units, summed over the layers that read it"
+    if not callable(importance):
+        raise TypeError(f'importance: a function (weights) -> score per channel is expected, got {importance!r}')
     params, groups, res = dict(model.named_parameters()), list(graph.groups.values()), {}
     for name,dim in graph.reads.items():
         axis, score = graph.axes[name][dim], importance(params[name].movedim(dim, 0)).cpu()

@@ -155,6 +155,9 @@ def check_channels(
     kwargs:dict={}, # Inputs by keyword
 ):
     "Raise `NotElasticError` unless the cut network equals the silenced one, on random weights in float64"
+    check_model(model)
+    if not isinstance(graph, ChannelGraph):
+        raise TypeError(f'graph: what trace_channels returned is expected, got a {type(graph).__name__}')
     gen = torch.Generator().manual_seed(seed)
     keep = {g.name: _some(g.size//g.unit, gen) for g in graph.elastic.values()}
     xb, kwargs = [one_sample(x, torch.float64) for x in (as_inputs(xb), kwargs)]
@@ -300,6 +303,9 @@ def hand_groups(
     groups:dict, # Name -> list of layer names, e.g. {'mid': ['conv1', 'bn1', 'conv2']}
 ) -> ChannelGraph:
     "A `ChannelGraph` from groups written by hand"
+    if not isinstance(groups, dict):
+        raise TypeError('groups: a dict of names and lists of layers is expected, such as '
+                        f'{{"mid": ["conv1", "conv2"]}}, got a {type(groups).__name__}')
     walk, modules = Walk(model), dict(model.named_modules())
     for name,layers in groups.items():
         _check_hand(name, layers, modules)

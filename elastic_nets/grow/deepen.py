@@ -11,11 +11,14 @@ __all__ = ['insert_blocks', 'stack_blocks', 'start_shallow', 'BlockEMA', 'grow_d
 
 # %% ../../nbs/grow/31_deepen.ipynb #01a9af58
 import copy, math, torch, warnings
+from numbers import Real
 from torch import nn
 from ..channels.labels import NotElasticError
 from ..channels.graph import ChannelGraph
+from ..channels.trace import check_model
 from ..channels.blocks import empty_place
 from ..channels.surgery import copy_model, forget, get_groups, optimizers, own_tensors, restart_lookahead, set_groups
+from ..subnets.subnet import of_kind
 
 # %% ../../nbs/grow/31_deepen.ipynb #4ec62c87
 def insert_blocks(
@@ -103,7 +106,8 @@ def depths_at(
     depth:float, # Share of the blocks, in (0, 1]
 ) -> dict: # Stage of blocks -> how many
     "How many blocks each stage has at share `depth`: the nearest whole number, at least one"
-    if not 0<depth<=1: raise ValueError(f'depth is a share of the blocks in (0, 1], got {depth}')
+    if not (isinstance(depth, Real) and 0<depth<=1):
+        raise ValueError(f'depth is a share of the blocks in (0, 1], got {depth!r}')
     return {n: max(1, round(depth*len(names))) for n,names in like_blocks(model, graph).items()}
 
 # %% ../../nbs/grow/31_deepen.ipynb #257d789b
@@ -240,6 +244,15 @@ def check_shared(
             raise ValueError(f'{own[0]} and {other} are the same parameter, and a block that comes later would get one '
                              'of its own: a model that shares weights between blocks cannot grow in depth')
 
+# %% ../../nbs/grow/31_deepen.ipynb #124454c6
+def check_grown(
+    model, # What somebody gave as a model
+    graph, # What somebody gave as its graph
+):
+    "`TypeError` where these are something else"
+    check_model(model)
+    of_kind(ChannelGraph, 'a ChannelGraph, as trace_channels returns it,', graph=graph)
+
 # %% ../../nbs/grow/31_deepen.ipynb #a0ac838d
 def start_shallow(
     model:nn.Module, # Whole; changed in place
@@ -248,6 +261,7 @@ def start_shallow(
     opt=None, # Optimizer of fastai or PyTorch that shall forget the others
 ) -> dict: # Stage of blocks -> blocks that are left: what `grow_depth` needs
     "Keep the first blocks of every stage of like blocks; an `nn.Identity` holds the place of each other one"
+    check_grown(model, graph)
     to, gone = depths_at(model, graph, depth), []
     places = [b for names in graph.stages.values() for b in names]
     if empty := [b for b in places if isinstance(model.get_submodule(b), nn.Identity)]:
@@ -278,7 +292,9 @@ class BlockEMA:
         if (half_life is None)==(stage is None):
             raise ValueError('BlockEMA needs one of half_life and stage, both in steps')
         name, steps = ('half_life',half_life) if stage is None else ('stage',stage)
-        if not steps>0: raise ValueError(f'{name} is a positive number of steps, got {steps}')
+        if not (isinstance(steps, Real) and steps>0):
+            raise ValueError(f'{name} is a positive number of steps, got {steps!r}')
+        check_grown(model, graph)
         self.model, self.graph = model, graph
         self.decay = .5**(1/(steps if stage is None else steps*_SHARE))
         self.restart()
@@ -373,6 +389,9 @@ def grow_depth(
     opt=None, # Optimizer of fastai or PyTorch that shall train the new blocks
 ) -> dict: # Stage of blocks -> blocks it has after growth
     "Add blocks, copies of the deepest ones; old parameters stay the same objects with the same values"
+    check_grown(model, graph)
+    of_kind(dict, 'what start_shallow or grow_depth returned', keep=keep)
+    if ema is not None: of_kind(BlockEMA, 'a BlockEMA', ema=ema)
     parts, to, arrange = like_blocks(model, graph), depths_at(model, graph, depth), place_by_name(place)
     _check_growth(model, parts, keep, to, ema)
     check_opt(opt, model)

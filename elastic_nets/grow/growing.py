@@ -23,6 +23,7 @@ from time import perf_counter
 from torch import nn
 from ..channels.surgery import clear_state, copy_model, get_groups, get_state, set_groups
 from ..channels.trace import trace_channels
+from ..subnets.subnet import number_in
 from ..subnets.batches import calibrate_bn, inputs_of, quiet
 from ..subnets.learner import forget_best
 from ..subnets.ranks import mean_over_ranks, ranks_of, ready_on_cpu, wrap_again
@@ -433,8 +434,7 @@ def _check_copies(block, place, half_life):
     if block not in ('ema','model'): raise ValueError(f"block is 'ema' or 'model', got {block!r}")
     place_by_name(place)
     if half_life is not None and block!='ema': raise ValueError('half_life belongs to block=\'ema\'')
-    if half_life is not None and not half_life>0:
-        raise ValueError(f'half_life is a number of steps above 0, got {half_life}')
+    if half_life is not None: number_in('(0, inf)', half_life=half_life)
 
 # %% ../../nbs/grow/33_growing.ipynb #d55cf58b
 @patch

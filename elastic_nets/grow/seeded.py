@@ -195,4 +195,4 @@ def seeded_onion(
     def size(i): return tuple((dim, i/skins or 1) for dim in L(dims))
     alone = [Phase(core/skins, size(i), k=1) for i in range(skins)]
     schedule = Phases((*alone, *_family(core, distill, finish, eps)), NewSkins(init, zero_last))
-    return Recipe(Construct(k=k, smallest=k>2), Gradient('hard'), schedule=schedule)
+    return Recipe(Construct(k=k, smallest=k not in (1,2)), Gradient('hard'), schedule=schedule)

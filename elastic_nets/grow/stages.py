@@ -29,6 +29,7 @@ from torch import nn
 from ..channels.graph import ChannelGraph
 from ..channels.surgery import copy_model
 from ..channels.trace import trace_channels
+from ..subnets.subnet import whole_from
 from ..subnets.batches import inputs_of, quiet
 from ..subnets.cost import synchronize
 from .widen import start_narrow, widths_at
@@ -326,9 +327,10 @@ def _check_request(speedup, stages, start, by, rounds, submodule):
     if stages is not None and not (isinstance(stages, int) and stages>1):
         raise ValueError(f'stages is a whole number from 2, got {stages}')
     if by not in ('width','depth'): raise ValueError(f"by is 'width' or 'depth', got {by!r}")
-    if not 0<start<1: raise ValueError(f'start is a share in (0, 1), got {start}')
+    if not (isinstance(start, (int,float)) and 0<start<1):
+        raise ValueError(f'start is a share in (0, 1), got {start!r}')
     if submodule and by=='depth': raise ValueError('submodule is for by=\'width\'')
-    if not rounds>0: raise ValueError(f'rounds is a whole number from 1, got {rounds}')
+    whole_from(1, rounds=rounds)
 
 # %% ../../nbs/grow/32_stages.ipynb #b8508b7a
 def plan_stages(

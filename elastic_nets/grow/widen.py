@@ -17,7 +17,8 @@ from ..channels.graph import ChannelGraph
 from ..channels.place import locate, put_all
 from elastic_nets.channels.surgery import (check_shapes, check_state, cut_channels, grow_tensors, growing_tensors,
     set_attrs)
-from ..subnets.subnet import round_width
+from ..channels.trace import check_model
+from ..subnets.subnet import of_kind, round_width
 
 # %% ../../nbs/grow/30_widen.ipynb #b58d80c4
 def _basis(x):
@@ -192,6 +193,8 @@ def start_narrow(
     submodule:str='', # Name of the part whose channels are cut ('backbone'); its readers follow. Default: the whole
 ) -> dict: # Group -> channels that are left: what `grow_width` needs
     "Cut `model` to the first channels of every elastic group"
+    check_model(model)
+    of_kind(ChannelGraph, 'a ChannelGraph, as trace_channels returns it,', graph=graph)
     if submodule and submodule not in dict(model.named_modules()):
         children = ', '.join(n for n,_ in model.named_children())
         raise ValueError(f'submodule {submodule!r} is not in the model, which has {children}')
@@ -310,6 +313,9 @@ def grow_width(
     opt=None, # Optimizer of fastai or PyTorch (or several) whose state grows too
 ) -> dict: # Group -> channels it has after growth
     "Add channels; old weights keep their values bit for bit, unless `init` shares them out"
+    check_model(model)
+    of_kind(ChannelGraph, 'a ChannelGraph, as trace_channels returns it,', graph=graph)
+    of_kind(dict, 'what start_narrow or grow_width returned', keep=keep)
     init, to = init_by_name(init), {n:w for n,w in widths_at(graph, width).items() if n in keep}
     if more := [n for n in to if to[n]<keep[n]]:
         raise ValueError(f'{more[0]} has {keep[more[0]]} channels, more than the {to[more[0]]} of width {width}: '

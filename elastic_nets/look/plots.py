@@ -16,6 +16,8 @@ from fastai.callback.core import Callback
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.patches import Rectangle
 from torch import nn
+from ..channels.graph import ChannelGraph
+from ..subnets.subnet import of_kind, whole_from
 from ..use.evaluate import plot_pareto, ranked
 
 # %% ../../nbs/look/50_plots.ipynb #90a028d6
@@ -26,6 +28,16 @@ def onion_colors(
     if type(n) is not int or n<1: raise ValueError(f'n: a number of networks from 1, got {n!r}')
     blues = LinearSegmentedColormap.from_list('onion', ['#1f4e79','#5f9fd0','#dce9f5'])
     return [to_hex(blues(i/max(1, n-1))) for i in range(n)]
+
+# %% ../../nbs/look/50_plots.ipynb #aa68ba5e
+def as_weight(
+    **given, # Argument -> a tensor, or numbers that make one
+) -> torch.Tensor:
+    "The tensor that was given; `TypeError` where it is none"
+    (name,x), = given.items()
+    try: return torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise TypeError(f'{name}: a tensor is expected, got a {type(x).__name__}') from e
 
 # %% ../../nbs/look/50_plots.ipynb #28665159
 def tile_kernels(
@@ -49,7 +61,7 @@ def plot_matrix(
     ax=None, # Axes to draw on; default: new ones
 ): # The axes
     "Numbers as colours, white at zero; rows go down"
-    w = torch.as_tensor(m)
+    w = as_weight(m=m)
     tiles = tile_kernels(w)
     limit = limit or tiles.abs().max().item() or 1.
     if ax is None: ax = plt.subplots(figsize=(4,3))[1]
@@ -115,7 +127,7 @@ def plot_blocks(
     ax=None, # Axes to draw on; default: new ones
 ): # The axes
     "A weight with lines between its four blocks: old, new inputs, new outputs, both new"
-    rows,cols = weight.shape[:2]
+    rows,cols = as_weight(weight=weight).shape[:2]
     outputs,inputs = old or (rows, cols)
     if not (0<outputs<=rows and 0<inputs<=cols):
         raise ValueError(f'old: (outputs, inputs) inside {(rows, cols)}, got {(outputs, inputs)}')
@@ -139,6 +151,7 @@ def plot_correlation(
     ax=None, # Axes to draw on; default: new ones
 ): # The axes
     "Pearson correlation between channels; a line divides old ones from new ones (network expansion, fig. 6)"
+    maps = as_weight(maps=maps)
     if maps.ndim!=2: raise ValueError(f'maps: a matrix (channels, numbers) is expected, got shape {tuple(maps.shape)}')
     r = torch.corrcoef(maps.detach().float().cpu()).nan_to_num() # a channel that is silent correlates with nothing
     old = len(r) if old is None else old
@@ -152,6 +165,7 @@ def plot_insertion(
     ax=None, # Axes to draw on; default: new ones
 ): # The axes
     "Blocks side by side: originals dark, copies light"
+    of_kind(dict, 'a dict of names and lists, such as {"inserted": [1,2,2]},', rows=rows)
     if not rows: raise ValueError('rows: none given; take some, such as {"inserted": [1,2,2]}')
     if ax is None: ax = plt.subplots(figsize=(5,.5+.4*len(rows)))[1]
     dark,light = onion_colors(3)[0], onion_colors(3)[2]
@@ -173,6 +187,7 @@ def plot_graph(
     ax=None, # Axes to draw on; default: new ones
 ): # The axes
     "A bar per group of channels: elastic ones in colour, frozen ones in grey, with the reason"
+    of_kind(ChannelGraph, 'a ChannelGraph, as trace_channels returns it,', graph=graph)
     groups = list(graph.groups.values())
     if ax is None: ax = plt.subplots(figsize=(6,.8+.25*len(groups)))[1]
     colors = ['0.7' if g.why else 'C0' for g in groups]
@@ -194,6 +209,7 @@ def plot_front(
     ax=None, # Axes to draw on; default: new ones
 ): # The axes
     "The front, with names at some networks"
+    of_kind(dict, 'a dict of names and subnets', names=names)
     shown, unit = ranked(table, cost, metric, None)[0], 1e6 if cost in ('macs','params') else 1
     rows = {name: table[[s==subnet for s in table.subnet]] for name,subnet in names.items()}
     if lost := [name for name,of_name in rows.items() if not len(of_name)]:
@@ -213,6 +229,8 @@ def plot_loss(
     ax=None, # Axes to draw on; default: new ones
 ): # The axes
     "The training loss, over seconds where they are known; a line stands where a stage begins"
+    if not hasattr(recorder, 'losses'):
+        raise TypeError(f'recorder: learn.recorder after a fit is expected, got a {type(recorder).__name__}')
     losses, stages = [float(l) for l in recorder.losses], getattr(recorder, 'stages', None)
     if not losses: raise ValueError('recorder: it has no losses; give that of a learner after a fit')
     if stages: begin, took = [s['step'] for s in stages], [s['seconds'] for s in stages]
@@ -234,6 +252,9 @@ def plot_epsilon(
 ): # The axes
     "The weight of the subnets' losses in every step; 0 where the full network trains alone"
     if type(n) is not int or n<1: raise ValueError(f'n: a number of steps from 1, got {n!r}')
+    of_kind(dict, 'a dict of names and schedules', schedules=schedules)
+    if bad := [s for s in schedules.values() if not hasattr(s, 'at')]:
+        raise TypeError(f'schedules: each has `at`, as recipe.schedule has; got a {type(bad[0]).__name__}')
     if ax is None: ax = plt.subplots(figsize=(6,2))[1]
     for name,schedule in schedules.items(): ax.plot([schedule.at(i, n).eps for i in range(n)], label=name)
     ax.set(xlabel='step', ylabel='epsilon', ylim=(-.03,1.05))
@@ -246,6 +267,8 @@ def channel_gradients(
     old:int, # Outputs that were there before the growth
 ) -> dict: # 'old' and 'new': mean norm of a channel's gradient; 'angle': degrees, 0 to 90, mean over the new channels
     "How new channels learn beside old ones"
+    of_kind(torch.Tensor, 'a gradient', grad=grad)
+    whole_from(1, old=old)
     if not 0<old<len(grad): raise ValueError(f'old: between 1 and {len(grad)-1} of the outputs, got {old!r}')
     g = grad.detach().double().flatten(1).cpu()
     norms, units = g.norm(dim=1), nn.functional.normalize(g, dim=1)

@@ -13,9 +13,10 @@ __all__ = ['combine_avg', 'combine_avg_sqrt', 'combine_project', 'combine_core',
 # %% ../../nbs/shrink/26_choices.ipynb #5ff972d0
 import torch
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from fastcore.basics import patch
-from ..subnets.subnet import Space
+from ..subnets.subnet import Space, of_kind, whole_from
 from .gradients import owned
 from .recipe import Delayed
 from .watching import OnionPart
@@ -87,6 +88,9 @@ def equal_macs(
     macs, # Subnet -> MACs (`sn.macs`)
 ) -> list: # `n` subnets, smallest first; fewer where rounding makes two alike
     "Networks whose MACs stand at the same distance from each other"
+    of_kind(Space, 'a Space', space=space)
+    whole_from(2, n=n)
+    of_kind(Callable, 'a function of a subnet, such as sn.macs,', macs=macs)
     cost = {net: macs(net) for net in dict.fromkeys(space.level(i/200) for i in range(201))}
     lo, hi = cost[space.min], cost[space.max]
     targets = [lo+(hi-lo)*i/(n-1) for i in range(n)]

@@ -16,6 +16,7 @@ from functools import partial
 from torch import nn
 from torch.nn import functional as F
 from ..channels.place import locate, put
+from ..subnets.supernet import check_supernet
 
 # %% ../../nbs/shrink/20_gradients.ipynb #b85f7c8d
 def eps_at(
@@ -43,6 +44,8 @@ def owned(
     subnet, # `Subnet` of its space
 ) -> dict: # Name of a parameter -> boolean tensor of its shape
     "Which elements of the model's parameters are part of `subnet`"
+    check_supernet(sn)
+    sn.space.check(subnet)
     kernel = {n: max([size, *sn.matrices.get(n, ())]) for n,size in subnet.kernel.items()} # matrices read the largest
     place = sn.place(subnet) if kernel==subnet.kernel else locate(sn.graph, subnet.width, subnet.depth, kernel)
     res = {}

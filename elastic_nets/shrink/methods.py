@@ -10,7 +10,10 @@ paper's section behind each default."""
 __all__ = ['slimmable', 'us_net', 'bignas', 'zero_last_bn', 'progressive_shrinking', 'compofa', 'delayed_shrinking', 'onion']
 
 # %% ../../nbs/shrink/25_methods.ipynb #805f76fd
+from math import inf
+from numbers import Real
 from torch import nn
+from ..subnets.supernet import check_supernet
 from .recipe import Construct, DIMS, Delayed, Gradient, Phase, Phases, Recipe, Update
 
 # %% ../../nbs/shrink/25_methods.ipynb #8a731021
@@ -43,6 +46,7 @@ def zero_last_bn(
     sn, # `Supernet` of a fresh network; changed in place
 ) -> list: # Names of the batch norms
     "Let every block that may be dropped begin as the identity: its last batch norm's weight is 0 (BigNAS)"
+    check_supernet(sn)
     names = []
     for b in {b for blocks in sn.graph.stages.values() for b in blocks}:
         bns = [n for n,m in sn.model.get_submodule(b).named_modules() if 'BatchNorm' in type(m).__name__ and m.affine]
@@ -56,7 +60,8 @@ _WHOLE = tuple((dim,-1) for dim in DIMS)
 # %% ../../nbs/shrink/25_methods.ipynb #6dadc25f
 def _teacher(length):
     "The phase that trains the teacher, if there is one"
-    if not length>=0: raise ValueError(f'teacher: the length of the phase that trains it, 0 or more, got {length!r}')
+    if not (isinstance(length, Real) and 0<=length<inf):
+        raise ValueError(f'teacher: the length of the phase that trains it, 0 or more, got {length!r}')
     return (Phase(length, _WHOLE, k=1, lr=1., warmup=5/180, teach=True),) if length else ()
 
 # %% ../../nbs/shrink/25_methods.ipynb #136e767a

@@ -17,11 +17,11 @@ from dataclasses import MISSING, FrozenInstanceError, dataclass, fields, replace
 from fastcore.basics import patch
 from fastcore.foundation import L
 from itertools import accumulate
-from math import cos, pi
+from math import cos, inf, pi
 from numbers import Real
 from random import Random
 from typing import Callable
-from ..subnets.subnet import Space
+from ..subnets.subnet import Space, of_kind, whole_from
 from .gradients import combine_sum, eps_at, eps_lr_at
 
 # %% ../../nbs/shrink/21_recipe.ipynb #772fe2ce
@@ -33,7 +33,7 @@ def short_repr(self):
     return f'{type(self).__name__}({", ".join(shown)})'
 
 # %% ../../nbs/shrink/21_recipe.ipynb #752fb825
-def _one_of(what, name, got, *values):
+def one_of(what, name, got, *values):
     "`ValueError` unless `got` is one of `values`"
     if got not in values: raise ValueError(f'{name}: {what}, one of {", ".join(map(repr,values))}; got {got!r}')
 
@@ -65,6 +65,8 @@ def equal_shares(
     macs=None, # Subnet -> MACs; not needed here
 ) -> list: # `n` subnets, smallest first; fewer where rounding makes two alike
     "Networks whose choices stand at the same share of their range, in equal steps"
+    of_kind(Space, 'a Space', space=space)
+    whole_from(2, n=n)
     return list(dict.fromkeys(space.level(i/(n-1)) for i in range(n)))
 
 # %% ../../nbs/shrink/21_recipe.ipynb #9d914d1f
@@ -109,8 +111,8 @@ class Construct:
             raise ValueError(f'levels: 0, or a number of networks from 2, got {self.levels!r}')
         object.__setattr__(self, 'dims', tuple(L(self.dims)))
         if not self.dims or {*self.dims}-{*DIMS}: raise ValueError(f'dims: some of {DIMS}, got {self.dims!r}')
-        _one_of('when channels are sorted', 'sort', self.sort, 'never', 'once', 'phases')
-        _one_of('what is private in batch norm', 'bn', self.bn, 'shared', 'private', 'statistics')
+        one_of('when channels are sorted', 'sort', self.sort, 'never', 'once', 'phases')
+        one_of('what is private in batch norm', 'bn', self.bn, 'shared', 'private', 'statistics')
         _check_levels(self)
         _check_plugin('odds', self.odds)
 
@@ -129,6 +131,7 @@ def levels_of(
     macs=None, # Subnet -> MACs, where `c.spacing` asks for them (`sn.macs`)
 ) -> list: # `c.levels` subnets, smallest first; fewer where rounding makes two alike
     "The networks of a construction with levels"
+    of_kind(Construct, 'a Construct', c=c)
     return c.spacing(chosen_space(c, space), c.levels, macs)
 
 # %% ../../nbs/shrink/21_recipe.ipynb #b8428bca
@@ -192,7 +195,7 @@ class Gradient:
 
     def __post_init__(self):
         _flags(self, 'dropout')
-        _one_of('what subnets learn from', 'target', self.target, 'hard', 'distill', 'next', 'teacher')
+        one_of('what subnets learn from', 'target', self.target, 'hard', 'distill', 'next', 'teacher')
         _try_rule(self.combine)
 
 # %% ../../nbs/shrink/21_recipe.ipynb #2027be1b
@@ -204,7 +207,7 @@ class Update:
     __repr__ = short_repr
 
     def __post_init__(self):
-        _one_of('who steps', 'steps', self.steps, 'joint', 'small first', 'large first')
+        one_of('who steps', 'steps', self.steps, 'joint', 'small first', 'large first')
         _check_plugin('rule', self.rule)
         getattr(self.rule, 'check', lambda update: None)(self)
 
@@ -292,17 +295,19 @@ class Phase:
     __repr__ = short_repr
 
     def __post_init__(self):
-        try: object.__setattr__(self, 'subspace', tuple(dict(self.subspace).items()))
+        try:
+            object.__setattr__(self, 'subspace', tuple(dict(self.subspace).items()))
+            Space(width={}).restrict(**{dim:1 for dim,_ in self.subspace if not isinstance(dim, str)})
         except (TypeError, ValueError):
             raise ValueError("subspace: pairs such as (('width',-1),) or a dict are expected, "
                              f'got {self.subspace!r}') from None
-        if not isinstance(self.length, Real) or not self.length>0:
+        if not isinstance(self.length, Real) or not 0<self.length<inf:
             raise ValueError(f'length: more than 0, relative to the other phases, got {self.length!r}')
         if self.k is not None: _check_k(self.k)
         _flags(self, 'full', 'teach')
         if self.lr is not None: _share('lr', self.lr, lo=False)
         _share('eps', self.eps, lo=False)
-        if self.target: _one_of('what subnets learn from in this phase', 'target', self.target, 'hard', 'distill')
+        if self.target: one_of('what subnets learn from in this phase', 'target', self.target, 'hard', 'distill')
         _share('warmup', self.warmup, hi=False)
         Space(width={}).restrict(**dict(self.subspace))
 

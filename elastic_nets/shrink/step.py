@@ -11,15 +11,21 @@ __all__ = ['look', 'Losses', 'backwards', 'onion_step', 'Timetable']
 
 # %% ../../nbs/shrink/22_step.ipynb #c7f0a66c
 import torch
+from collections.abc import Callable
 from contextlib import contextmanager
 from fastcore.basics import patch
+from fastcore.foundation import L
+from numbers import Integral
 from random import Random
 from torch import nn
 from torch.utils._pytree import tree_map
 from ..subnets.batches import at_size
-from ..subnets.subnet import Space
+from ..subnets.subnet import Space, Subnet, number_in, of_kind, whole_from
+from ..subnets.supernet import check_supernet
 from .gradients import combine_sum, distill_loss, owned
-from .recipe import Recipe, StepPlan, chosen_space, levels_of, nothing_to_choose
+from elastic_nets.shrink.recipe import (
+    Recipe, StepPlan, chosen_space, levels_of, nothing_to_choose, one_of
+)
 
 # %% ../../nbs/shrink/22_step.ipynb #4936b64b
 @contextmanager
@@ -62,6 +68,7 @@ def look(
     forward=run_network, # (sn, net, xb) -> output
 ): # The output, detached
     "What a network says of a batch, without a trace: no gradient, no dropout, statistics as they were"
+    check_supernet(sn)
     with torch.no_grad(), sn.active(net), dropout_off(sn.model), as_it_was(sn): return forward(sn, net, xb)
 
 # %% ../../nbs/shrink/22_step.ipynb #eee59896
@@ -76,6 +83,14 @@ def detached(pred):
     "An output of one or several tensors, out of its graph"
     return tree_map(lambda t: t.detach() if isinstance(t, torch.Tensor) else t, pred)
 
+# %% ../../nbs/shrink/22_step.ipynb #b5925e4c
+def _check_losses(top, loss_func, target, distill, teacher):
+    "`TypeError` or `ValueError` where no losses can be made of these"
+    one_of('what subnets learn from', 'target', target, 'hard', 'distill', 'next', 'teacher')
+    of_kind(Callable, 'a function', loss_func=loss_func)
+    of_kind((Callable,type(None)), 'a function', distill=distill, teacher=teacher)
+    of_kind((Subnet,type(None)), 'a Subnet', top=top)
+
 # %% ../../nbs/shrink/22_step.ipynb #30d5c0c1
 class Losses:
     "The loss of each network of a batch, asked in the order in which they run: `losses(net, output)`"
@@ -87,6 +102,7 @@ class Losses:
         distill=None, # (output, teacher's output) -> scalar; None: what fits `loss_func`
         teacher=None, # () -> what the teacher says of this batch, where the largest network has not said it before
     ):
+        _check_losses(top, loss_func, target, distill, teacher)
         self.yb, self.top, self.loss_func, self.target = yb if isinstance(yb, tuple) else (yb,), top, loss_func, target
         self.distill = distill_loss(loss_func) if distill is None and target!='hard' else distill
         self.teacher, self.soft, self.before = teacher, None, None
@@ -121,6 +137,12 @@ def backwards(
     backward=lambda loss, eps: (eps*loss).backward(), # Makes the gradients
 ):
     "A forward and a backward of each network; after each, its gradient is in `.grad`, and (network, loss) is given out"
+    check_supernet(sn)
+    of_kind((list,tuple,L), 'a list of Subnets', nets=nets)
+    for net in nets: of_kind(Subnet, 'a Subnet', nets=net)
+    of_kind((Subnet,type(None)), 'a Subnet', top=top)
+    of_kind(Callable, 'a function (net, output) -> scalar, such as Losses(...),', loss_of=loss_of)
+    number_in('[0, inf)', eps=eps)
     for net in nets:
         with sn.active(net), dropout_off(sn.model, not dropout and net!=top):
             loss = scalar('the loss of a subnet', loss_of(net, forward(sn, net, xb)))
@@ -177,6 +199,10 @@ def onion_step(
     dropout:bool=False, # Do all networks drop out, or `top` alone?
 ):
     "One batch: every network of `nets` learns"
+    one_of('who steps', 'steps', steps, 'joint', 'small first', 'large first')
+    of_kind(Callable, 'a function (gradients, owned, weights) -> gradient, such as combine_sum,', combine=combine)
+    of_kind((list,tuple,L), 'a list of Subnets', nets=nets)
+    if not hasattr(opt, 'step'): raise TypeError(f'opt: an optimizer is expected, got a {type(opt).__name__}')
     def step():
         opt.step()
         opt.zero_grad()
@@ -196,6 +222,11 @@ class Timetable:
         lr=lambda pct: 1., # The run's learning rate at a share of its steps, as a share of its highest
         seed:int=0, # The networks of a step depend on it and on the step, on nothing else
     ):
+        of_kind(Recipe, 'a Recipe, such as delayed_shrinking(),', recipe=recipe)
+        check_supernet(sn)
+        whole_from(1, n=n)
+        of_kind(Callable, 'a function of the share of the steps, such as lambda pct: 1-pct,', lr=lr)
+        of_kind(Integral, 'a whole number', seed=seed)
         self.recipe, self.sn, self.n, self.lr, self.seed = recipe, sn, n, lr, seed
         self.space = chosen_space(recipe.construct, sn.space)
         self.schedule = recipe.schedule.fit_to(self.space)

@@ -13,19 +13,20 @@ __all__ = ['OnionTraining']
 import numpy as np, torch
 from dataclasses import dataclass, field
 from fastai.callback.core import Callback
-from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.schedule import ParamScheduler, SkipToEpoch
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.torch_core import no_random, rank_distrib
 from fastcore.basics import first, patch, risinstance
 from fastcore.foundation import L
 from fastcore.imports import noop
+from numbers import Integral
 from random import Random
 from torch import nn
 from warnings import warn
 from ..channels.surgery import get_groups, set_groups
 from ..subnets.batches import at_size
-from ..subnets.subnet import Space, Subnet
+from ..subnets.subnet import Space, Subnet, of_kind
 from ..subnets.norms import held_beside
 from ..subnets.ranks import mean_over_ranks, ranks_of, ready_on_cpu
 from ..subnets.learner import forget_best, supernet_of
@@ -65,10 +66,11 @@ class _Fit:
     kept:dict=field(default_factory=dict) # Gradients of each network, where a rule wants them
 
 # %% ../../nbs/shrink/24_training.ipynb #83beb999
-def _check_arguments(recipe, distill, watch):
+def _check_arguments(recipe, seed, distill, watch):
     "`TypeError` or `ValueError` where `OnionTraining` was given what it cannot use"
     if not isinstance(recipe, Recipe): raise TypeError(f'recipe: a Recipe is expected, such as delayed_shrinking(), '
                                                        f'got {recipe!r}')
+    of_kind(Integral, 'a whole number', seed=seed)
     if bad := {*L(watch)}-{'min','mid'}:
         raise ValueError(f"watch: some of 'min' and 'mid', got {', '.join(map(repr, sorted(bad)))}")
     if distill is not None and not callable(distill):
@@ -90,7 +92,7 @@ class OnionTraining(Callback):
         watch=('min','mid'), # Subnets in validation: 'min', the smallest; 'mid', nearest to half the width and depth
         estimate:bool=True, # Before training, print what the fit will take: seconds and memory, from a measured step
     ):
-        _check_arguments(recipe, distill, watch)
+        _check_arguments(recipe, seed, distill, watch)
         self.recipe, self.seed, self.distill, self.teacher = recipe, seed, distill, teacher
         self.watch, self.estimate = tuple(L(watch)), estimate
         self.plan, self.eps, self.nets, self.top, self.now = None, None, [], None, None
@@ -145,7 +147,8 @@ def _check_callbacks(cbs, steps):
                          f'out {bad[0]} or OnionTraining. A recipe that does both is seeded_onion()')
     if names.count('OnionTraining')>1:
         raise ValueError('OnionTraining: there are two of them in this fit; take one out (learn.remove_cb)')
-    bad = [type(cb).__name__ for cb in cbs if isinstance(cb, (MixedPrecision, GradientAccumulation, GradientClip))]
+    def scales(cb): return isinstance(cb, MixedPrecision) and cb.amp_mode!=AMPMode.BF16 # losses, for one step a batch
+    bad = [type(cb).__name__ for cb in cbs if isinstance(cb, (GradientAccumulation, GradientClip)) or scales(cb)]
     if steps!='joint' and bad:
         raise ValueError(f'update: with a step for each network ({steps!r}) there are several optimizer steps per '
                          'batch, which '

@@ -26,6 +26,7 @@ from matplotlib import pyplot as plt
 from random import Random
 from torch.nn import functional as F
 from warnings import warn
+from ..subnets.subnet import of_kind
 from ..subnets.batches import at_size, calibrate_bn, quiet
 from ..subnets.learner import MadeBatches
 from ..subnets.norms import held_beside
@@ -399,6 +400,7 @@ def plot_gradients(
     ax=None, # Three axes to draw on; default: new ones
 ): # The three axes
     "Per layer the norms and cosines of a step, and the norms over all steps (DepS, figs. 3 and 4)"
+    of_kind(GradientProbe, 'a GradientProbe', probe=probe)
     rows = [r for r in probe.rows if weights(r['layer'])]
     if not rows: raise ValueError('probe: it has kept nothing; was there a step with subnets in the fit?')
     step = rows[0]['step'] if step is None else step

@@ -14,6 +14,8 @@ import torch
 from contextlib import ExitStack, contextmanager
 from fastai.torch_core import no_random, to_device
 from torch import nn
+from ..channels.trace import check_model
+from .subnet import named, whole_from
 
 # %% ../../nbs/subnets/13_batches.ipynb #0fe813df
 def inputs_of(
@@ -60,7 +62,12 @@ def calibrate_bn(
     size:int=None, # Side of the input in pixels; None: as it comes
 ) -> nn.Module: # `model`
     "Recompute the running statistics of every batch norm as the mean over `n` samples"
+    check_model(model)
+    if isinstance(batches, (str,torch.Tensor)) or not hasattr(batches, '__iter__'):
+        raise TypeError('batches: a loader such as dls.train, or a list of batches such as [xb], is expected, '
+                        f'got {named(batches)}')
     if type(n) is not int or n<1: raise ValueError(f'n: a number of samples from 1, got {n!r}')
+    if size is not None: whole_from(1, size=size)
     calibrate_together([model], batches, n, size)
     return model
 

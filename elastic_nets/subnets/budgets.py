@@ -18,7 +18,7 @@ from itertools import accumulate
 from math import prod
 from numbers import Real
 from pandas import DataFrame
-from .subnet import Space, Subnet
+from .subnet import Space, Subnet, dice, number_in, of_kind
 from .supernet import Supernet, check_supernet, supernets, work_at
 
 # %% ../../nbs/subnets/18_budgets.ipynb #0b41a471
@@ -168,6 +168,7 @@ def budget_words(
 def _limit(space, cost, lo, hi):
     "(cost, lo, hi), or an error that says what is wrong with them"
     if not callable(cost): raise TypeError(f'cost: a function of a subnet such as `sn.macs` is expected, got {cost!r}')
+    number_in('[-inf, inf]', lo=lo, hi=hi)
     if not lo<=hi: raise ValueError(f'lo, hi: the lowest comes first, got lo={lo}, hi={hi}')
     if lo==-math.inf and hi==math.inf: raise ValueError('lo, hi: give one of them, or both; without there is no limit')
     name, smallest, largest = _cost_name(cost), cost(space.min), cost(space.max)
@@ -336,7 +337,7 @@ def sample(self:Constrained,
     rng, # `random.Random` (or anything with `choice`), or a seed: same state, same subnets
 ) -> Subnet:
     "A random subnet within the limits, near the upper ones: shrunk until it fits, then filled"
-    if isinstance(rng, int): rng = random.Random(rng)
+    rng = dice(rng)
     if not hasattr(rng, 'shuffle') or not hasattr(rng, 'randrange'): # such as NumPy's
         rng = random.Random(sum(int(rng.choice(range(1000)))*1000**i for i in range(6)))
     reached = []
@@ -381,6 +382,16 @@ def budget_range(
     lo, hi = [b if isinstance(b, Real) and b==0 else _amount(name, b, whole) for b in budget]
     return lo, hi
 
+# %% ../../nbs/subnets/18_budgets.ipynb #89b47956
+def part_of(
+    sn, # A `Supernet`
+    space, # A part of its space, as `restrict` and `constrain` make it; None: all of it
+): # A `Space`, or one within limits
+    "The part of its space that is meant"
+    if space is None: return sn.space
+    of_kind((Space,Constrained), 'a part of the space, such as sn.space.restrict(width=2),', space=space)
+    return space
+
 # %% ../../nbs/subnets/18_budgets.ipynb #e8c36840
 @patch
 def constrain(self:Supernet,
@@ -393,7 +404,7 @@ def constrain(self:Supernet,
     budgets = {k:v for k,v in dict(macs=macs, params=params, latency=latency).items() if v is not None}
     if not budgets: raise ValueError("constrain: no budget is given; macs=, params= and latency= are possible, "
                                      "such as macs=1e6 or params='60%'")
-    costs, res = known_costs(self), self.space if space is None else space
+    costs, res = known_costs(self), part_of(self, space)
     for name,budget in budgets.items():
         if name not in costs: raise ValueError('latency: nothing is measured yet; call latency_table(sn, ...) first')
         lo, hi = budget_range(name, budget, costs[name](self.space.max))
@@ -431,7 +442,7 @@ def profile_space(
     "What the subnets cost, and what each choice is worth"
     check_supernet(sn)
     if type(n) is not int or n<1: raise ValueError(f'n: a number of subnets from 1, got {n!r}')
-    space, costs, rng = space or sn.space, known_costs(sn), random.Random(seed)
+    space, costs, rng = part_of(sn, space), known_costs(sn), random.Random(seed)
     whole = getattr(space, 'space', space)
     def _table(subnets, **kw): return DataFrame([{k:f(s) for k,f in costs.items()} for s in subnets], **kw)
     drawn = [space.sample(rng) for _ in range(n)]

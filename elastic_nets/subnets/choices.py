@@ -81,6 +81,7 @@ def _widths(graph, widths, divisor):
 # %% ../../nbs/subnets/11_choices.ipynb #edf2e2a7
 def _depths(graph, depths):
     "Stage -> numbers of blocks that stay, of those that may be dropped"
+    depths = plain_numbers(depths)
     if depths and not graph.stages:
         warn('depths: no block of this model may be dropped (that takes residual ones, '
              'whose output has the shape of their input); depth is not elastic')

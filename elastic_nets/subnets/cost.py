@@ -25,7 +25,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._pytree import tree_leaves, tree_map
 from ..channels.products import Products
 from ..channels.trace import as_inputs, check_batch, check_model
-from .subnet import Subnet
+from .subnet import Subnet, number_in, of_kind, whole_from
 from .supernet import Supernet, subnet_macs
 
 # %% ../../nbs/subnets/17_cost.ipynb #a7c47577
@@ -131,8 +131,8 @@ def latency(
     if not isinstance(model, nn.Module):
         raise TypeError(f'model: a module can be timed, got {type(model).__name__}; of a Supernet take '
                         '`sn.extract(subnet)`')
-    if n<2 or warmup<0:
-        raise ValueError(f'at least n=2 timed calls and warmup=0 are needed, got n={n}, warmup={warmup}')
+    whole_from(2, n=n)
+    whole_from(0, warmup=warmup)
     check_batch(xb)
     xb, seconds = _on_device(model, xb), []
     with _evaluating(model):
@@ -174,9 +174,8 @@ class CostMeter(Callback):
         price_per_hour:float=None, # Of one device, in your currency
         devices:int=None, # Devices that are paid for; None: one per process
     ):
-        if price_per_hour is not None and price_per_hour<0:
-            raise ValueError(f'price_per_hour cannot be negative, got {price_per_hour}')
-        if devices is not None and devices<1: raise ValueError(f'devices must be at least 1, got {devices}')
+        if price_per_hour is not None: number_in('[0, inf)', price_per_hour=price_per_hour)
+        if devices is not None: whole_from(1, devices=devices)
         self.price_per_hour, self.devices = price_per_hour, devices
         self.total, self._known = dict(seconds=0., valid_seconds=0., samples=0, macs=0), {}
 
@@ -253,6 +252,7 @@ def cost_table(
     rows:dict, # Name of the run -> `CostMeter`, or its row; what else is in a row (an accuracy) is a column
 ) -> DataFrame: # One line per run
     "Runs side by side, with seconds, MACs and money also in multiples of the first run's"
+    of_kind(dict, 'a dict of names and CostMeters', rows=rows)
     if not rows: raise ValueError('rows: cost_table needs at least one run')
     runs = {n:getattr(r, 'row', r) for n,r in rows.items()}
     for n,r in runs.items():

@@ -12,7 +12,7 @@ __all__ = ['Subnet', 'Space']
 # %% ../../nbs/subnets/10_subnet.ipynb #eee23718
 import json, math, random
 from dataclasses import dataclass, field, replace
-from numbers import Integral
+from numbers import Integral, Real
 from fastcore.basics import patch
 
 # %% ../../nbs/subnets/10_subnet.ipynb #833e5e6d
@@ -24,6 +24,46 @@ class Choices(dict):
     __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _no
     def __reduce__(self): return Choices, (dict(self),)
     def __deepcopy__(self, memo): return self
+
+# %% ../../nbs/subnets/10_subnet.ipynb #a0d19f47
+def named(
+    x, # What was given
+) -> str:
+    "A thing as an error names it: plain values as they are, all else by its class"
+    if x is None or isinstance(x, (str,int,float)): return repr(x)
+    return f'the class {x.__name__}' if isinstance(x, type) else f'a {type(x).__name__}'
+
+# %% ../../nbs/subnets/10_subnet.ipynb #f874b07d
+def of_kind(
+    kind, # A class, or several
+    want:str, # What would be right, in words
+    **given, # Argument -> what was given for it
+):
+    "`TypeError` unless all that was given is of this kind"
+    for name,x in given.items():
+        if not isinstance(x, kind): raise TypeError(f'{name}: {want} is expected, got {named(x)}')
+
+# %% ../../nbs/subnets/10_subnet.ipynb #2d3676f9
+def whole_from(
+    least:int, # The smallest that is allowed
+    **given, # Argument -> what was given for it
+):
+    "`ValueError` unless all that was given are whole numbers from `least`"
+    for name,x in given.items():
+        if isinstance(x, Integral) and not isinstance(x, bool) and x>=least: continue
+        raise ValueError(f'{name}: a whole number from {least}, got {named(x)}')
+
+# %% ../../nbs/subnets/10_subnet.ipynb #875afa6f
+def number_in(
+    interval:str, # Such as '[0, 1)' or '(0, inf)'
+    **given, # Argument -> what was given for it
+):
+    "`ValueError` unless all that was given are numbers in an interval"
+    lo, hi = map(float, interval[1:-1].split(','))
+    def inside(x): return lo<x<hi or x==lo and interval[0]=='[' or x==hi and interval[-1]==']'
+    for name,x in given.items():
+        if isinstance(x, Real) and not isinstance(x, bool) and inside(x): continue
+        raise ValueError(f'{name}: a number in {interval}, got {named(x)}')
 
 # %% ../../nbs/subnets/10_subnet.ipynb #b95d3286
 _DIMS = ('width', 'depth', 'kernel')
@@ -39,9 +79,11 @@ class Subnet:
     def __post_init__(self):
         for dim in _DIMS:
             given = getattr(self, dim)
-            if not isinstance(given, dict) or not all(isinstance(v, Integral) for v in given.values()):
+            fine = isinstance(given, dict) and all(isinstance(n, str) for n in given)
+            if not fine or not all(isinstance(v, Integral) for v in given.values()):
                 raise ValueError(f'{dim} of a Subnet maps names to whole numbers, such as {{"conv1":8}}, got {given!r}')
             object.__setattr__(self, dim, Choices(given))
+        if self.resolution is not None: whole_from(1, resolution=self.resolution)
 
 # %% ../../nbs/subnets/10_subnet.ipynb #8d1f10a5
 @patch
@@ -80,10 +122,32 @@ def round_width(
     divisor:int=1, # Result is a multiple of this, or `n`
 ) -> int:
     "Channels at width `w`: the nearest multiple of `divisor`, one more where that would lose over 10 %"
-    if not 0<w<=1: raise ValueError(f'a width is a share in (0, 1], got {w}')
+    if not (isinstance(w, Real) and 0<w<=1): raise ValueError(f'a width is a share in (0, 1], got {w!r}')
     channels = int(w*n+divisor/2)//divisor*divisor
     if channels<.9*w*n and (channels>0 or w*n>=.5): channels += divisor
     return min(channels, n)
+
+# %% ../../nbs/subnets/10_subnet.ipynb #9a717632
+def _check_maps(space):
+    "`ValueError` unless the fields of a space are what they should be"
+    for dim in _DIMS:
+        given = getattr(space, dim)
+        fine = isinstance(given, dict) and all(isinstance(vs, (tuple,list)) for vs in given.values())
+        if not fine or not all(isinstance(v, Integral) for vs in given.values() for v in vs):
+            raise ValueError(f'{dim} of a Space maps names to tuples of whole numbers, such as {{"conv1":(4,8)}}, '
+                             f'got {given!r}')
+    of_kind((tuple,list,range), 'a tuple of pixels, such as (24,32),', resolution=space.resolution)
+    whole_from(1, **{f'resolution[{i}]':side for i,side in enumerate(space.resolution)})
+    of_kind(dict, 'a dict', inside=space.inside, given=space.given)
+    def pair(x): return isinstance(x, tuple) and len(x)==2
+    def values(x): return isinstance(x, dict) and all(isinstance(vs, (tuple,list)) for vs in x.values())
+    def lead(x): return pair(x) and pair(x[0]) and x[0][0] in _DIMS and values(x[1])
+    if bad := [c for c in (*space.inside, *space.given) if not pair(c)]:
+        raise ValueError(f'inside, given: their keys are pairs (dim, name), got {bad[0]!r}')
+    if bad := [v for v in space.inside.values() if not pair(v)]:
+        raise ValueError(f'inside: a pair (stage, position) is expected for each choice, got {bad[0]!r}')
+    if bad := [v for v in space.given.values() if not lead(v)]:
+        raise ValueError(f'given: a pair ((dim, name), {{value: values}}) is expected for each choice, got {bad[0]!r}')
 
 # %% ../../nbs/subnets/10_subnet.ipynb #54d1d9e8
 @dataclass(frozen=True)
@@ -97,12 +161,7 @@ class Space:
     given:Choices=field(default_factory=Choices, repr=False) # (dim, name) -> (its lead, {value of that: values})
 
     def __post_init__(self):
-        for dim in _DIMS:
-            given = getattr(self, dim)
-            fine = isinstance(given, dict) and all(isinstance(vs, (tuple,list)) for vs in given.values())
-            if not fine or not all(isinstance(v, Integral) for vs in given.values() for v in vs):
-                raise ValueError(f'{dim} of a Space maps names to tuples of whole numbers, such as {{"conv1":(4,8)}}, '
-                                 f'got {given!r}')
+        _check_maps(self)
         new = {dim: Choices({n:tuple(vs) for n,vs in getattr(self, dim).items()}) for dim in _DIMS}
         new['resolution'], new['inside'] = tuple(self.resolution), Choices(self.inside)
         new['given'] = Choices({c: (lead, Choices({v:tuple(vs) for v,vs in by.items()}))
@@ -173,13 +232,22 @@ def min(self:Space) -> Subnet:
     "The smallest choice everywhere"
     return self._build(lambda dim,name,values: values[0])
 
+# %% ../../nbs/subnets/10_subnet.ipynb #e777873e
+def dice(
+    rng, # `random.Random` (or anything with `choice`), or a seed
+): # With `choice`
+    "What random choices are made with"
+    if isinstance(rng, Integral): return random.Random(int(rng))
+    if hasattr(rng, 'choice') and callable(rng.choice): return rng
+    raise TypeError(f'rng: a seed, such as 0, or a random.Random is expected, got {named(rng)}')
+
 # %% ../../nbs/subnets/10_subnet.ipynb #b283ed4e
 @patch
 def sample(self:Space,
     rng, # `random.Random` (or anything with `choice`), or a seed: same state, same subnets
 ) -> Subnet:
     "A random subnet, uniform per choice"
-    if isinstance(rng, int): rng = random.Random(rng)
+    rng = dice(rng)
     return self._build(lambda dim,name,values: int(rng.choice(values)))
 
 # %% ../../nbs/subnets/10_subnet.ipynb #865b7fc2
@@ -280,8 +348,8 @@ def uniform(self:Space,
     depth:float=1., # Share of the blocks that may be dropped, in [0, 1]
 ) -> Subnet:
     "The subnet whose every choice is nearest to the same share of the largest; kernels and resolution stay whole"
-    if not 0<width<=1: raise ValueError(f'width is a share in (0, 1], got {width}')
-    if not 0<=depth<=1: raise ValueError(f'depth is a share in [0, 1], got {depth}')
+    number_in('(0, 1]', width=width)
+    number_in('[0, 1]', depth=depth)
     share = dict(width=width, depth=depth)
     def _pick(dim, name, values):
         largest = (getattr(self, dim)[name] if name else values)[-1]
@@ -294,7 +362,7 @@ def level(self:Space,
     t:float, # In [0, 1]: 0 the smallest value of every choice, 1 the largest
 ) -> Subnet:
     "The subnet whose every choice is nearest to the share `t` of its own range"
-    if not 0<=t<=1: raise ValueError(f't is a share of the range of each choice, in [0, 1], got {t}')
+    number_in('[0, 1]', t=t)
     return self._build(lambda dim,name,values: _nearest(values, values[0]+t*(values[-1]-values[0])))
 
 # %% ../../nbs/subnets/10_subnet.ipynb #f25cd713

@@ -235,7 +235,7 @@ def place(self:Supernet,
     "Where `subnet` lives; `ValueError` where it is none of the space"
     _notice(self)
     checked = vars(self).setdefault('_checked', {}) # subnet -> the space that it is one of
-    if checked.get(subnet) is not self.space:
+    if not isinstance(subnet, Subnet) or checked.get(subnet) is not self.space:
         self.space.check(subnet)
         if len(checked)>1000: checked.clear()
         checked[subnet] = self.space
@@ -330,7 +330,7 @@ def _ready(idx, device):
 def _plan(sn, subnet):
     "Layer -> what it uses for `subnet`"
     plans, key = vars(sn).setdefault('_plans', {}), (subnet, next(sn.model.parameters()).device)
-    plan = plans.pop(key, None)
+    plan = plans.pop(key, None) if isinstance(subnet, Subnet) else None
     if plan is None:
         place = sn.place(subnet)
         plan = {n:_cut(n, m, place) for n,m in sn.layers.items() if place.has(n)} 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 from ..channels.surgery import copy_model
 from ..channels.trace import as_inputs
+from ..subnets.subnet import number_in, of_kind, whole_from
 from ..subnets.batches import quiet
 from ..subnets.learner import MadeBatches
 from .latency import time_in_turn
@@ -140,6 +141,9 @@ def to_onnx(
     tol:float=1e-4, # Largest difference, as a share of the largest answer
 ) -> OnnxNet: # Runs the file; its `report` has `bytes` and the largest `difference`
     "Write an ONNX file for any number of samples, and compare it with PyTorch at 1, 3 and 8"
+    of_kind((str,os.PathLike), 'a file', path=path)
+    number_in('(0, inf)', tol=tol)
+    if opset is not None: whole_from(1, opset=opset)
     net, xb = _plain(net, xb)
     needed('onnx', 'onnxscript', 'onnxruntime')
     path = Path(path)
@@ -205,7 +209,11 @@ def to_int8(
     "Quantise an ONNX file to 8 bits; a learner's validation data say what that costs"
     if not isinstance(file, OnnxNet):
         raise TypeError(f'file: what `to_onnx` returned is expected, got {type(file).__name__}')
+    of_kind((str,os.PathLike), 'a file', path=path)
     if type(n) is not int or n<1: raise ValueError(f'n: a number of samples from 1, got {n!r}')
+    whole_from(1, rounds=rounds)
+    no_batches = isinstance(data, torch.Tensor) or not hasattr(data, '__iter__')
+    if no_batches: of_kind(Learner, 'a learner, or batches such as [(x,)],', data=data)
     learn = data if isinstance(data, Learner) else None
     with quiet(learn.dls.train) if learn else contextlib.nullcontext():
         batches = MadeBatches(learn, learn.dls.train) if learn else data

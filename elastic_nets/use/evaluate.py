@@ -23,7 +23,8 @@ from pathlib import Path
 from torch.utils._pytree import tree_leaves
 from types import SimpleNamespace
 from weakref import WeakKeyDictionary
-from ..subnets.subnet import Subnet
+from ..subnets.budgets import part_of
+from ..subnets.subnet import Subnet, number_in, of_kind
 from ..subnets.supernet import checksum
 from ..subnets.batches import at_size, calibrate_together, quiet
 from ..subnets.supernet import check_supernet
@@ -225,7 +226,7 @@ def flops_buckets(
 ) -> list: # of (lo, hi) in MACs per sample: lo<=macs<hi, in the last lo<=macs<=hi
     "The range of MACs between the smallest and the largest subnet in `n` equal parts"
     check_supernet(sn)
-    space = space or sn.space
+    space = part_of(sn, space)
     if type(n) is not int or n<1: raise ValueError(f'n: a number of buckets from 1, got {n!r}')
     lo, hi = sn.macs(space.min), sn.macs(space.max)
     if lo>=hi:
@@ -275,7 +276,7 @@ def sample_buckets(
     "Random subnets for every bucket of MACs, the smallest and the largest subnet among them"
     check_supernet(sn)
     if type(per) is not int or per<1: raise ValueError(f'per: a number of subnets from 1, got {per!r}')
-    space, buckets, rng = space or sn.space, flops_buckets(sn, n, space), random.Random(seed)
+    space, buckets, rng = part_of(sn, space), flops_buckets(sn, n, space), random.Random(seed)
     return [_fill(sn, space, buckets, i, per, rng) for i in range(n)]
 
 # %% ../../nbs/use/40_evaluate.ipynb #e106731f
@@ -288,6 +289,7 @@ def best_of_buckets(
 ) -> pd.DataFrame: # A row per bucket, numbered from 1; nan where a bucket is empty
     "The best row of every bucket; of equally good ones, the cheapest"
     metric, lower, t = ranked(table, cost, metric, lower)
+    of_kind((list,tuple), 'a list of (lo, hi), as flops_buckets gives it,', buckets=buckets)
     t = t.sort_values([metric, cost], ascending=[lower, True], kind='stable')
     places = [_bucket(c, buckets) for c in t[cost]]
     t = t.assign(bucket=[None if i is None else i+1 for i in places]).dropna(subset='bucket')
@@ -306,6 +308,7 @@ def mean_pareto_accuracy(
     "Mean, over the budgets from `lo` to `hi`, of the best network within the budget (DepS, section 5.1)"
     metric = ranked(table, cost, metric, lower)[0]
     front = pareto(table, cost, by or metric, lower)
+    number_in('[0, inf)', lo=lo, hi=hi)
     if not lo<hi: raise ValueError(f'lo, hi: the lowest budget has to be below the highest, got {lo:,} and {hi:,}')
     first = front[cost].min()
     if not first<=lo:

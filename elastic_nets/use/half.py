@@ -16,10 +16,12 @@ from fastai.callback.fp16 import MixedPrecision
 
 # %% ../../nbs/use/48_half.ipynb #d8fa4dd4
 class Bfloat16(MixedPrecision):
-    "bfloat16 where the learner's data is: on a CPU too, for which fastai's `to_bf16` does nothing"
+    "bfloat16 where the model is: on a CPU too, for which fastai's `to_bf16` does nothing"
     def __init__(self): super().__init__('bf16')
 
     def before_fit(self):
-        super().before_fit()
+        device = next(self.model.parameters()).device.type
+        if device=='cuda': super().before_fit() # can this card do it?
+        self.learn.scaler = torch.amp.GradScaler(device, enabled=False)
         self.scales = deque(maxlen=1) # nothing is scaled, so there is no list of it
-        self.autocast = torch.autocast(torch.device(self.dls.device).type, dtype=torch.bfloat16)
+        self.autocast = torch.autocast(device, dtype=torch.bfloat16)

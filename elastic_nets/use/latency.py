@@ -10,7 +10,7 @@ measures given ones, `widths_that_pay` finds the widths that are faster at all."
 __all__ = ['time_subnets', 'latency_table', 'load_latencies', 'widths_that_pay']
 
 # %% ../../nbs/use/42_latency.ipynb #df0bab48
-import json, math, numpy as np, platform, statistics, torch
+import json, math, numpy as np, os, platform, statistics, torch
 from dataclasses import dataclass
 from fastai.torch_core import to_device
 from fastcore.basics import patch
@@ -21,7 +21,7 @@ from random import Random
 from time import perf_counter, thread_time
 from warnings import warn
 from ..channels.trace import as_inputs
-from ..subnets.subnet import Subnet
+from ..subnets.subnet import Subnet, number_in, of_kind
 from ..subnets.batches import at_size
 from ..subnets.supernet import Supernet, check_supernet
 from ..subnets.cost import synchronize
@@ -84,6 +84,7 @@ def time_subnets(
     how = Setting(batch, str(device), channels_last)
     if type(batch) is not int or batch<1: raise ValueError(f'batch: a number of samples from 1, got {batch!r}')
     if type(rounds) is not int or rounds<1: raise ValueError(f'rounds: a number of timed calls from 1, got {rounds!r}')
+    if not hasattr(subnets, '__iter__'): of_kind(Subnet, 'a Subnet, or a list of them,', subnets=subnets)
     subnets = [subnets] if isinstance(subnets, Subnet) else list(subnets)
     jobs = [(how.network(sn, s), how.inputs(sn, s)) for s in subnets]
     calls = [lambda net=net, xb=xb: net(*xb) for net,xb in jobs]
@@ -203,8 +204,11 @@ def load_latencies(
     path, # What `save` wrote
 ) -> LatencyTable:
     "A table that was measured earlier, or elsewhere"
+    check_supernet(sn)
+    of_kind((str,os.PathLike), 'a file', path=path)
     try: d = json.loads(Path(path).read_text())
-    except json.JSONDecodeError as e: raise ValueError(f'path: {str(path)!r} is not the JSON of a latency table') from e
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise ValueError(f'path: {str(path)!r} is not the JSON of a latency table') from e
     if not isinstance(d, dict) or {*d}!={'version','about','seconds','held_out'} or d['version']!=2:
         raise ValueError(f'path: {str(path)!r} is no latency table of version 2')
     costs = Costs(sn)
@@ -226,7 +230,8 @@ def widths_that_pay(
     gain:float=.05, # By what share a width has to be faster than the next larger one that pays
 ) -> DataFrame: # A row per width, falling: width, macs, seconds, times (as fast as the full network), pays
     "Which widths are faster here at all; warns of those that are not"
-    if not 0<=gain<1: raise ValueError(f'gain: a share from 0, below 1, got {gain!r}')
+    check_supernet(sn)
+    number_in('[0, 1)', gain=gain)
     subnets = {w:sn.space.uniform(w) for w in _multipliers(sn.space, widths)}
     seconds = time_subnets(sn, subnets.values(), batch, device, channels_last, rounds)
     rows, best = [], math.inf
@@ -246,5 +251,6 @@ def _multipliers(space, widths):
     if widths is None:
         widths = sorted({round(v/max(values), 3) for values in space.width.values() for v in values})
         if len(widths)>8: widths = [widths[round(i*(len(widths)-1)/7)] for i in range(8)]
-    if bad := [w for w in widths if not 0<w<=1]: raise ValueError(f'widths: multipliers in (0, 1], got {bad}')
+    of_kind((tuple,list), 'a tuple of multipliers, such as (.5, 1.),', widths=widths)
+    for w in widths: number_in('(0, 1]', widths=w)
     return sorted({*widths, 1.}, reverse=True)

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 from ..channels.surgery import copy_model, set_data, tensors_of
 from ..channels.blocks import Skip
-from ..subnets.subnet import Subnet
+from ..subnets.subnet import Subnet, number_in, of_kind
 from ..subnets.supernet import Supernet
 from ..subnets.learner import supernet_of
 
@@ -118,6 +118,9 @@ def save_subnet(
     if not isinstance(sn, Supernet):
         raise TypeError(f'of: a learner or a Supernet is expected, got {type(of).__name__}')
     sn.space.check(subnet)
+    of_kind((str,os.PathLike), 'a file', path=path)
+    if args is not None: of_kind(dict, 'a dict', args=args)
+    if model is not None: of_kind(nn.Module, 'a module', model=model)
     if arch is not None: _check_arch(sn.model, arch, args or {})
     m, place, inputs = _small_model(of, sn, subnet, model, calibrate), sn.place(subnet), sn.graph.inputs
     with sn.active(sn.full): attrs = changed_attrs(sn.model, m)
@@ -232,7 +235,8 @@ def finetune(
 ) -> Learner: # Of the learner's class, with a small plain network; same data, loss, metrics, callbacks that make data
     "Take a subnet out and train it on, by one cycle at a low rate"
     if type(epochs) is not int or epochs<1: raise ValueError(f'epochs: a whole number from 1, got {epochs!r}')
-    if lr is not None and not 0<lr: raise ValueError(f'lr: a rate above 0, got {lr!r}')
+    if lr is not None: number_in('(0, inf)', lr=lr)
+    supernet_of(learn)
     small = learn.subnet(subnet, calibrate)
     small.fit_one_cycle(epochs, small.lr/10 if lr is None else lr, cbs=cbs)
     return small

@@ -18,7 +18,7 @@ from fastprogress.fastprogress import progress_bar
 from pandas import DataFrame
 from typing import NamedTuple
 from warnings import catch_warnings, simplefilter, warn
-from ..subnets.subnet import Subnet
+from ..subnets.subnet import Subnet, number_in, of_kind
 from ..subnets.budgets import at_ranks, budget_words, choice_counts, known_costs, within_limits
 from ..subnets.learner import supernet_of
 from .evaluate import check_metrics, evaluate_subnets, fingerprint, pareto, ranked
@@ -194,7 +194,7 @@ def accuracy_predictor(self:Learner,
 ) -> AccuracyPredictor: # Prints how good it is
     "Evaluate some subnets, and predict all others"
     if type(n) is not int or n<8: raise ValueError(f'n: a number of evaluations from 8, got {n!r}')
-    if not 0<held_out<1: raise ValueError(f'held_out: a share of the subnets between 0 and 1, got {held_out!r}')
+    number_in('(0, 1)', held_out=held_out)
     sn, ms = supernet_of(self), check_metrics(self, metric)
     space, rng = _limits(sn, macs, params, latency)[0], random.Random(seed)
     subnets = first_guesses(space, sn.macs, n, seed)
@@ -279,6 +279,7 @@ def _suggest(study, sn, subnets):
 # %% ../../nbs/use/41_search.ipynb #58dfe325
 def _check_predictor(predictor, sn, metric):
     "`ValueError` where it is one of something else, a warning where it knows nothing"
+    of_kind(AccuracyPredictor, 'what learn.accuracy_predictor(...) returned', predictor=predictor)
     if predictor.sn is not sn or predictor.metric!=metric:
         raise ValueError(f'predictor: it predicts {predictor.metric} of another supernet or metric, not {metric} '
                          'of this one; make one with learn.accuracy_predictor(...)')

@@ -11,12 +11,13 @@ __all__ = ['Switcher']
 # %% ../../nbs/use/46_switch.ipynb #40c0f56b
 import torch
 from bisect import bisect_right
+from collections.abc import Callable
 from fastai.learner import Learner
 from fastcore.basics import patch
 from torch import nn
 from ..channels.place import take
 from ..channels.surgery import tensors_of
-from ..subnets.subnet import Subnet
+from ..subnets.subnet import Subnet, number_in, of_kind
 from ..subnets.batches import at_size
 from ..subnets.supernet import Supernet
 from ..subnets.cost import synchronize
@@ -74,6 +75,9 @@ class Switcher:
         sn = supernet_of(of) if isinstance(of, Learner) else of
         if not isinstance(sn, Supernet):
             raise TypeError(f'of: a learner or a Supernet is expected, got {type(of).__name__}')
+        if not hasattr(subnets, '__iter__'): of_kind(Subnet, 'a Subnet, or a list of them,', subnets=subnets)
+        for name,f in (('cost',cost), ('score',score)):
+            if f is not None: of_kind(Callable, 'a function of a subnet', **{name:f})
         subnets = [subnets] if isinstance(subnets, Subnet) else list(subnets)
         if not subnets: raise ValueError('subnets: none given; such as [sn.space.min, sn.space.max]')
         for s in subnets: sn.space.check(s)
@@ -105,6 +109,7 @@ def pick(self:Switcher,
     budget:float, # In the unit of the costs
 ) -> tuple: # The subnet, and its network
     "The best subnet that costs at most `budget`; `ValueError` where none does"
+    number_in('[-inf, inf]', budget=budget)
     costs, best = self.menu
     i = bisect_right(costs, budget)-1
     if i<0: raise ValueError(f'budget: {budget:.4g} is too little, the cheapest subnet costs {costs[0]:.4g}')

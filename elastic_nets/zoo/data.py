@@ -32,6 +32,7 @@ from sklearn.datasets import load_digits
 from torch.nn import functional as F
 from torchvision.datasets import Cityscapes
 from zipfile import BadZipFile
+from ..subnets.subnet import whole_from
 
 # %% ../../nbs/zoo/62_data.ipynb #d5a6d892
 class MemoryData:
@@ -105,6 +106,7 @@ def _balanced_order(
 # %% ../../nbs/zoo/62_data.ipynb #8d8d462c
 def _check_bs(bs, n):
     "`bs` must leave at least one full batch of the `n` training pictures"
+    whole_from(1, bs=bs)
     if not 0 < bs <= n: raise ValueError(f'bs must be from 1 to {n}, the number of training pictures, got {bs}')
 
 # %% ../../nbs/zoo/62_data.ipynb #408979ce
@@ -140,6 +142,7 @@ def digits_dls(
     device=None, # Default: fastai's
 ) -> SplitLoaders: # 60, 20 and 20 % of the pictures
     "scikit-learn's digits: 1,797 pictures in 10 classes, no download"
+    whole_from(1, size=size)
     if n_in not in (1,3): raise ValueError(f'n_in must be 1 or 3, got {n_in}')
     d = load_digits()
     x,y = torch.tensor(d.images).float()[:,None]*(255/16),torch.tensor(d.target)
@@ -179,6 +182,7 @@ def shapes_dls(
     device=None, # Default: fastai's
 ) -> SplitLoaders: # 60, 20 and 20 % of the pictures
     "Generated segmentation pictures: background, square, disc and triangle"
+    whole_from(1, n=n, size=size)
     x,y = _draw_shapes(n, size, seed)
     splits = torch.arange(n).tensor_split([int(.6*n), int(.8*n)])
     return _memory_dls(x, y, ['background', 'square', 'disc', 'triangle'], splits, bs, seed, device=device)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torchvision.models import ResNet, get_model, list_models
 from torchvision.models.segmentation.deeplabv3 import ASPP
 from torchvision.ops import SqueezeExcitation, StochasticDepth
+from ..subnets.subnet import number_in, whole_from
 
 # %% ../../nbs/zoo/60_models.ipynb #a9498e4a
 def conv_bn(
@@ -74,6 +75,7 @@ def resnet_cifar(
     n_in:int=3, # Channels of the picture
 ) -> nn.Sequential:
     "ResNet for small pictures (He et al. 2016, section 4.2), with 1x1 convolutions as shortcuts (option B)"
+    whole_from(1, depth=depth, n_classes=n_classes, width=width, n_in=n_in)
     n,r = divmod(depth-2, 6)
     if r or n<1: raise ValueError(f'depth must be 6n+2 (20, 32, 44, 56 and 110 in the paper), got {depth}')
     ws = [width, width, 2*width, 4*width]
@@ -92,6 +94,7 @@ def vgg_cifar(
     n_in:int=3, # Channels of the picture
 ) -> nn.Sequential:
     "VGG (Simonyan and Zisserman 2015) with batch normalisation and one linear layer; halves the picture five times"
+    whole_from(1, depth=depth, n_classes=n_classes, width=width, n_in=n_in)
     if depth not in _vgg_stages: raise ValueError(f'depth must be one of {list(_vgg_stages)}, got {depth}')
     ni,stages = width,[]
     for n,mult in zip(_vgg_stages[depth], (1,2,4,8,8)):
@@ -165,6 +168,8 @@ def mobilenet_cifar(
     n_in:int=3, # Channels of the picture
 ) -> nn.Sequential:
     "MobileNet v1 (Howard et al. 2017) or v2 (Sandler et al. 2018) for small pictures: the first two strides are 1"
+    whole_from(1, version=version, n_classes=n_classes, n_in=n_in)
+    number_in('(0, inf)', width=width)
     if version not in (1,2): raise ValueError(f'version must be 1 or 2, got {version}')
     stem = round8(32*width)
     if version==1:
@@ -256,6 +261,9 @@ def vit(
     drop_path:float=0., # Stochastic depth of the last block; rises linearly from 0 at the first
 ) -> nn.Sequential:
     "Vision transformer (Dosovitskiy et al. 2021), pre-norm, without class token: the head averages the tokens"
+    whole_from(1, img=img, patch=patch, dim=dim, depth=depth, heads=heads, n_classes=n_classes, n_in=n_in)
+    number_in('(0, inf)', mlp_ratio=mlp_ratio)
+    number_in('[0, 1)', drop_path=drop_path)
     if img % patch: raise ValueError(f'img must be a multiple of patch={patch}, got {img}')
     if dim % heads: raise ValueError(f'dim must be a multiple of heads={heads}, got {dim}')
     blocks = [ViTBlock(dim, heads, dim//heads, int(dim*mlp_ratio), drop_path*i/max(1, depth-1)) for i in range(depth)]
@@ -319,6 +327,7 @@ def deeplabv3plus(
     width:int=256, # Channels of ASPP and decoder
 ) -> DeepLabV3Plus: # Trains on batches of at least 2 pictures: ASPP normalises averages of whole pictures
     "DeepLabV3+ (Chen et al. 2018) at output stride 16, with rates 6, 12 and 18; without `weights` they are drawn"
+    whole_from(1, n_classes=n_classes, width=width)
     names = list_models(include='resnet*')
     allowed = f'backbone must be one of {names} or a torchvision ResNet'
     if isinstance(backbone, str):

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from dataclasses import replace
 from itertools import chain
 from torch import nn
-from ..subnets.subnet import Space
+from ..subnets.subnet import Space, number_in, of_kind, whole_from
 from .models import InvertedResidual, cnn, conv_bn, init_he, make_stages, round8
 
 # %% ../../nbs/zoo/61_spaces.ipynb #740c6d64
@@ -33,6 +33,13 @@ def _block_choices(
     gates = tuple(sorted({w for w, in gate_of.values()}))
     if len(gates)<2: return choices,{} # always the same
     return {**choices, gate:gates},{gate:(middle,gate_of)}
+
+# %% ../../nbs/zoo/61_spaces.ipynb #4344b0c2
+def _sides(resolutions):
+    "Sides in pixels, ascending"
+    of_kind((tuple,list,range), 'a tuple of pixels, such as range(128, 225, 4),', resolutions=resolutions)
+    for side in resolutions: whole_from(1, resolutions=side)
+    return tuple(sorted(resolutions))
 
 # %% ../../nbs/zoo/61_spaces.ipynb #e3cb4622
 def _mobile_space(
@@ -53,7 +60,7 @@ def _mobile_space(
             given.update(follows)
             if position: inside.update(dict.fromkeys(of_block, (stage,position-1)))
     width,kernel = [{name:v for (dim,name),v in choices.items() if dim==which} for which in ('width','kernel')]
-    return Space(width, depth, kernel, tuple(sorted(resolutions)), inside, given=given)
+    return Space(width, depth, kernel, _sides(resolutions), inside, given=given)
 
 # %% ../../nbs/zoo/61_spaces.ipynb #5d112606
 def _kernels(
@@ -62,8 +69,10 @@ def _kernels(
 ) -> list: # `n` ascending tuples
     "Kernel sizes of each stage"
     def is_odd(size): return type(size) is int and size>0 and size%2==1
+    of_kind((tuple,list), 'a tuple of odd sizes, such as (3,5,7),', kernels=kernels)
     of_stage = [kernels]*n if all(isinstance(k, int) for k in kernels) else kernels
-    if len(of_stage)!=n or not all(len(sizes) and all(map(is_odd, sizes)) for sizes in of_stage):
+    def fine(sizes): return isinstance(sizes, (tuple,list)) and len(sizes) and all(map(is_odd, sizes))
+    if len(of_stage)!=n or not all(map(fine, of_stage)):
         raise ValueError('kernels: odd sizes such as (3,5,7), or a tuple of them '
                          f'for each of the {n} stages, got {kernels!r}')
     return [tuple(sorted({*sizes})) for sizes in of_stage]
@@ -97,6 +106,9 @@ def ofa_mobilenetv3(
     dropout:float=0., # Before the linear layer; .1 in the papers' ImageNet training
 ) -> tuple: # The largest network, and its `Space`
     "Once-for-all's MobileNetV3 space (Cai et al. 2020): 2.2e19 networks in one"
+    whole_from(1, n_classes=n_classes, img=img)
+    number_in('(0, inf)', width=width)
+    number_in('[0, 1)', dropout=dropout)
     if img not in _strides_v3:
         raise ValueError(f'img: strides are known for {" and ".join(map(str, _strides_v3))} pixels, got {img}')
     sizes = _kernels(kernels, len(_mobilenet_v3))
@@ -123,6 +135,8 @@ def ofa_proxyless(
     resolutions:tuple=(), # Sides of the input in pixels, such as range(128, 225, 4); empty: as it comes
 ) -> tuple: # The largest network, and its `Space`
     "Once-for-all's ProxylessNAS space (Cai et al. 2020)"
+    whole_from(1, n_classes=n_classes)
+    number_in('(0, inf)', width=width)
     sizes = _kernels(kernels, len(_proxyless))
     first,last = round8(32*width),round8(1280*max(1., width))
     rows = [(round8(c*width),n_blocks,stride) for c,n_blocks,stride in ((16,1,1),*_proxyless)]
@@ -192,7 +206,7 @@ def _bottleneck_space(
             given['width',conv1] = ('width',out), hidden_of
             given['width',conv2] = ('width',conv1), {h:(h,) for h in hidden} # it follows conv1
             if position: inside['width',conv1] = inside['width',conv2] = (stage,position-1)
-    return Space(width, depth, {}, tuple(sorted(resolutions)), inside, given=given)
+    return Space(width, depth, {}, _sides(resolutions), inside, given=given)
 
 # %% ../../nbs/zoo/61_spaces.ipynb #0819eeac
 def ofa_resnet50(
@@ -200,6 +214,7 @@ def ofa_resnet50(
     resolutions:tuple=(), # Sides of the input in pixels, such as range(128, 225, 4); empty: as it comes
 ) -> tuple: # The largest network, and its `Space`
     "Once-for-all's ResNet50D space (Cai et al. 2020)"
+    whole_from(1, n_classes=n_classes)
     stem = nn.Sequential(OrderedDict(
         conv1=conv_bn(3, 32, stride=2), res=Residual(conv_bn(32, 32)),
         conv2=conv_bn(32, 64), pool=nn.MaxPool2d(3, 2, 1)))
@@ -211,6 +226,7 @@ def compofa_space(
     space:Space, # Of `ofa_mobilenetv3` or `ofa_proxyless`: with as many depths in a stage as widths in its blocks
 ) -> Space: # 243 networks, times the choices of kernel and resolution
     "Tie the expand ratios of a stage to its depth (Sahni et al. 2021): (2,3), (3,4), (4,6)"
+    of_kind(Space, 'a Space, such as ofa_mobilenetv3()[1],', space=space)
     width,given = {},dict(space.given)
     for name,widths in space.width.items():
         if ('width',name) not in given:

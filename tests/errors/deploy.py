@@ -39,7 +39,7 @@ ERRORS = [
     ('a file of another kind', lambda: load_subnet(__file__), 'no safetensors file'),
     ('a subnet in a file of another kind', lambda: subnet_in(__file__), 'no safetensors file'),
     ('no epochs', lambda: finetune(learner(), smallest(), epochs=0), 'epochs: a whole number from 1'),
-    ('training backwards', lambda: finetune(learner(), smallest(), lr=-1.), 'lr: a rate above 0'),
+    ('training backwards', lambda: finetune(learner(), smallest(), lr=-1.), 'lr: a number in (0, inf), got -1.0'),
     ('finetune without supernet', lambda: finetune(plain(), Subnet()), 'call learn.to_supernet'),
     ('published weights without their space', lambda: load_published({}, nn.Linear(2,2)), 'and its Space', TypeError),
     ('weights that are none', lambda: load_published(dict(a=1), published()), 'a dict of names and tensors'),

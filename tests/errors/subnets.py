@@ -72,8 +72,8 @@ costs = [
     ('MACs of a module for a subnet', lambda: macs(linear, other()), 'needs its Supernet', TypeError),
     ('MACs of the subnet of another network', lambda: layer_macs(two_linear(), other()), 'only 2, 4, 6, 8'),
     ('parameters of the subnet of another network', lambda: n_params(two_linear(), other()), 'only 2, 4, 6, 8'),
-    ('one timed call', lambda: latency(linear, x, n=1), 'n=1'),
-    ('no device', lambda: CostMeter(devices=0), 'at least 1, got 0'),
+    ('one timed call', lambda: latency(linear, x, n=1), 'n: a whole number from 2, got 1'),
+    ('no device', lambda: CostMeter(devices=0), 'devices: a whole number from 1, got 0'),
     ('a table of something else', lambda: cost_table({'a':3}), r"rows\['a'\].*int"),
 ]
 

@@ -6,13 +6,13 @@ from unittest.mock import patch
 from faults import fits
 
 class Lab:
-    "Processes fork from one that has imported everything and trained nothing"
+    "Processes fork from one that has imported everything, trained nothing and seen no card: a card is not inherited"
     def __init__(self, folder):
         self.folder, self.kills, self.while_writing = Path(folder), 0, 0
         self.context = multiprocessing.get_context('forkserver')
         self.context.set_forkserver_preload(['faults.fits'])
         path = os.pathsep.join(p for p in sys.path if p) # it imports in silence, or not
-        with patch.dict(os.environ, PYTHONPATH=path): forkserver.ensure_running()
+        with patch.dict(os.environ, PYTHONPATH=path, CUDA_VISIBLE_DEVICES=''): forkserver.ensure_running()
         warm = self.context.Process(target=int)
         warm.start()
         warm.join() # all is imported now

@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from elastic_nets.all import (
     ByImportance, Construct, Delayed, ElasticCheckpoint, Gradient, GrowDepth, GrowWidth, OnionTraining, Recipe,
     Supernet, resnet_cifar, seeded_onion, slimmable, us_net)
+from elastic_nets.use import checkpoint
 from helpers import Float32Loss
 
 folder, two = Path(sys.argv[1]), 'RANK' in os.environ
@@ -91,8 +92,16 @@ fits = dict(
     seeded=(dict(widths=(.25,.5,1.)), lambda: OnionTraining(seeded_onion(k=3), estimate=False)),
     private=(dict(widths=(.5,1.)), lambda: OnionTraining(slimmable(k=2), estimate=False)))
 
+class Written:
+    "Counts the files that this process writes"
+    def __init__(self): self.n, self.write, checkpoint.write_whole = 0, checkpoint.write_whole, self
+    def __call__(self, *args):
+        self.n += 1
+        self.write(*args)
+
 def interrupted():
     "Fits of networks with batch norm that die and go on, beside fits that nobody disturbs"
+    written = Written()
     for name,(space,cb) in fits.items():
         def new(): return learner(cnn, pictures, space, shuffle=True)
         whole, path = fit(new(), cb(), OwnDice()), folder/'files'/name
@@ -100,6 +109,7 @@ def interrupted():
         except KeyboardInterrupt: pass
         again = fit(new(), cb(), OwnDice(), ElasticCheckpoint(path, every=2))
         torch.save((whole, again), folder/f'{name}{rank}')
+    torch.save(written.n, folder/f'written{rank}')
 
 if __name__=='__main__':
     with warnings.catch_warnings(record=True) as said:

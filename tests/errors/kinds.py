@@ -1,0 +1,163 @@
+"One kind of thing where another is meant, and numbers out of range: argument by argument, each named by its error"
+from functools import cache, partial
+from math import inf, nan
+from types import SimpleNamespace
+import pandas as pd, torch
+from fastai.learner import Learner
+from fastai.metrics import accuracy
+from torch import nn
+from torch.nn import functional as F
+from elastic_nets import all as el
+from elastic_nets.zoo.data import digits_dls
+from elastic_nets.zoo.models import resnet_cifar
+
+def shown(x): return x.__name__ if hasattr(x, '__name__') else f'a {type(x).__name__}' if len(repr(x))>20 else repr(x)
+
+def rows(f, good=dict, name=None, **wrong):
+    "Rows with wrong values of arguments, one at a time; `good()` makes all others"
+    def call(arg, value): return f(**{**good(), arg:value})
+    name = name or getattr(f, '__name__', None) or f.func.__name__
+    return [(f'{name}({arg}={shown(v)})', partial(call, arg, v), rf'{arg}\b.*(expected|got)')
+            for arg,values in wrong.items() for v in values]
+
+# ---- what is right
+
+def net(depth=8): return resnet_cifar(depth, width=8, n_in=1)
+x, y = torch.randn(8,1,8,8), torch.arange(8)
+
+@cache
+def learner():
+    learn = Learner(digits_dls(bs=256, device='cpu'), net(), metrics=accuracy)
+    learn.to_supernet(widths=(.5,1.), check=False)
+    return learn
+
+@cache
+def plain(): return Learner(digits_dls(bs=256, device='cpu'), net(), metrics=accuracy)
+
+def sn(): return learner().supernet
+def space(): return sn().space
+@cache
+def graph(): return el.trace_channels(net(14), x, check=False)
+
+def whole(): return dict(model=net(14), graph=graph())
+def narrow(): return {**(kw := whole()), 'keep': el.start_narrow(**kw, width=.5), 'width': 1.}
+def shallow(): return {**(kw := whole()), 'keep': el.start_shallow(**kw, depth=.5), 'depth': 1.}
+
+def loss_of(net, pred): return F.cross_entropy(pred, y)
+def step():
+    opt = torch.optim.SGD(sn().model.parameters(), lr=.1)
+    return dict(sn=sn(), opt=opt, nets=[space().max, space().min], xb=x, loss_of=loss_of, top=space().max)
+def passes(): return {k:v for k,v in step().items() if k!='opt'}
+def run(**kw): return list(el.backwards(**kw))
+def losses(): return dict(yb=y, top=space().max, loss_func=F.cross_entropy)
+def timetable(): return dict(recipe=el.delayed_shrinking(), sn=sn(), n=10)
+def of_net(): return dict(sn=sn())
+def table(): return dict(table=pd.DataFrame(dict(subnet=[space().min, space().max], macs=[1., 2.], accuracy=[.5, .6])))
+
+# ---- and what is not
+
+word, negative = ('x', None), (-1, nan)
+models, graphs = (None, 'x', len, nn.Linear), (None, 'x', {})
+supernets = (None, 'x', nn.Linear(2,2))
+
+channels = [
+    *rows(el.trace_channels, lambda: dict(model=net(), x=x), groups=('x', [1], 3)),
+    *rows(el.check_channels, lambda: dict(whole(), xb=x), model=models, graph=graphs),
+]
+
+subnets = [
+    *rows(el.Subnet, resolution=('x', 0, .5)),
+    *rows(partial(el.Space, {'a':(1,2)}), name='Space', resolution=(8, 'x', ('x',), (-8,)), inside=([1], {'a':1}),
+          given=([1], {('width','a'):1}, {('width','a'):(('width','a'),[1])})),
+    *rows(lambda **kw: space().sample(**kw), name='sample', rng=('x', None, .5, [1])),
+    *rows(lambda **kw: sn().constrain(macs='60%').sample(**kw), name='sample within limits', rng=('x', None, .5)),
+    *rows(lambda **kw: space().uniform(**kw), name='uniform', width=(*word, 0, nan), depth=(*word, 1.5, nan)),
+    *rows(lambda **kw: space().level(**kw), name='level', t=(*word, -1, nan)),
+    *rows(lambda **kw: space().constrain(sn().macs, **kw), name='constrain', lo=('x', nan), hi=('x', [1])),
+    *rows(el.calibrate_bn, lambda: dict(model=net(), batches=[x]), model=models, n=(0, *word), size=('x', 0),
+          batches=(*word, x, 3)),
+    *rows(el.latency, lambda: dict(model=net(), xb=x), n=(1, *word, 2.5), warmup=(-1, 'x')),
+    *rows(el.CostMeter, price_per_hour=('x', -1, nan), devices=('x', 0, .5)),
+    *rows(el.cost_table, rows=([1], 'x', None)),
+    *rows(el.profile_space, of_net, sn=supernets, n=(0, 'x'), space=('x', 3)),
+    *rows(lambda **kw: sn().constrain('60%', **kw), name='constrain a part', space=('x', .5)),
+    *rows(lambda **kw: sn().sort_channels(**kw), name='sort_channels', importance=('l1', .5)),
+]
+
+shrinking = [
+    *rows(el.owned, lambda: dict(sn=sn(), subnet=space().min), sn=supernets),
+    *rows(el.zero_last_bn, sn=supernets),
+    *rows(el.equal_shares, lambda: dict(space=space(), n=3), space=word, n=(1, *word)),
+    *rows(el.equal_macs, lambda: dict(space=space(), n=3, macs=sn().macs), space=word, n=(1, *word), macs=(3, *word)),
+    *rows(el.levels_of, lambda: dict(c=el.Construct(levels=2), space=space()), c=(*word, el.Recipe())),
+    *rows(partial(el.Phase, 1), name='Phase', subspace=(3, {3:1})),
+    *rows(el.Phase, length=(inf, nan, None)),
+    *rows(el.compofa, teacher=(*word, nan, inf)), *rows(el.progressive_shrinking, teacher=('x', nan)),
+    *rows(el.look, lambda: dict(sn=sn(), net=space().min, xb=x), sn=supernets),
+    *rows(el.Losses, losses, loss_func=(3, *word), target=('soft', None), distill=('kl', 3), teacher=('x',),
+          top=(.5, 'max')),
+    *rows(run, passes, name='backwards', sn=supernets, nets=(*word, space), loss_of=(3, *word), eps=('x', -1, nan),
+          top=('max', .5)),
+    *rows(el.onion_step, step, sn=supernets, opt=(*word, nn.Linear(2,2)), nets=(*word, [1]), combine=('avg', 3),
+          steps=('each', None), loss_of=(3, 'x')),
+    *rows(el.Timetable, timetable, recipe=(*word, el.us_net), sn=supernets, n=(0, *word, .5), lr=(.1, 'x'),
+          seed=('x', None, .5)),
+    *rows(partial(el.OnionTraining, el.us_net()), name='OnionTraining', seed=('a', None, .5)),
+    *rows(el.plot_gradients, probe=(*word, [1])),
+    *rows(el.seeded_onion, k=(*word, 0, 2.5), core=('x', 0), skins=('x', .5)),
+]
+
+growing = [
+    *rows(el.start_narrow, lambda: dict(whole(), width=.5), model=models, graph=graphs, width=(*word, nan)),
+    *rows(el.grow_width, narrow, model=models, graph=graphs, keep=(None, [1], 'x'), width=(*word, nan)),
+    *rows(el.start_shallow, lambda: dict(whole(), depth=.5), model=models, graph=graphs, depth=(*word, nan)),
+    *rows(el.grow_depth, shallow, model=models, graph=graphs, keep=(None, [1], 'x'), depth=(*word, nan), ema=('x', .5)),
+    *rows(el.BlockEMA, lambda: dict(whole(), half_life=3), model=models, graph=graphs, half_life=('x', *negative)),
+    *rows(el.plan_stages, lambda: dict(learn=plain(), stages=2, show_plot=False), start=(*word, nan),
+          rounds=(0, *word), by=(None, 3), stages=('x', 1.), speedup=('x', nan)),
+    *rows(el.GrowWidth, start=('x', 0, 1.), stages=('x', 1), plan=(.5, 'x'), rewarm=('x', 1.), init=(3, 'x')),
+    *rows(el.GrowDepth, half_life=('x', *negative), start=('x', 1.5), block=('x', None), place=(3, 'x')),
+]
+
+using = [
+    *rows(el.flops_buckets, of_net, sn=supernets, space=('x', .5), n=(0, 'x')),
+    *rows(el.sample_buckets, of_net, sn=supernets, space=('x', .5), per=(0, 'x')),
+    *rows(el.best_of_buckets, lambda: dict(table(), buckets=[(0,2)]), buckets=(*word, 3)),
+    *rows(el.mean_pareto_accuracy, lambda: dict(table(), lo=1, hi=2), lo=word, hi=('x', nan)),
+    *rows(el.time_subnets, lambda: dict(of_net(), subnets=[space().min]), sn=supernets, subnets=(None, 3)),
+    *rows(el.load_latencies, lambda: dict(of_net(), path='x'), sn=supernets, path=(None, 3)),
+    *rows(el.widths_that_pay, of_net, sn=supernets, gain=(*word, 1), widths=('x', .5, (2.,), ('x',))),
+    *rows(el.save_subnet, lambda: dict(of=sn(), subnet=space().min, path='f'), path=(None, 3), args=('x',),
+          model=('x',)),
+    *rows(el.finetune, lambda: dict(learn=learner(), subnet=space().min), learn=(None, nn.Linear(2,2)), lr=('x', nan)),
+    *rows(el.Switcher, lambda: dict(of=sn(), subnets=[space().min]), subnets=(None, 3), cost=(3, 'x'), score=(3, 'x')),
+    *rows(lambda **kw: el.Switcher(sn(), space().min).within(**kw), name='within', budget=(*word, nan)),
+    *rows(lambda **kw: learner().search_subnet(n=1, **kw), name='search_subnet', predictor=('x', 3)),
+    *rows(lambda **kw: learner().accuracy_predictor(n=8, **kw), name='accuracy_predictor', held_out=(*word, 1.)),
+    *rows(el.to_onnx, lambda: dict(net=net(), path='f', xb=x), path=(None, 3), tol=(*word, nan), opset=('x', 0)),
+]
+
+looking = [
+    *rows(el.plot_matrix, m=(*word, {})), *rows(el.plot_blocks, weight=word), *rows(el.plot_correlation, maps=word),
+    *rows(el.plot_insertion, rows=([1], *word)), *rows(el.plot_graph, graph=graphs),
+    *rows(el.plot_front, lambda: dict(table(), names={}), names=([1], *word)),
+    *rows(el.plot_loss, recorder=(*word, SimpleNamespace())),
+    *rows(el.plot_epsilon, schedules=(el.Delayed(), *word, {'a':el.us_net()})),
+    *rows(el.channel_gradients, lambda: dict(grad=torch.ones(4,2), old=2), grad=(*word, [1]), old=word),
+]
+
+counts = ('x', None, 0, .5)
+zoo = [
+    *rows(el.resnet_cifar, depth=counts, n_classes=counts, width=counts, n_in=counts),
+    *rows(el.vgg_cifar, depth=([11], 'x'), n_classes=counts), *rows(el.mobilenet_cifar, version=('x', [1]), width=word),
+    *rows(el.vit, img=counts, patch=counts, dim=counts, depth=counts, heads=counts, mlp_ratio=word,
+          drop_path=(1., 'x')),
+    *rows(el.deeplabv3plus, n_classes=counts, width=counts),
+    *rows(el.ofa_mobilenetv3, img=([32], *word), width=('x', 0), kernels=(3, 'x', None), resolutions=(128, 'x', None),
+          n_classes=counts, dropout=(1., 'x')),
+    *rows(el.ofa_proxyless, width=('x', 0), kernels=(3, None), resolutions=(128, ('x',))),
+    *rows(el.ofa_resnet50, n_classes=counts, resolutions=(128, 'x')), *rows(el.compofa_space, space=(*word, net)),
+    *rows(el.digits_dls, bs=counts, size=counts, n_in=('x', 2)), *rows(el.shapes_dls, n=counts, size=counts, bs=counts),
+]
+
+ERRORS = channels+subnets+shrinking+growing+using+looking+zoo
