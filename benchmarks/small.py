@@ -48,6 +48,7 @@ def high_runs(path, seed, base=BASE):
     yield 'high rate, dense', dense
     yield 'high rate', grown
     for name in ('rewarmed','rewarmed, new channels alone'): yield f'high rate, {name}', dict(grown, **OPTIONS[name])
+    for init in ('half','variance'): yield f'high rate, {init}', dict(grown, init=init)
 
 def option_runs(path, seed, base=BASE):
     "When the network grows, and what happens to rates, state and pictures"

@@ -156,7 +156,7 @@ def test_auto_needs_validations():
         quietly(learner(dls=DataLoaders(dls.train)), 'fit', 3, cbs=GrowWidth(plan='auto'))
 
 def test_an_early_moment_is_in_the_state():
-    "A fit that goes on does not wait again"
+    "A growth that is due, and may have to wait for gradients that are being accumulated, is not forgotten"
     class Ask(Callback):
         order = 95
         def after_batch(self):
@@ -166,9 +166,11 @@ def test_an_early_moment_is_in_the_state():
     cb = GrowWidth(plan='auto', stages=3)
     class Start(Callback):
         order = 60
-        def before_fit(self): load_growth_state(cb, ask.state)
-    quietly(learner(), 'fit', 3, .01, cbs=[cb, Start(), Gaps([20.]*3)])
-    assert cb._early==1 and [r['width'] for r in cb.rows]==[.5,.75,1.]
+        def before_fit(self):
+            load_growth_state(cb, ask.state)
+            self.early = cb._early
+    quietly(learner(), 'fit', 3, .01, cbs=[cb, start := Start(), Gaps([20.]*3)])
+    assert start.early==1 and [r['width'] for r in cb.rows]==[.5,.75,1.]
 
 # Alarms where a supernet grows
 
