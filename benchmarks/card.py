@@ -59,8 +59,12 @@ def sizes_table():
 
 # Growth
 
-def growth_rows(): return [r for r in ALL if r.get('kind') in ('grow','growth') and r['name'] not in ('warm','lr')]
+def growth_rows():
+    kinds = 'grow','growth','small'
+    return [r for r in ALL if r.get('kind') in kinds and r['name'] not in ('warm','lr')]
 
+def is_dense(c): return c['plan'] is None and 'sizes' not in c
+def setting(c): return c['epochs'], c['lr'], c.get('schedule', 'cycle')
 def same_network(c): return c['net'], c['width'], c['bs'], c.get('opt', 'fastai'), c['n_train']
 def title(c): return f"ResNet-{c['net']} of base {c['width']}, batch {c['bs']:,}, {c['n_train']:,} pictures"
 
@@ -75,11 +79,11 @@ def growth_tables():
         for name in dict.fromkeys(r['name'] for r in sorted(rs, key=lambda r: r['name']!='dense')):
             runs = by_seed(rs, lambda r: r['name']==name)
             c = next(iter(runs.values()))['config']
-            dense = by_seed(rs, lambda r: r['name']=='dense' and r['config']['epochs']==c['epochs'])
-            beside = interval(paired(runs, dense, test), count=True) if dense and name!='dense' else ''
+            dense = by_seed(rs, lambda r: is_dense(r['config']) and setting(r['config'])==setting(c))
+            beside = interval(paired(runs, dense, test), count=True) if not is_dense(c) else ''
             body.append([name, c['epochs'], f"{c['lr']:g}", spread([*map(test, runs.values())], ' (one run)'), beside,
                          f"{mean([r['seconds'] for r in runs.values()]):.0f}"])
-        head = ['','epochs','lr','test','difference to dense of as many epochs (seeds)','seconds']
+        head = ['','epochs','lr','test','difference to dense of the same setting (seeds)','seconds']
         text += [f"**{title(rs[0]['config'])}**", '', table(head, body), '']
     return '\n'.join(text)
 

@@ -93,11 +93,15 @@ def sources():
     return 'files '+hashlib.sha1(b''.join(p.read_bytes() for p in files)).hexdigest()[:7]
 
 def find_commit():
-    "Short commit of this checkout, with a + where library or benchmarks have changes; without git what `sources` says"
-    head = git('rev-parse','--short','HEAD')
-    if not head: return sources()
+    """Short commit of this checkout, with a + where library or benchmarks have changes. ELASTIC_NETS_COMMIT in the
+    environment says it for a copy, or without git the file COMMIT; else it is unknown, with what `sources` says"""
+    told = root/'COMMIT'
+    if given := os.environ.get('ELASTIC_NETS_COMMIT'): return given
+    top = git('rev-parse','--show-toplevel') # a repository around the copy has commits of something else
+    if not top or Path(top).resolve()!=root:
+        return told.read_text().strip() if told.exists() else f'unknown, {sources()}'
     changed = git('status','--porcelain','-uno','--','elastic_nets',':(glob)benchmarks/*.py')
-    return head+('+' if changed else '')
+    return git('rev-parse','--short','HEAD')+('+' if changed else '')
 
 COMMIT = find_commit() # where this process began, whatever is committed meanwhile
 

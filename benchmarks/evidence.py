@@ -10,9 +10,9 @@ from collections import namedtuple
 import torch
 from card import pass_time
 from common import results, rows, write_row
-from grow import PLAN, UNIFORM
+from grow import PLAN
 from grow_report import step_times
-import grow_steps, onion, shrink, shrink_cost
+import family_tables, grow_steps, onion, shrink, shrink_cost, small
 from trials import FAMILY, GROWTH, family, growth, rate_runs, search, valid_of
 
 Kind = namedtuple('Kind', 'path train')
@@ -31,7 +31,8 @@ def load(): return round(os.getloadavg()[0], 2)
 def path_of(kind): return results/f'evidence_{kind}.jsonl'
 
 KINDS = {kind: Kind(path_of(kind), train)
-         for kind,train in dict(steps=measure_steps, growth=growth, onion=onion.train, family=family).items()}
+         for kind,train in dict(steps=measure_steps, growth=growth, onion=onion.train, family=family, small=growth,
+                                small_family=family).items()}
 GROWN, FAMILIES = KINDS['growth'].path, KINDS['family'].path
 
 # Steps
@@ -93,17 +94,18 @@ def growth_runs(seed):
     yield 'dense, cost of the plan', dict(dense, epochs=round(epochs*plan_passes(PLAN)))
 
 def growth_options(seed):
-    "Where and how to grow, at equal epochs"
+    "Where and how to grow, at equal epochs: most important first"
     base = dense_base()
     if base is None: return
     dense = dense_run(base, enough_epochs(base), seed)
+    plan = dict(plan=PLAN, init='orthogonal')
     flat = dict(dense, schedule='flat', lr=best_rate('flat'), wd=SEARCH['wd'])
-    yield 'dense, flat', flat
-    yield 'plan, flat', dict(flat, plan=PLAN, init='orthogonal')
-    for name,init in (('random','random'), ('variance','variance'), ('replicate','replicate')):
-        yield f'plan, {name}', dict(dense, plan=PLAN, init=init)
-    yield 'uniform', dict(dense, plan=UNIFORM, init='orthogonal')
-    yield 'plan, state forgotten', dict(dense, plan=PLAN, init='orthogonal', carry=False)
+    yield 'flat, dense', flat
+    yield 'flat', dict(flat, **plan)
+    yield 'flat, late doubling', dict(flat, plan=small.LATE, init='orthogonal')
+    for init in small.INITS[1:]: yield init, dict(dense, plan=PLAN, init=init)
+    for name,change in small.OPTIONS.items(): yield name, dict(dense, **{**plan, **change})
+    yield 'smaller pictures, dense', dict(dense, sizes=small.SIZES)
 
 # The onion and its rivals at four times the steps
 
@@ -116,23 +118,22 @@ def onion_runs(net, seed):
 # Families at four times the steps, and on hard labels
 
 TIMES = 4
-HARD = dict(target='hard')
 WITH_LABELS = ('delayed_shrinking','bignas')
-SEEDED = dict(core=.5, init='variance')
-SEEDS = { # what else its core, its skins and its family may be: the first three decide about the top
-    'finish': dict(finish=.125), 'core .25': dict(core=.25), 'two a step': dict(k=2), 'two skins': dict(skins=2),
-    'depth too': dict(dims=['width','depth']), 'late distillation': dict(distill=.25),
-    'orthogonal': dict(init='orthogonal')}
+
+def best_form():
+    "Of `seeded_onion`, by the cheap runs; its defaults before they are there"
+    name = family_tables.chosen(rows(small.FAMILIES))
+    return next((form for form in small.FORMS if small.form_name(form)==name), '')
 
 def short(recipe, **kw):
     return dict(shrink.new(recipe, FAMILY, search=True, epochs=shrink.SHORT[recipe], per=1, seed=100), **kw)
 
 def short_seeded():
-    return dict(FAMILY, recipe='seeded_onion', search=True, epochs=2, per=1, options=SEEDED, seed=100)
+    return dict(FAMILY, recipe='seeded_onion', search=True, epochs=2, per=1, options=small.SEEDED, seed=100)
 
 def family_search():
     "The rates of what shrink.py has no rate for, as it searches them"
-    for c in (*[short(r, **HARD) for r in WITH_LABELS], short_seeded()):
+    for c in (*[short(r, **small.HARD) for r in WITH_LABELS], short_seeded()):
         yield from rate_runs(FAMILIES, 'lr', c, shrink.LRS)
 
 def family_runs(seed):
@@ -141,9 +142,9 @@ def family_runs(seed):
     def rated(name, c, lr):
         if lr is not None: yield name, dict(c, lr=lr)
     for r in WITH_LABELS:
-        lr = search(FAMILIES, 'lr', short(r, **HARD), shrink.LRS)[1]
-        yield from rated(f'{r}, hard labels', dict(long(r), **HARD), lr)
-    for name,c in seeded_runs(seed): yield name, c
+        lr = search(FAMILIES, 'lr', short(r, **small.HARD), shrink.LRS)[1]
+        yield from rated(f'{r}, hard labels', dict(long(r), **small.HARD), lr)
+    for name,c in seeded_runs(seed, dict.fromkeys(['', best_form()])): yield name, c
     for r in ('full','delayed_shrinking','bignas','progressive_shrinking','smallest'):
         yield from rated(r, long(r), shrink.best_lr(long(r)))
 
@@ -151,14 +152,13 @@ def seeded_run(seed, **options):
     "For as many epochs as the full network alone; None before its rate is known"
     lr = search(FAMILIES, 'lr', short_seeded(), shrink.LRS)[1]
     epochs = TIMES*shrink.EPOCHS['full']
-    own = dict(recipe='seeded_onion', search=False, epochs=epochs, options={**SEEDED, **options}, seed=seed, lr=lr)
-    return None if lr is None else {**FAMILY, **own}
+    own = dict(recipe='seeded_onion', search=False, epochs=epochs, options={**small.SEEDED, **options})
+    return None if lr is None else {**FAMILY, **own, 'seed':seed, 'lr':lr}
 
-def seeded_runs(seed, named=('',)):
-    "The recipe as it is, or with what `SEEDS` names"
-    for name in named:
-        c = seeded_run(seed, **SEEDS.get(name, {}))
-        if c is not None: yield f'seeded onion, {name}' if name else 'seeded_onion', c
+def seeded_runs(seed, forms):
+    for form in forms:
+        c = seeded_run(seed, **small.FORMS[form])
+        if c is not None: yield small.form_name(form), c
 
 # The queue
 
@@ -166,12 +166,13 @@ def configs(seeds):
     "(kind, name, configuration) of each run, in order"
     def of(kind, runs): return ((kind, name, c) for name,c in runs)
     yield from of('steps', steps())
+    yield from small.configs(small.GROWN, small.FAMILIES) # cheap: an hour or two
     yield from of('growth', growth_search())
     for s in seeds: yield from of('growth', growth_runs(s))
     for s in seeds: yield from of('onion', onion_runs('vgg', onion.FRESH[s]))
     yield from of('family', family_search())
     for s in seeds: yield from of('family', family_runs(s))
-    yield from of('family', seeded_runs(seeds[0], SEEDS)) # one seed each, to choose among them
+    yield from of('family', seeded_runs(seeds[0], small.FORMS)) # one seed each
     for s in seeds: yield from of('growth', growth_options(s))
     for s in seeds: yield from of('onion', onion_runs('resnet', onion.FRESH[s]))
 

@@ -13,7 +13,7 @@ import timm, torch, torchvision
 from elastic_nets.zoo.data import MemoryData, SplitLoaders, cifar_dls, digits_dls
 from elastic_nets.zoo.models import deeplabv3plus, resnet_cifar
 from elastic_nets.zoo.spaces import ofa_mobilenetv3
-import grow, shrink, shrink_cost, trials
+import grow, shrink, shrink_cost, small, trials
 from common import optimizer, results, rows, write_row
 from evidence import Kind, run_next
 from grow_steps import FORMATS, Net, measure
@@ -95,6 +95,14 @@ LENGTHS = dict(full=30, smallest=30, delayed_shrinking=30, seeded_onion=30, bign
 RECIPES = dict(full={}, delayed_shrinking={}, bignas={}, progressive_shrinking={}, seeded_onion={})
 MORE = dict(hard_delayed_shrinking=dict(target='hard'), hard_bignas=dict(target='hard'), smallest={}, compofa={})
 
+SMALL = dict(small.BASE, bs=512, epochs=30, opt='fused', wd=5e-4) # seconds
+
+def small_runs(a):
+    "A ResNet-8 with many seeds: how new channels begin, and what a high rate does"
+    yield from small.growth_search(a.out, 'cycle', SMALL)
+    for s in small.SEEDS: yield from small.init_runs(a.out, s, SMALL)
+    for s in a.seeds: yield from small.high_runs(a.out, s, SMALL)
+
 def growth_base(tiny): return dict(LARGE, **TINY, net=8, width=8) if tiny else LARGE
 def growth_search(tiny): return dict(growth_base(tiny), epochs=1 if tiny else 12, seed=100)
 
@@ -111,22 +119,28 @@ def growth_runs(a, seed):
     yield 'dense, 20 epochs', dict(dense, epochs=20)
 
 def growth_options(a, seed):
-    "Other plans and inits, and growth in the flat part of a schedule"
+    "Other plans, rates, states, inits and sizes of pictures, and growth in the flat part of a schedule"
     lr = search(a.out, 'lr', growth_search(a.tiny), a.rates['growth'], not a.tiny)[1]
-    if lr is None or a.tiny: return
-    dense = dict(LARGE, lr=lr, seed=seed)
-    grown = dict(dense, plan=grow.PLAN, init='orthogonal')
-    yield 'uniform', dict(grown, plan=grow.UNIFORM)
-    yield 'plan, variance', dict(grown, init='variance')
-    yield 'dense, flat', dict(dense, schedule='flat', lr=lr/2)
-    yield 'plan, flat', dict(grown, schedule='flat', lr=lr/2)
+    if lr is None: return
+    dense = dict(growth_base(a.tiny), lr=lr, seed=seed, **(dict(epochs=3) if a.tiny else {}))
+    plan = dict(plan=grow.PLAN, init='orthogonal')
+    names = ['auto','rewarmed, new channels alone','smaller pictures too'] if a.tiny else small.OPTIONS
+    for name in names: yield name, dict(dense, **{**plan, **small.OPTIONS[name]})
+    if a.tiny: return
+    for init in small.INITS[1:]: yield init, dict(dense, plan=grow.PLAN, init=init)
+    flat = dict(dense, schedule='flat', lr=lr/2)
+    yield 'flat, dense', flat
+    yield 'flat', dict(flat, **plan)
+    yield 'flat, late doubling', dict(flat, plan=small.LATE, init='orthogonal')
+    yield 'smaller pictures, dense', dict(dense, sizes=small.SIZES)
 
 def probes():
     "Why a wide network did not come back from growth at a high rate: one thing changed at a time"
     wide = dict(GROWTH, width=96, bs=1024, epochs=15, lr=.8, wd=5e-4, plan=grow.PLAN, init='orthogonal')
     for name,change in (('as it was',{}), ('contiguous',dict(fmt='bf16')), ('state forgotten',dict(carry=False)),
                         ('lower rate',dict(lr=.2)), ('variance',dict(init='variance')),
-                        ('half the rate',dict(lr=.4)), ('dense',dict(plan=None, init=None))):
+                        ('half the rate',dict(lr=.4)), ('dense',dict(plan=None, init=None)),
+                        ('rewarmed',small.OPTIONS['rewarmed']), ('half as long',dict(init='half'))):
         yield f'probe, {name}', dict(wide, **change)
 
 def family_run(name, tiny, **kw):
@@ -154,13 +168,16 @@ def family_runs(a, names, seed):
 def configs(a):
     "(kind, name, configuration), most important first; what waits for a learning rate comes when that is there"
     def of(kind, runs): return ((kind, name, c) for name,c in runs)
+    if not a.tiny: yield from of('small', small_runs(a))
     yield from of('growth', rate_runs(a.out, 'lr', growth_search(a.tiny), a.rates['growth'], not a.tiny))
     for s in a.seeds: yield from of('growth', growth_runs(a, s))
     if not a.tiny:
         yield from of('growth', probes())
         yield from of('family', family_rates(a, a.recipes))
     for s in a.seeds: yield from of('family', family_runs(a, a.recipes, s))
-    if a.tiny: return
+    if a.tiny:
+        yield from of('growth', growth_options(a, 0))
+        return
     yield from of('family', family_rates(a, MORE))
     for s in a.seeds:
         yield from of('growth', growth_options(a, s))
@@ -181,7 +198,8 @@ def work(a):
     "Run after run, until nothing is left to do or no time"
     torch.set_num_threads(1)
     if a.tiny: grow.cifar_dls = trials.cifar_dls = shrink.cifar_dls = tiny_dls
-    kinds = dict(growth=Kind(a.out, trials.growth), family=Kind(a.out, trials.family))
+    growth, family = Kind(a.out, trials.growth), Kind(a.out, trials.family)
+    kinds = dict(small=growth, growth=growth, family=family)
     failed = set()
     while time.time()<a.until:
         if run_next((x for x in configs(a) if fits(a, x[2])), kinds, failed): continue

@@ -17,7 +17,7 @@ from fastai.optimizer import OptimWrapper, SGD
 from elastic_nets.channels.trace import trace_channels
 from elastic_nets.grow.growing import GrowDepth, GrowWidth
 from elastic_nets.grow.stages import StagePlan
-from elastic_nets.grow.widen import INITS, grow_width, init_orthogonal, start_narrow
+from elastic_nets.grow.widen import INITS, grow_width, start_narrow
 from elastic_nets.zoo.data import MeanIoU, cifar_dls, cityscapes_dls, shapes_dls
 from elastic_nets.zoo.models import deeplabv3plus, resnet_cifar, vit
 from common import CPUMixed, Job, Lean, main, results, run_fit, set_seed
@@ -39,18 +39,11 @@ def width_learner(c):
     return Learner(dls, resnet_cifar(c['net'], width=c['width']), metrics=accuracy, opt_func=partial(SGD, mom=c['mom']),
                    wd=5e-4, moms=(c['mom'],)*3, cbs=[CPUMixed(), ChannelsLast(), Lean()])
 
-def init_half(w, n_out, n_in):
-    "Orthogonal vectors, half as long as the old ones"
-    x = init_orthogonal(w, n_out, n_in)
-    x[len(w):,:w.shape[1]] /= 2
-    x[:len(w),w.shape[1]:] /= 2
-    return x
-
 def train_width(c):
     "One run: accuracy on validation and test, and what the fit took"
     learn = width_learner(c)
     if c['plan'] is None: return run_fit(learn, c, [])
-    init = init_half if c['init']=='half as long' else c['init']
+    init = 'half' if c['init']=='half as long' else c['init']
     grow = GrowWidth(plan=stage_plan(c), init=init, carry_state=c['carry'], adapt_lr=c.get('adapt', False))
     return run_fit(learn, c, [grow])
 

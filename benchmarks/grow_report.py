@@ -3,7 +3,7 @@
 python benchmarks/grow_report.py
 """
 from elastic_nets.grow.stages import choose_stages
-import card
+import card, small
 from card import pass_time
 from common import by_seed, results, rows
 from grow import FIVE, JOBS, PLAN
@@ -59,17 +59,23 @@ def plan():
 def named(rs, name): return by_seed(rs, lambda r: r['name']==name)
 def config_of(runs): return next(iter(runs.values()))['config']
 
+def plan_of(r):
+    "The plan of a run; of one that chose its moments, as it went"
+    plan = r['config']['plan']
+    return plan if plan!='auto' else [[stage['width'], stage['step']/r['steps']] for stage in r['stages']]
+
+def faster_by_steps(runs, dense, times_of):
+    "Times faster than dense by the times of steps; None where they are not known, as for smaller pictures"
+    if not times_of or not dense or any('sizes' in r['config'] for r in runs.values()): return
+    costs = [pass_time(times_of, plan_of(r))*r['config']['epochs'] for r in runs.values()]
+    return config_of(dense)['epochs']/mean(costs)
+
 def beside_dense(rs, names, times_of):
     "Name, runs, their ratios of time to dense runs, and that by measured steps; dense has the first name"
     dense = named(rs, names[0])
     for name in names[1:]:
         runs = named(rs, name)
-        if not runs: continue
-        expected = None
-        if times_of:
-            c = config_of(runs)
-            expected = config_of(dense)['epochs']/(pass_time(times_of, c['plan'])*c['epochs'])
-        yield name, runs, ratios(dense, runs, seconds), expected
+        if runs: yield name, runs, ratios(dense, runs, seconds), faster_by_steps(runs, dense, times_of)
 
 def compare(rs, names, times_of=None):
     "A row per name, of which the first is dense: accuracy, difference, time, and the share of the callback"
@@ -312,6 +318,66 @@ def long_runs():
                f"what was searched: {start['schedule']}, rate {start['lr']:g}, weight decay {start['wd']:g}.")
     return '\n\n'.join([setting, compare(rs, names, times_of)])
 
+# Cheap runs: a small network, many seeds
+
+SMALL = rows(small.GROWN)
+NOT_YET = 'Not run yet: `make evidence` begins with it.'
+
+def of_init(init): return named(SMALL, init)
+
+def beside_default(init): return paired(of_init(init), of_init('orthogonal'), test)
+
+@page.place
+def small_inits():
+    "Beside the dense network, and beside orthogonal new channels"
+    dense = named(SMALL, 'dense')
+    if not dense: return NOT_YET
+    def line(init):
+        runs, beside = of_init(init), beside_default(init) if init!='orthogonal' else []
+        says = verdict(beside, yes='above', no='below') if beside else ''
+        return [init, len(runs), spread([*map(test, runs.values())], ' (one run)'),
+                interval(paired(runs, dense, test), count=True), interval(beside, count=True), says]
+    body = [['dense', len(dense), spread([*map(test, dense.values())], ' (one run)'), '', '', '']]
+    return table(['','seeds','test','minus dense (seeds)','minus orthogonal (seeds)',''],
+                 body+[line(init) for init in small.INITS if of_init(init)])
+
+@page.place
+def small_choice():
+    "Which init these rows choose"
+    found = {init:beside_default(init) for init in small.INITS if init!='orthogonal'}
+    found = {init:d for init,d in found.items() if len(d)>1}
+    if not found: return 'how new channels should begin is not run yet'
+    best = max(found, key=lambda init: mean(found[init]))
+    if mean(found[best])<=0: return f'orthogonal has the highest mean, before {best}'
+    says = {'reached':'is better than'}.get(verdict(found[best]), 'is not shown to be better than')
+    difference = f'{interval(found[best])} points, n = {len(found[best])}'
+    return f'{best} has the highest mean and {says} orthogonal ({difference})'
+
+def small_table(first, names):
+    "Beside the dense network of that name"
+    return compare(SMALL, [first, *names], RESNET8) if named(SMALL, first) else NOT_YET
+
+@page.place
+def small_options(): return small_table('dense', ['orthogonal', *small.OPTIONS, 'smaller pictures, dense'])
+
+@page.place
+def small_flat(): return small_table('flat, dense', ['flat','flat, late doubling'])
+
+@page.place
+def small_high():
+    grown = [n for n in names_of(SMALL) if n.startswith('high rate') and 'dense' not in n]
+    return small_table('high rate, dense', grown)
+
+@page.place
+def small_setting():
+    c, dense = small.BASE, named(SMALL, 'dense')
+    rate = f", rate {config_of(dense)['lr']:g} (searched for the dense network)" if dense else ''
+    return (f"ResNet-{c['net']} of base width {c['width']}, {c['n_train']:,} pictures, {c['epochs']} epochs, "
+            f"batch {c['bs']}, weight decay {c['wd']:g}{rate}")
+
+@page.place
+def high(): return small.HIGH
+
 # Pictures and figure 6
 
 FOUND, OLD = CORRELATION[0]['correlations'], 8 # channels before growth
@@ -361,6 +427,6 @@ def tradeoff():
 def made_where():
     on_gpu = [*card.SIZES, *card.growth_rows()]
     return made(steps=STEPS, width=WIDTH, depth=DEPTH, segmentation=SEGMENT, correlation=CORRELATION, on_a_GPU=on_gpu,
-                long_runs=LONG)
+                long_runs=LONG, many_seeds=SMALL)
 
 if __name__=='__main__': page.write()

@@ -7,6 +7,7 @@ from onion import (
     BASE, FOUR, LONG, LRS, NETS, PARENT, PUBLISHED, RECIPES, SCREEN, SEARCH, SHARE,
     base_rates, best_lr, by_rate, gpu, on_vgg, path, ratio, winners
 )
+import family_tables, shrink_report, small
 from report import Page, half_width, interval, made, mean, paired, table, verdict
 
 page = Page('onion')
@@ -157,6 +158,23 @@ def longer_runs():
     tables = [f"{net}:\n\n{confirm(net, 'long', 'long')}" for net in nets]
     return '\n\n'.join(['', '### Longer runs', setting, aims_table('long', 'long'), *tables])
 
+# Families: `seeded_onion` beside other recipes
+
+SMALL_FAMILIES = rows(small.FAMILIES)
+
+@page.place
+def small_families():
+    "Cheap runs, to choose its form"
+    return family_tables.section(SMALL_FAMILIES, 'Not run yet: `make evidence` begins with them.')
+
+@page.place
+def long_families(): return family_tables.section(shrink_report.LONG, 'Not run yet (`make evidence`).')
+
+@page.place
+def families_setting():
+    c = small.FAMILY
+    return f"{c['n_train']:,} pictures, batch {c['bs']}, rates searched alike for all"
+
 @page.place
 def more_seeds():
     "Which networks got more than the first three seeds"
@@ -243,6 +261,6 @@ def screen_seeds(): return ', '.join(map(str, SCREEN))
 def fresh_seeds(): return ', '.join(map(str, sorted({r['config']['seed'] for r in RUNS if r['name']=='confirm'})))
 
 @page.place
-def made_where(): return made(onion=RUNS)
+def made_where(): return made(onion=RUNS, families=SMALL_FAMILIES)
 
 if __name__=='__main__': page.write()

@@ -1,6 +1,7 @@
 "One run of each kind, for the queues `evidence.py` (a processor, hours) and `gpu_evidence.py` (a card, minutes)"
 import time
 import torch
+from torch.nn import functional as F
 import fastai.callback.all # noqa: F401, patches Learner
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback
@@ -36,16 +37,30 @@ class Losses(Callback):
         found = torch.stack(self.found).float().cpu()
         return [round(part.mean().item(), 3) for part in found.tensor_split(min(POINTS, len(found)))]
 
+class Sizes(Callback):
+    "Smaller pictures first: [[pixels, from this part of the fit on], ...]"
+    run_valid = False
+    def __init__(self, sizes): self.sizes = sizes
+    def before_batch(self):
+        px = [px for px,start in self.sizes if start<=self.pct_train+1e-9][-1]
+        if px<self.x.shape[-1]: self.learn.xb = F.interpolate(self.x, px, mode='bilinear', antialias=True),
+
+def growing(c):
+    "How configuration `c` grows; in older rows only the plan, the init and the state may vary"
+    options = {k:c[k] for k in ('rewarm','only_new') if k in c}
+    plan = c['plan'] if c['plan']=='auto' else stage_plan(c)
+    return GrowWidth(plan=plan, init=c['init'], carry_state=c['carry'], **options)
+
 def growth(c):
     "One run: accuracy on validation and test, what the fit took, and the course of the training loss"
     set_seed(c['seed'])
     dls = cifar_dls(bs=c['bs'], n_train=c['n_train'], seed=c['seed'], device=DEVICE)
+    lean = [] if c['plan']=='auto' else [Lean()] # the gap between the losses needs validations
     learn = Learner(dls, resnet_cifar(c['net'], width=c['width']), metrics=accuracy, opt_func=optimizer(c), wd=c['wd'],
-                    moms=(c['mom'],)*3, cbs=[*formats(c), Lean()])
-    cbs = [GrowWidth(plan=stage_plan(c), init=c['init'], carry_state=c['carry'])] if c['plan'] else []
+                    moms=(c['mom'],)*3, cbs=[*formats(c), *lean])
     losses = Losses()
-    learn.add_cb(losses)
-    return dict(run_fit(learn, c, cbs), losses=losses.curve())
+    learn.add_cbs([losses, *([Sizes(c['sizes'])] if 'sizes' in c else [])])
+    return dict(run_fit(learn, c, [growing(c)] if c['plan'] else []), losses=losses.curve())
 
 # Families: the recipes of shrink.py, with other targets, and a core that is trained alone and grows into a family
 

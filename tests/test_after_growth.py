@@ -8,7 +8,9 @@ from fastai.learner import Learner
 from fastai.optimizer import SGD
 from torch import nn
 from elastic_nets.all import GrowDepth, GrowWidth, StagePlan, digits_dls
+from elastic_nets.grow.after import AfterGrowth
 from elastic_nets.grow.growing import growth_state
+from elastic_nets.grow.widen import init_random
 from helpers import quietly
 from helpers_grow import deep, learner
 
@@ -22,7 +24,11 @@ class Raw(Callback):
     def after_step(self): self.rates.append(self.opt.hypers[-1]['lr'])
     def after_batch(self): self.losses.append(self.loss.item())
 
-def fit(lr, *cbs, plan=((.25,1.), (0.,.6)), fit='fit', n=10, **kw):
+def loud(w, n_out, n_in):
+    "New channels that drown what the old ones say, as steps at too high a rate make them"
+    return 30*init_random(w, n_out, n_in)
+
+def fit(lr, *cbs, plan=((.25,1.), (0.,.6)), fit='fit', n=10, init='random', **kw):
     "A learner after a fit that grows at step 96 of 160, its losses and what was said"
     torch.manual_seed(0)
     dls = digits_dls(device='cpu')
@@ -30,30 +36,51 @@ def fit(lr, *cbs, plan=((.25,1.), (0.,.6)), fit='fit', n=10, **kw):
     learn, raw = Learner(dls, mlp(), opt_func=partial(SGD, mom=.8)), Raw()
     with warnings.catch_warnings(record=True) as said, learn.no_bar():
         warnings.simplefilter('always')
-        quietly(learn, fit, n, lr, cbs=[GrowWidth(plan=StagePlan(*plan), init='random', **kw), raw, *cbs])
+        quietly(learn, fit, n, lr, cbs=[GrowWidth(plan=StagePlan(*plan), init=init, **kw), raw, *cbs])
     return learn, raw, [str(w.message) for w in said if 'come back' in str(w.message)]
 
-def test_a_rate_that_destroys_is_named():
-    learn, raw, said = fit(.6)
-    before, after = [sum(raw.losses[i-5:i])/5 for i in (96,121)]
-    assert after>1.25*before
+def test_a_growth_that_destroys_is_named():
+    learn, raw, said = fit(.1, init=loud)
+    first, before, after = [sum(raw.losses[i-5:i])/5 for i in (5,96,121)]
+    lost = (after-before)/(first-before)
+    assert lost>.2 and min(raw.losses[116:121])>before, 'or this test has no subject'
     assert len(said)==1 and said[0].startswith('GrowWidth: the loss has not come back after the growth to width 1 at '
-        f'step 96: {before:.3g} in the 5 steps before, {after:.3g} in the 5 that end 25 steps after')
-    assert all(hint in said[0] for hint in ('0.6 there', 'lower one', 'warm-up', 'rewarm=.05', 'more stages'))
+        f'step 96: {first:.3g} in the first 5 steps, {before:.3g} in the 5 before the growth, {after:.3g} in the 5 '
+        f'that end 25 steps after, so that {lost:.0%} of what was learned is lost')
+    assert all(hint in said[0] for hint in ('0.1 there', 'lower one', 'warm-up', 'rewarm=.05', 'more stages'))
 
-def test_a_rate_that_does_not_is_not():
+def test_a_growth_that_does_not_is_not():
     learn, raw, said = fit(.1)
     assert max(raw.losses[96:101])>1.25*sum(raw.losses[91:96])/5, 'the jump alone is no reason'
     assert not said
 
 def test_two_growths_in_a_row_are_compared_with_the_time_before_both():
     "The loss is high already when the second one comes"
-    _,raw,said = fit(.6, plan=((.25,.5,1.), (0.,.5,.6)))
+    _,raw,said = fit(.1, plan=((.25,.5,1.), (0.,.5,.6)), init=loud)
     before = sum(raw.losses[75:80])/5
-    assert len(said)==1 and 'step 96' in said[0] and f'{before:.3g} in the 5 steps before' in said[0]
+    assert len(said)==1 and 'step 96' in said[0] and f'{before:.3g} in the 5 before the growth' in said[0]
 
 def test_no_warning_without_steps_to_compare():
-    assert not fit(.6, plan=((.25,1.), (0.,.02)))[2] and not fit(.6, plan=((.25,1.), (0.,.9)))[2]
+    for begin in (.02,.9): assert not fit(.1, plan=((.25,1.), (0.,begin)), init=loud)[2]
+
+def test_a_tiny_loss_that_doubles_is_no_alarm():
+    "From .01 to .02, where the first steps had 2.3: the share of what was learned decides, not the ratio"
+    class Pretend(AfterGrowth):
+        def __init__(self, before, after): self.values = before, after
+        def before_fit(self): self.watch()
+        def before_batch(self):
+            if self.step_now()==40: self.grown('width 1')
+        def after_loss(self):
+            i = self.step_now()
+            self.learn.loss = torch.tensor(2.3 if i<5 else self.values[i>=40])
+    def said(before, after):
+        learn = Learner(digits_dls(), mlp(), opt_func=SGD)
+        with warnings.catch_warnings(record=True) as said, learn.no_bar():
+            warnings.simplefilter('always')
+            quietly(learn, 'fit', 5, .1, cbs=Pretend(before, after))
+        return [w for w in said if 'come back' in str(w.message)]
+    assert not said(.01, .02) and not said(1.3, 1.39) and said(.01, .25) and said(1.3, 1.41)
+    assert not said(2.4, 3.), 'nothing had been learned'
 
 @pytest.mark.parametrize('kind', ['fit','fit_one_cycle'])
 def test_the_rate_rises_again(kind):
@@ -89,4 +116,5 @@ def test_what_follows_is_in_the_state():
             if now: self.state = growth_state(self.grow_width)['after']
     _,raw,_ = fit(.1, ask := Ask(), rewarm=.1)
     assert ask.state['since']==96 and ask.state['rates']==[.1] and ask.state['losses']==raw.losses[96:101]
+    assert ask.state['first']==pytest.approx(sum(raw.losses[:5])/5)
     assert ask.state['before']==[pytest.approx(sum(raw.losses[91:96])/5), .1, 'width 1']

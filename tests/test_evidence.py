@@ -1,23 +1,40 @@
 "The queues of long runs: what they ask for next, what a card is asked for, and that all stops in time"
-import sys, time
+import math, sys, time
 from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'benchmarks'))
-common, evidence, gpu, shrink, trials = (
-    pytest.importorskip(name) for name in ('common','evidence','gpu_evidence','shrink','trials'))
+common, evidence, gpu, shrink, small, tables, trials = (
+    pytest.importorskip(n) for n in ('common','evidence','gpu_evidence','shrink','small','family_tables','trials'))
 
 @pytest.fixture
 def path(tmp_path): return tmp_path/'rows.jsonl'
 
 # Rows
 
-def test_stamp_without_git(monkeypatch):
-    "A copy without git says which files made a row"
+def test_stamp_without_git(monkeypatch, tmp_path):
+    "A copy without git says what it was told, or that it does not know, and which files made a row"
     def no_git(*args, **kw): raise FileNotFoundError('git')
     monkeypatch.setattr(common.subprocess, 'run', no_git)
-    assert common.git('status')=='' and common.find_commit()==common.sources()
+    monkeypatch.setattr(common, 'root', tmp_path)
+    monkeypatch.delenv('ELASTIC_NETS_COMMIT', raising=False)
+    assert common.git('status')=='' and common.find_commit()==f'unknown, {common.sources()}'
     assert common.sources().startswith('files ') and len(common.sources())==len('files ')+7
+    (tmp_path/'COMMIT').write_text('abc1234\n')
+    assert common.find_commit()=='abc1234'
+    monkeypatch.setenv('ELASTIC_NETS_COMMIT', 'def5678')
+    assert common.find_commit()=='def5678'
+
+def test_a_repository_around_a_copy_is_not_asked(monkeypatch, tmp_path):
+    "Its commit is that of something else"
+    says = {'--show-toplevel':lambda: str(around), 'HEAD':lambda: 'abc1234'}
+    def git(*args): return says.get(args[-1], str)()
+    monkeypatch.setattr(common, 'git', git)
+    monkeypatch.delenv('ELASTIC_NETS_COMMIT', raising=False)
+    around = common.root
+    assert common.find_commit()=='abc1234'
+    around = tmp_path
+    assert common.find_commit().startswith('unknown, files ')
 
 def test_a_line_that_is_being_written_is_no_row(path):
     common.append(path, dict(a=1))
@@ -115,8 +132,10 @@ def test_tables_and_runs_for_a_card(tiny):
     gpu.work(tiny)
     runs = [r for r in common.rows(tiny.out) if r['name']!='steps']
     assert [(r['kind'],r['name']) for r in runs]==[
-        ('growth','lr'), ('growth','dense'), ('growth','plan'), ('family','delayed_shrinking')]
-    assert all({'all','machine','commit'}<={*r} for r in runs) and runs[2]['stages'][-1]['width']==1
+        ('growth','lr'), ('growth','dense'), ('growth','plan'), ('family','delayed_shrinking'), ('growth','auto'),
+        ('growth','rewarmed, new channels alone'), ('growth','smaller pictures too')]
+    assert all({'all','machine','commit'}<={*r} for r in runs)
+    assert all(runs[i]['stages'][-1]['width']==1 for i in (2,4,5,6))
     before = len(common.rows(tiny.out))
     gpu.measure_tables(tiny)
     gpu.work(tiny)
@@ -144,7 +163,10 @@ def test_a_card_has_every_recipe_and_three_seeds(tmp_path):
     for kind,name,c in gpu.configs(a):
         if name=='lr': common.append(a.out, dict(name='lr', config=c, valid=80-abs(c['lr']-.4)))
     common._read.cache_clear()
-    runs = [(kind,name,c) for kind,name,c in gpu.configs(a) if name!='lr' and not name.startswith('probe')]
+    asked = [(kind,name,c) for kind,name,c in gpu.configs(a) if name!='lr' and not name.startswith('probe')]
+    cheap, runs = ([x for x in asked if (x[0]=='small')==is_small] for is_small in (True,False))
+    assert asked[:len(cheap)]==cheap, 'cheap ones come first'
+    assert all({c['seed'] for _,n,c in cheap if n==init}=={*range(8)} for init in ('dense',*small.INITS))
     names = [*gpu.RECIPES, *gpu.MORE]
     families = {name:{c['seed'] for kind,n,c in runs if kind=='family' and n==name} for name in names}
     assert all(seeds=={0,1,2} for seeds in families.values())
@@ -157,37 +179,113 @@ def row_of(kind, name, c):
     "A row as a run would leave it"
     where = dict(machine='a card', commit='abc', date='2026-11-27')
     value = 80+c['seed']+len(name)/10
+    if name=='lr': value -= abs(math.log(c['lr']/.2)) # the best lies between others
     row = dict(name=name, config=c, kind=kind, valid=value, test=value, seconds=10., cpu_seconds=9., overhead=.1,
                steps=100, all=20., **where)
-    if kind=='family' and c['recipe'] not in shrink.ALONE and name!='lr':
-        row.update(smallest=[1000, value, value], largest=[9000, value, value], buckets=[[1000, value, value]]*6)
+    if kind in ('growth','small'): row['stages'] = [dict(step=s, width=w) for s,w in ((0,.5), (30,.75), (60,1.))]
+    if 'family' in kind and c['recipe'] not in shrink.ALONE and name!='lr':
+        row.update(smallest=[1000, value, value], largest=[9000, value, value], buckets=[[1000, value, value]]*6,
+                   full_passes=90)
     if kind=='onion':
         widths = {str(w):value for w in evidence.onion.FOUR}
         both = dict(widths={str(c['width']):value}) if 'width' in c else dict(widths=widths, mean_pareto=value)
         row.update(valid=both, test=both)
     return row
 
-def test_pages_can_be_made_at_any_time(path, monkeypatch, share=.7):
-    "From a share of the rows that both queues will leave"
+@pytest.fixture(scope='module')
+def queued(tmp_path_factory):
+    "All rows that the queue of a processor will leave, in its order"
+    path, found = tmp_path_factory.mktemp('rows')/'rows.jsonl', []
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (evidence, small):
+            for name in ('GROWN','FAMILIES'): patch.setattr(module, name, path)
+        for _ in range(20): # runs follow from rows
+            asked = [x for x in evidence.configs((0,1,2)) if x[0]!='steps']
+            done = [r['config'] for r in found]
+            new = [row_of(*x) for x in asked if x[2] not in done]
+            for r in new: common.append(path, r)
+            found += new
+            common._read.cache_clear()
+            if not new: break
+    first = {str(c):i for i,(_,_,c) in reversed([*enumerate(asked)])}
+    return sorted([r for r in found if str(r['config']) in first], key=lambda r: first[str(r['config'])])
+
+def test_cheap_runs_come_first(queued):
+    "Eight seeds of every init beside the dense network, then families, then all that is long"
+    runs = [r for r in queued if r['name']!='lr']
+    kinds = [r['kind'] for r in runs]
+    n = sum(k in ('small','small_family') for k in kinds)
+    assert {*kinds[:n]}=={'small','small_family'} and {*kinds[n:]}=={'growth','onion','family'}
+    def seeds(kind, name): return {r['config']['seed'] for r in runs if r['kind']==kind and r['name']==name}
+    assert all(seeds('small', init)=={*range(8)} for init in ('dense',*small.INITS))
+    assert all(seeds('small_family', small.form_name(form))=={0,1,2} for form in small.FORMS)
+    assert all(seeds('small_family', name)=={0,1,2} for name in small.RIVALS)
+    assert all(len(seeds('small', name))==5 for name in (*small.OPTIONS,'flat','flat, late doubling'))
+    of = {name:[r['config'] for r in runs if r['name']==name and r['kind']=='small'] for name in ('dense','high rate')}
+    assert {c['lr'] for c in of['high rate']}=={4*c['lr'] for c in of['dense']}
+    changes = [dict(c, plan=None, init=None)==d for c,d in zip([r['config'] for r in runs if r['name']=='lemon'],
+               [c for c in of['dense'] if c['seed']<8])]
+    assert changes and all(changes), 'a pair differs in growth alone'
+
+@pytest.mark.parametrize('share', [0.,.01,.1,.4,1.])
+def test_pages_can_be_made_at_any_time(queued, monkeypatch, share):
+    "From a share of the rows that the queues will leave: none, one of each kind, or many"
     reports = {n:pytest.importorskip(f'{n}_report') for n in ('grow','shrink','onion','verdicts')}
-    monkeypatch.setattr(evidence, 'GROWN', path)
-    monkeypatch.setattr(evidence, 'FAMILIES', path)
-    found = []
-    for _ in range(4): # runs follow from rows
-        done = [r['config'] for r in found]
-        for kind,name,c in evidence.configs((0,1,2)):
-            if kind=='steps' or c in done: continue
-            found.append(row_of(kind, name, c))
-            common.append(path, found[-1])
-        common._read.cache_clear()
-    found = found[:round(share*len(found))]
-    def of(kind): return [r for r in found if r['kind']==kind]
+    def of(kind):
+        mine = [r for r in queued if r['kind']==kind]
+        return mine[:round(share*len(mine))]
     monkeypatch.setattr(reports['grow'], 'LONG', of('growth'))
+    monkeypatch.setattr(reports['grow'], 'SMALL', of('small'))
     monkeypatch.setattr(reports['shrink'], 'LONG', of('family'))
+    monkeypatch.setattr(reports['onion'], 'SMALL_FAMILIES', of('small_family'))
     monkeypatch.setattr(reports['onion'], 'RUNS', [*reports['onion'].RUNS, *of('onion')])
     monkeypatch.setattr(reports['verdicts'].card, 'LATER', of('growth')+of('family'))
     pages = {name:module.page.render() for name,module in reports.items()}
     assert 'nan' not in ''.join(pages.values())
+    assert ('Not run yet' in pages['grow'])==(share<1) and ('| lemon | 8 |' in pages['grow'])==(share==1)
     v = reports['verdicts']
     assert {v.little_loss(.13).verdict, v.above('bignas').verdict, v.onion_best('vgg').verdict}<={
         v.REPRODUCED, v.NOT_REPRODUCED, v.NOT_SHOWN}
+
+# Families beside `seeded_onion`
+
+def family_row(name, seed, test, valid=None, cost=50):
+    recipe = small.recipe_of(name) if name in small.RIVALS else 'seeded_onion'
+    row = dict(name=name, config=dict(recipe=recipe, seed=seed, epochs=4, lr=.1), test=test, steps=100)
+    if name in tables.ALONE: return row
+    ends = {which:[0, valid, test+by] for which,by in (('smallest',-2.), ('largest',2.))}
+    return dict(row, **ends, buckets=[[0, valid, test]]*6, full_passes=cost)
+
+FOUND = [family_row(name, s, test+s/10, valid, cost) for name,test,valid,cost in (
+    ('full',64.,None,0), ('smallest',57.,None,0), ('seeded_onion',60.,50.,60), ('seeded onion, finish',61.,52.,70),
+    ('seeded onion, two a step',65.,51.,40), ('bignas',60.,70.,200)) for s in range(3)]
+
+def test_the_form_is_chosen_by_validation():
+    "Not by test, where another one is better, and only among those with all seeds"
+    assert tables.chosen(FOUND)=='seeded onion, finish'
+    assert tables.chosen([*FOUND, family_row('seeded onion, core .25', 0, 70., 99.)])=='seeded onion, finish'
+    assert tables.chosen([r for r in FOUND if r['name']=='bignas']) is None
+
+def test_the_chosen_form_beside_its_rivals():
+    "By hand: 61 against 60 for BigNAS, 59 against 57 and 63 against 64 for the networks alone, .7 of the cost"
+    lines = [l for l in tables.aims(FOUND).splitlines() if '±' in l]
+    cells = [[c.strip() for c in l.strip('|').split('|')] for l in lines]
+    assert [(c[2],c[3]) for c in cells]==[('+1.00 ± 0.00 (3)','reached'), ('0.70 ± 0.00 (3)','reached'),
+                                          ('+2.00 ± 0.00 (3)','reached'), ('-1.00 ± 0.00 (3)','not reached')]
+    table = tables.recipes(FOUND)
+    assert '| BigNAS | 3 | 4 | 0.1 | 2.00 |' in table and '+1.00 ± 0.00 (3) |' in table
+
+@pytest.mark.parametrize('n', range(len(FOUND)+1))
+def test_families_have_a_table_at_any_time(n):
+    text = tables.section(FOUND[:n], 'none')
+    assert (text=='none')==(n<=6) and 'nan' not in text
+
+@pytest.mark.parametrize('name', ['seeded onion, depth too','bignas, hard labels','smallest'])
+def test_a_cheap_family_runs(name, tiny):
+    "Tiny, with digits"
+    shrink.cifar_dls = gpu.tiny_dls
+    form = name.removeprefix('seeded onion, ')
+    c = (small.family_run(name, seed=0) if name in small.RIVALS else
+         small.family_run('seeded_onion', seed=0, options={**small.SEEDED, **small.FORMS[form]}))
+    row = trials.family(dict(c, **gpu.TINY, few=[32,32], lr=.05))
+    assert row['test']>=0 and (name=='smallest' or row['full_passes']>0)

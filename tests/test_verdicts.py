@@ -7,7 +7,7 @@ root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'benchmarks'))
 verdicts = pytest.importorskip('verdicts_report')
 
-T95 = {2:12.706, 3:4.303, 4:3.182, 5:2.776, 6:2.571} # Student's t, from a table
+T95 = {2:12.706, 3:4.303, 4:3.182, 5:2.776, 6:2.571, 7:2.447, 8:2.365} # Student's t, from a table
 
 def half(xs): return T95[len(xs)]*statistics.stdev(xs)/len(xs)**.5
 
@@ -52,7 +52,9 @@ def lines_of(page):
 PAGE = (root/'docs/verdicts.md').read_text(encoding='utf-8')
 LINES = lines_of(PAGE)
 
-def raw(name): return [json.loads(l) for l in open(root/f'benchmarks/results/{name}.jsonl')]
+def raw(name):
+    path = root/f'benchmarks/results/{name}.jsonl'
+    return [json.loads(l) for l in open(path)] if path.exists() else []
 
 def by_seed(rs, value): return {r['config']['seed']:value(r) for r in rs}
 
@@ -62,9 +64,12 @@ def test(r): return r['test']
 test.__test__ = False # a value, not a test
 
 def inits():
-    small = [r for r in raw('grow_width') if r['config']['net']==8 and r['name']=='init']
-    def of(init): return by_seed([r for r in small if r['config']['init']==init], test)
-    return of('orthogonal'), of('random'), of(None), 0.
+    "Of three seeds, or of more once there are rows"
+    few = [r for r in raw('grow_width') if r['config']['net']==8 and r['name']=='init']
+    many = [r for r in raw('evidence_small') if r['name'] in ('dense','orthogonal','random')]
+    def of(rs, init): return by_seed([r for r in rs if r['config']['init']==init], test)
+    sets = [[of(rs, init) for init in ('orthogonal','random',None)] for rs in (few, many)]
+    return *max(sets, key=lambda s: len(differences(*s[:2]))), 0.
 
 def starts():
     rs = raw('shrink')
@@ -109,3 +114,27 @@ def test_a_verdict_has_seeds_and_a_machine():
         assert bool(ours)==bool(n)==bool(machine)==tested, claim
         if says.startswith(('**reproduced**','**not reproduced**')) and 'points' in ours: assert int(n)>=3, claim
         assert 'short runs' not in says or says.startswith('**not shown**'), claim
+
+# Numbers in lessons
+
+def lesson(name):
+    "Its sources as one text"
+    cells = json.loads((root/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells']
+    return '\n'.join(''.join(c['source']) for c in cells)
+
+def test_a_growth_that_destroys_is_that_of_rows():
+    "The curves and accuracies of 28_after"
+    text, rows = lesson('grow/28_after'), {r['name']:r for r in raw('gpu_evidence')}
+    for name,row in (('low','probe, lower rate'), ('high','probe, as it was')):
+        found = json.loads(re.sub(r'(?<![\d])\.', '0.', re.search(rf'^{name} = (\[.*?\])', text, re.S|re.M)[1]))
+        assert len(found)>40 and found==rows[row]['losses'][:len(found)]
+        assert f"learning rate of {rows[row]['config']['lr']:.1f}".replace('0.', '.') in text or name=='low'
+        assert f"{rows[row]['test']:.0f} %" in text
+
+def test_what_a_longer_ramp_saves_is_that_of_rows():
+    "Two numbers of chapter 4, in points"
+    from shrink_report import LONGER, MINE, PLAIN, drop, paired, smallest
+    text = lesson('course/04_delay_the_shrink')
+    saved, cost = (statistics.mean(d) for d in (paired(LONGER, PLAIN, drop), paired(LONGER, MINE, smallest)))
+    assert f'saved {saved:.0f} points of the full network' in text
+    assert f'cost the smallest one {-cost:.1f} points' in text

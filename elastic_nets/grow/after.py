@@ -9,69 +9,91 @@ and so does `rewarm=`, with which the rate rises again after each growth."""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/grow/28_after.ipynb #de512e7b
-import warnings
+# %% ../../nbs/grow/28_after.ipynb #adf451e3
+import torch, warnings
 from fastai.callback.core import Callback
 from fastai.torch_core import rank_distrib
 from fastcore.basics import patch
 from numbers import Real
 
-# %% ../../nbs/grow/28_after.ipynb #1de2fc34
+# %% ../../nbs/grow/28_after.ipynb #b1f8d9ca
 class AfterGrowth(Callback):
     "What follows a growth in a fit: a learning rate that rises again, and a warning where the loss does not come back"
-    order,run_valid,rewarm = -5,False,0. # before the schedule sets its rate
+    order,run_valid = -5,False # before the schedule sets its rate
+    rewarm,only_new = 0.,False # share of the steps over which the rate rises again; that of new channels alone?
+    most = .1 # share of what was learned that may be lost
+
     def watch(self):
         "A fit begins"
         self.losses = [] # of the last steps
+        self.first = None # mean loss of the first steps; None: they were not seen
         self.since = None # step of the last growth
         self.before = None # mean loss before it, its learning rate, and what grew; None: nothing to compare
         self.rates = None # the learning rates as the fit wants them, where there are others now
+        self._skins = None # `SkinRates`, where channels have rates of their own
 
     @property
     def band(self): return max(5, round(.02*self.n_epoch*self.n_iter)) # steps
     def step_now(self): return self.epoch*self.n_iter+self.iter
     def mean_loss(self): return sum(map(float, self.losses))/len(self.losses)
 
-# %% ../../nbs/grow/28_after.ipynb #1bd42c5d
+# %% ../../nbs/grow/28_after.ipynb #fb8bfda0
 @patch
 def grown(self:AfterGrowth,
     what:str, # In the words of a warning: 'width 0.5'
 ):
     "The network grows, before the batch that is the next one"
     self.since = self.step_now()
-    if len(self.losses)<self.band: return
+    if self.first is None or len(self.losses)<self.band: return
     waiting = [self.before[0]] if self.before else [] # two growths, one soon after the other
     self.before = [min([self.mean_loss(), *waiting]), float(self.opt.hypers[-1]['lr']), what]
 
-# %% ../../nbs/grow/28_after.ipynb #483e5ca1
+# %% ../../nbs/grow/28_after.ipynb #668d1545
+def lost_share(
+    first:float, # Mean loss of the first steps
+    was:float, # Mean loss before a growth
+    now:float, # Mean loss some time after it
+) -> float: # 0 where nothing had been learned
+    "How much of what was learned is lost again"
+    return (now-was)/(first-was) if first>was else 0.
+
+# %% ../../nbs/grow/28_after.ipynb #9c6ccf95
 @patch
 def after_batch(self:AfterGrowth):
     "Compare, five bands after a growth"
-    self.losses = [*self.losses, self.loss.detach()][-self.band:]
-    if not self.before or self.step_now()+1<self.since+5*self.band: return
-    (was,lr,what), now, n = self.before, self.mean_loss(), self.band
-    self.before = None
-    if now<=was+.25*abs(was) or rank_distrib(): return
+    self.losses, n = [*self.losses, self.loss.detach()][-self.band:], self.band
+    if self.step_now()+1==n==len(self.losses): self.first = self.mean_loss()
+    if not self.before or self.step_now()+1<self.since+5*n: return
+    (was,lr,what), now, self.before = self.before, self.mean_loss(), None
+    lost = lost_share(self.first, was, now)
+    if lost<=self.most or min(self.losses)<=was or rank_distrib(): return
     warnings.warn(f'{type(self).__name__}: the loss has not come back after the growth to {what} at step {self.since}: '
-                  f'{was:.3g} in the {n} steps before, {now:.3g} in the {n} that end {5*n} steps after. The learning '
-                  f'rate, {lr:.3g} there, may be too high for the larger network: take a lower one (a quarter), a '
-                  'longer warm-up, one after each growth (rewarm=.05), or smaller steps (more stages, a larger start)')
+                  f'{self.first:.3g} in the first {n} steps, {was:.3g} in the {n} before the growth, {now:.3g} in the '
+                  f'{n} that end {5*n} steps after, so that {lost:.0%} of what was learned is lost. The learning rate, '
+                  f'{lr:.3g} there, may be too high for the larger network: take a lower one (a quarter), a longer '
+                  'warm-up, one after each growth (rewarm=.05), or smaller steps (more stages, a larger start)')
 
-# %% ../../nbs/grow/28_after.ipynb #4d7a3dc5
-def check_rewarm(rewarm):
-    "`ValueError` where `rewarm` is no share"
-    if isinstance(rewarm, Real) and 0<=rewarm<1: return rewarm
-    raise ValueError('rewarm: a share of the steps in [0, 1), over which the learning rate rises again, '
-                     f'got {rewarm!r}')
+# %% ../../nbs/grow/28_after.ipynb #335c0cff
+def check_rewarm(rewarm, only_new=False):
+    "`ValueError` where `rewarm` is no share, or none is given for new channels"
+    if not (isinstance(rewarm, Real) and 0<=rewarm<1):
+        raise ValueError('rewarm: a share of the steps in [0, 1), over which the learning rate rises again, '
+                         f'got {rewarm!r}')
+    if only_new and not rewarm:
+        raise ValueError('only_new: it is the rate of new channels alone that rises again, and no rate does; give '
+                         'rewarm=.05, too')
+    return rewarm
 
 @patch
 def after_backward(self:AfterGrowth):
     "The learning rate is on its way up"
     if self.since is None: return
     n, i = round(self.rewarm*self.n_epoch*self.n_iter), self.step_now()-self.since
-    if i>=n: return
+    share = min(1., (i+1)/(n+1))
+    if self._skins: self._skins.rise = share if self.only_new else 1.
+    if share==1 or self.only_new: return
     self.rates = [h['lr'] for h in self.opt.hypers]
-    self.opt.set_hypers(lr=[lr*(i+1)/(n+1) for lr in self.rates])
+    self.opt.set_hypers(lr=[lr*share for lr in self.rates])
 
 @patch
 def fit_rates(self:AfterGrowth):
@@ -84,10 +106,42 @@ def after_train(self:AfterGrowth):
     "Validation and whoever reads the rates find those that the fit wants"
     self.fit_rates()
 
-# %% ../../nbs/grow/28_after.ipynb #8b3d0b20
+# %% ../../nbs/grow/28_after.ipynb #77985e9a
+class SkinRates:
+    "For every entry of a weight: growths since it came, and the share of a step that it takes"
+    def __init__(self, params, by_norm=True): # as an optimizer, it keeps tensors of a parameter's shape in `state`
+        self.by_norm, self.rise = by_norm, 1. # do skins have rates by their norms? share of the newest
+        def counts(p): return p.ndim>1 or not by_norm # norms are of weights
+        self.state = {p: dict(age=torch.zeros_like(p, dtype=torch.uint8)) for p in params if counts(p)}
+
+    def birthday(self):
+        "Before a growth: all entries are a stage older"
+        for s in self.state.values(): s['age'] += 1
+
+    @torch.no_grad()
+    def update(self):
+        "The shares, from the norms of the skins as they are now"
+        for p,s in self.state.items() if self.by_norm else ():
+            squares, age = p.float()**2, s['age'].long()
+            norms = torch.zeros(int(age.max())+1, device=p.device)
+            norms = norms.scatter_add(0, age.flatten(), squares.flatten()).sqrt() # by age; the core is the oldest
+            s['rate'] = (norms/norms[-1].clamp(min=1e-12))[age].to(p.dtype)
+
+    def before_step(self):
+        self.was = {p: p.detach().clone() for p in self.state} if self.by_norm or self.rise<1 else {}
+
+    @torch.no_grad()
+    def after_step(self):
+        "Take back what was too much of the step"
+        for p,w in self.was.items():
+            s = self.state[p]
+            share = s['rate'] if self.by_norm else torch.ones_like(p)
+            p.copy_(torch.lerp(w, p, torch.where(s['age']==0, self.rise*share, share)))
+
+# %% ../../nbs/grow/28_after.ipynb #e2b5ef9d
 def after_state(cb): # Plain values
     "What follows the last growth of the callback `cb`"
-    return dict(losses=[*map(float, cb.losses)], since=cb.since, before=cb.before, rates=cb.rates)
+    return dict(losses=[*map(float, cb.losses)], first=cb.first, since=cb.since, before=cb.before, rates=cb.rates)
 
 # %% ../../nbs/grow/28_after.ipynb #54bb2f76
 def load_after_state(cb, state):

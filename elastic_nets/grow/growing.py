@@ -9,7 +9,7 @@ network for less; `learn.finish_growing()` makes an interrupted one whole."""
 # %% auto #0
 __all__ = ['GrowWidth', 'GrowDepth']
 
-# %% ../../nbs/grow/33_growing.ipynb #4f996b42
+# %% ../../nbs/grow/33_growing.ipynb #bb8350d6
 import numpy as np, torch, warnings
 from contextlib import contextmanager
 from fastai.callback.core import Callback
@@ -27,14 +27,14 @@ from ..subnets.subnet import number_in
 from ..subnets.batches import calibrate_bn, inputs_of, quiet
 from ..subnets.learner import forget_best
 from ..subnets.ranks import mean_over_ranks, ranks_of, ready_on_cpu, wrap_again
-from .after import AfterGrowth, after_state, check_rewarm, load_after_state
+from .after import AfterGrowth, SkinRates, after_state, check_rewarm, load_after_state
 from .averages import check_copies, tell_grown
 from .widen import grow_width, init_by_name, start_narrow, try_init, widths_at
 from elastic_nets.grow.deepen import (
     BlockEMA, check_shared, depths_at, grow_depth, place_by_name, start_shallow, why_whole
 )
 from elastic_nets.grow.stages import (
-    Growth, StagePlan, growth_of, hide_stages, macs_of_layers, show_stages, stage_of, uniform_plan
+    Growth, StagePlan, growth_of, hide_stages, is_due, macs_of_layers, show_stages, stage_of, uniform_plan
 )
 
 # %% ../../nbs/grow/33_growing.ipynb #caf1319e
@@ -54,32 +54,34 @@ def past_of(
     if flag is None and not all(p.requires_grad for p in params): return 'some of its parameters are frozen'
     return ''
 
-# %% ../../nbs/grow/33_growing.ipynb #17b7169a
+# %% ../../nbs/grow/33_growing.ipynb #63548b68
 def _check_plan(cb, plan, start, stages):
     "`ValueError` where the callback `cb` cannot follow `plan`"
     name = type(cb).__name__
-    if plan is None: return
+    if plan is None or isinstance(plan, str) and plan=='auto': return
     if not isinstance(plan, StagePlan):
-        raise ValueError(f'plan is a StagePlan, as plan_stages returns it, got {plan!r}')
+        raise ValueError(f"plan is a StagePlan, as plan_stages returns it, or 'auto', got {plan!r}")
     if plan.by not in ('',cb.by):
         raise ValueError(f'the plan was measured for growing in {plan.by}, {name} grows in {cb.by}')
     if (start, stages)!=(None, None):
         raise ValueError('a plan has its own start and stages: give either a plan, or start and stages')
 
-# %% ../../nbs/grow/33_growing.ipynb #59961558
+# %% ../../nbs/grow/33_growing.ipynb #b4fb0c03
 class _Grow(AfterGrowth):
     "Start the fit with a small network and let it grow, in stages, to the one that was passed in"
     order = -5 # after the model is on its device, before anything wraps it
     def _setup(self, start, stages, plan, carry_state, rewarm, compile, discard_pretrained, groups):
         _check_plan(self, plan, start, stages)
-        self.plan = plan or uniform_plan(.5 if start is None else start, self.usual if stages is None else stages)
+        self.auto = isinstance(plan, str) # may a stage begin before the plan says so?
+        uniform = uniform_plan(.5 if start is None else start, self.usual if stages is None else stages)
+        self.plan = plan if isinstance(plan, StagePlan) else uniform
         self.carry_state, self.rewarm, self.compile = carry_state, check_rewarm(rewarm), compile
         self.discard_pretrained,self.groups = discard_pretrained,groups
         self._whole = None # the model that has grown with this callback
         self._idle = False # was this fit left alone?
         self._reset()
 
-# %% ../../nbs/grow/33_growing.ipynb #4dee636c
+# %% ../../nbs/grow/33_growing.ipynb #9fc749bc
 @patch
 def _reset(self:_Grow):
     "What belongs to one fit"
@@ -88,7 +90,7 @@ def _reset(self:_Grow):
     self.overhead = 0. # seconds that growing itself takes
     self._net = None # the model, without what wraps it
     self._growth = None # where it stands
-    self._skins = None # of `GrowWidth(adapt_lr=True)`
+    self._early = 0 # index of a stage that began before the plan said so
     self._stale = False # are the batch norms' statistics of a smaller network?
     self._hold = False # are all groups but the last frozen?
     self._since = perf_counter() # when the stage began
@@ -107,7 +109,7 @@ def _timed(self:_Grow):
     yield
     self.overhead += perf_counter()-t
 
-# %% ../../nbs/grow/33_growing.ipynb #fbd7e69e
+# %% ../../nbs/grow/33_growing.ipynb #e0490047
 class GrowWidth(_Grow):
     """Start the fit with a narrow network and widen it, in stages, to the one that was passed in
 
@@ -117,18 +119,21 @@ class GrowWidth(_Grow):
     def __init__(self,
         start:float=None, # Width of the first stage, in (0, 1); default .5
         stages:int=None, # At least 2, at most one per epoch, equally long; width rises linearly to 1; default 3
-        init='orthogonal', # Or 'random', 'replicate', 'net2net', 'bert2bert', 'variance', a function like `init_random`
-        plan:StagePlan=None, # In place of `start` and `stages`, from `plan_stages`
+        init='orthogonal', # Or 'variance', 'random', 'lemon', ... (names of `INITS`), a function like `init_random`
+        plan:StagePlan=None, # In place of `start` and `stages`, from `plan_stages`; 'auto': earlier, by the losses
         submodule:str='', # Name of the part that grows ('backbone'); default: the whole model
-        carry_state:bool=True, # Keep what the optimizer remembers; False: forget it at each growth, as published
+        carry_state:bool=True, # Keep what the optimizer remembers of old channels; False: forget it, as published
         adapt_lr:bool=False, # Learning rate per skin, by the norm of its weights (rate adaptation, Yuan et al. 2023)
         rewarm:float=0., # Share of the steps over which the learning rate rises again after each growth, in [0, 1)
+        only_new:bool=False, # Does it rise for new channels alone?
         compile:bool=False, # `torch.compile` each stage; its time counts
         discard_pretrained:bool=False, # Cut a model that has been trained, too
         groups:dict=None, # Channel groups written by hand (see `trace_channels`)
     ):
+        check_rewarm(rewarm, only_new)
         self._setup(start, stages, plan, carry_state, rewarm, compile, discard_pretrained, groups)
         self.init, self.submodule, self.adapt_lr = try_init(init_by_name(init)), submodule, adapt_lr
+        self.only_new = only_new
     def _counts(self, graph, size): return widths_at(graph, size, self.submodule)
     def _cut(self, graph, size): return start_narrow(self._net, graph, size, self.submodule)
 
@@ -164,7 +169,7 @@ def check_steps(
     if len({*begin, steps})<=len(begin):
         raise ValueError(f'a stage of this plan has no step: they begin at {begin} of {steps}')
 
-# %% ../../nbs/grow/33_growing.ipynb #b197f0cb
+# %% ../../nbs/grow/33_growing.ipynb #fab6959d
 @patch
 def _submodule(self:_Grow):
     "The module that grows"
@@ -183,6 +188,9 @@ def _check(self:_Grow):
         raise ValueError(f'the model is in the middle of growing in {growth.by} ({growth}): finish that first')
     check_alone(self.learn, self)
     if not self._hold: check_steps(self.plan, growth, self.n_epoch, len(self.dls.train))
+    if self.auto and not (len(self.dls.loaders)>1 and len(self.dls.valid) and hasattr(self.learn, 'recorder')):
+        raise ValueError("plan: 'auto' follows the validation loss, and this learner has no validation data or no "
+                         'recorder; give a StagePlan')
     if growth or self.discard_pretrained: return
     if why := past_of(self.learn, self._submodule()):
         raise ValueError(f'the model seems to have been trained ({why}), and cutting it would lose its weights: '
@@ -285,7 +293,7 @@ def _try(self:GrowWidth, graph):
             unit = graph.groups[name].unit
             self.init(old[name]//unit, new[name]//unit)
 
-# %% ../../nbs/grow/33_growing.ipynb #44af5d73
+# %% ../../nbs/grow/33_growing.ipynb #bf87d31c
 @patch
 def _stop_clock(self:_Grow):
     "Seconds since the stage began (or the fit) into its row"
@@ -306,6 +314,7 @@ def _grow_to(self:_Grow, size, step):
     forget_best(self.learn.cbs)
     tell_grown(self.learn)
 
+# %% ../../nbs/grow/33_growing.ipynb #c8ded6bd
 @patch
 def before_batch(self:_Grow):
     "Grow where a stage begins"
@@ -314,15 +323,22 @@ def before_batch(self:_Grow):
     if self.train_iter==0 and len(self.rows)==1 and self.rows[0]['seconds'] is None:
         self.rows[0].update(step=step, epoch=step/self.n_iter) # `start_epoch` has skipped some
     self.fit_rates()
-    size = self.plan.sizes[self.plan.at((step+.5)/(self.n_epoch*self.n_iter))] # to the nearest step
+    if is_due(self, step): self._early = stage_of(self)
+    planned = self.plan.at((step+.5)/(self.n_epoch*self.n_iter)) # to the nearest step
+    size = self.plan.sizes[max(planned, self._early)]
     accumulating = any(c.count for c in self.learn.cbs if isinstance(c, GradientAccumulation))
     if not (self._hold or size<=self._growth.size or accumulating): self._grow_to(size, step)
 
-# %% ../../nbs/grow/33_growing.ipynb #fe81701c
+# %% ../../nbs/grow/33_growing.ipynb #f25d9d3d
+def skins_of(cb):
+    "Where channels have rates of their own: those of the part that grows by their norms, or of all by their age"
+    if cb.adapt_lr: return SkinRates(cb._submodule().parameters())
+    if cb.only_new: return SkinRates(cb._net.parameters(), by_norm=False)
+
 @patch
 def _expand(self:GrowWidth, size):
     "Add channels"
-    if self.adapt_lr and not self._skins: self._skins = SkinRates(self._submodule().parameters())
+    if not self._skins: self._skins = skins_of(self)
     if self._skins: self._skins.birthday()
     opt = (self.opt, self._skins) if self._skins else self.opt
     keep = grow_width(self._net, self.graph, self.keep, size, self.init, opt)
@@ -354,32 +370,6 @@ def after_fit(self:_Grow):
                       f'{self._growth.size:.3g} (`model.growth`); fit again with this callback (with `start_epoch`, to '
                       'go on as planned), or `learn.finish_growing()`')
 
-# %% ../../nbs/grow/33_growing.ipynb #a8e664dd
-class SkinRates:
-    "For every weight of two or more dimensions: growths since each entry came, and the share of a step that it takes"
-    def __init__(self, params): # as an optimizer, it keeps tensors of a parameter's shape in `state`
-        self.state = {p: dict(age=torch.zeros_like(p, dtype=torch.uint8)) for p in params if p.ndim>1}
-
-    def birthday(self):
-        "Before a growth: all entries are a stage older"
-        for s in self.state.values(): s['age'] += 1
-
-    @torch.no_grad()
-    def update(self):
-        "The shares, from the norms of the skins as they are now"
-        for p,s in self.state.items():
-            squares, age = p.float()**2, s['age'].long()
-            norms = torch.zeros(int(age.max())+1, device=p.device)
-            norms = norms.scatter_add(0, age.flatten(), squares.flatten()).sqrt() # by age; the core is the oldest
-            s['rate'] = (norms/norms[-1].clamp(min=1e-12))[age].to(p.dtype)
-
-    def before_step(self): self.was = {p: p.detach().clone() for p in self.state}
-
-    @torch.no_grad()
-    def after_step(self):
-        "Take back what was too much of the step"
-        for p,w in self.was.items(): p.copy_(torch.lerp(w, p, self.state[p]['rate']))
-
 # %% ../../nbs/grow/33_growing.ipynb #2a036e8c
 @patch
 def before_train(self:GrowWidth):
@@ -398,7 +388,7 @@ def after_step(self:GrowWidth):
     if self._skins:
         with self._timed(): self._skins.after_step()
 
-# %% ../../nbs/grow/33_growing.ipynb #de82734f
+# %% ../../nbs/grow/33_growing.ipynb #45c65f04
 class GrowDepth(_Grow):
     """Start the fit with few blocks and insert more, in stages, until the network is the one that was passed in
 
@@ -410,10 +400,10 @@ class GrowDepth(_Grow):
         stages:int=None, # At least 2, at most one per epoch, equally long; depth rises linearly to 1; default 2
         block:str='ema', # Where copies come from: 'ema', a moving average of the model, or 'model', the model itself
         place='insert', # 'insert': each copy behind its original; 'stack': on top; or a function like `insert_blocks`
-        plan:StagePlan=None, # In place of `start` and `stages`, from `plan_stages`
+        plan:StagePlan=None, # In place of `start` and `stages`, from `plan_stages`; 'auto': earlier, by the losses
         half_life:float=None, # Of the moving average, in steps; default: the published share of a stage
         zero_last:bool=False, # New blocks start as the identity
-        carry_state:bool=True, # Keep what the optimizer remembers; False: forget it at each growth, as published
+        carry_state:bool=True, # Keep what the optimizer remembers of old blocks; False: forget it, as published
         rewarm:float=0., # Share of the steps over which the learning rate rises again after each growth, in [0, 1)
         compile:bool=False, # `torch.compile` each stage; its time counts
         discard_pretrained:bool=False, # Cut a model that has been trained, too
@@ -476,7 +466,7 @@ def _begin(self:GrowDepth, step):
     left = None if self.half_life else max(1, self.plan.starts[following]*steps-step)
     self._ema = BlockEMA(self._net, self.graph, self.half_life, left)
 
-# %% ../../nbs/grow/33_growing.ipynb #6843d394
+# %% ../../nbs/grow/33_growing.ipynb #aa68823c
 def growth_state(
     cb, # GrowWidth or GrowDepth, in a fit
 ) -> dict: # Plain values and tensors; empty where the fit is left alone
@@ -487,9 +477,9 @@ def growth_state(
     return dict(
         size=cb._growth.size, rows=cb.rows, stale=cb._stale, overhead=cb.overhead, seconds=perf_counter()-cb._since,
         decay=ema and ema.decay, ema=ema and {names[p]:a for p,a in ema.avg.items()},
-        skins=skins and {names[p]:s for p,s in skins.state.items()}, after=after_state(cb))
+        skins=skins and {names[p]:s for p,s in skins.state.items()}, early=cb._early, after=after_state(cb))
 
-# %% ../../nbs/grow/33_growing.ipynb #edd17079
+# %% ../../nbs/grow/33_growing.ipynb #5943b307
 @torch.no_grad()
 def load_growth_state(
     cb, # GrowWidth or GrowDepth, in a fit that has just begun
@@ -506,6 +496,7 @@ def load_growth_state(
         wrap_again(cb.learn, cb._net)
         tell_grown(cb.learn)
     cb.rows[:], cb._stale, cb.overhead = state['rows'], state['stale'], state['overhead']
+    cb._early = state['early']
     cb._since = perf_counter()-state['seconds']
     load_after_state(cb, state['after'])
     params = dict(cb._net.named_parameters())
@@ -513,7 +504,7 @@ def load_growth_state(
         cb._ema.decay = state['decay']
         for n,a in state['ema'].items(): cb._ema.avg[params[n]].copy_(a)
     if state['skins']:
-        cb._skins = cb._skins or SkinRates(cb._submodule().parameters())
+        cb._skins = cb._skins or skins_of(cb)
         for n,s in state['skins'].items():
             cb._skins.state[params[n]] = {k:t.to(params[n].device) for k,t in s.items()}
 

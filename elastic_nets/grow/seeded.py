@@ -9,7 +9,7 @@ network. It wants a fresh network, and is young."""
 # %% auto #0
 __all__ = ['NewSkins', 'seeded_onion']
 
-# %% ../../nbs/grow/34_seeded.ipynb #4735fd08
+# %% ../../nbs/grow/34_seeded.ipynb #fbf67ede
 import torch
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
@@ -21,6 +21,7 @@ from elastic_nets.channels.surgery import (Growing, empty_like, followed_dims, g
     tensors_of, written_out)
 from ..subnets.learner import supernet_of
 from ..shrink.recipe import Construct, Gradient, Phase, Phases, Recipe, short_repr
+from .after import AfterGrowth
 from .averages import check_copies
 from .widen import grown_values, init_by_name, try_init
 from .deepen import arrange_blocks, ends_of, stack_blocks
@@ -112,13 +113,21 @@ def _copy_block(model, place, source, name, zero, opt):
         for t in own_tensors(block.get_submodule(layer)).values():
             if isinstance(t, nn.Parameter): t.zero_()
 
-# %% ../../nbs/grow/34_seeded.ipynb #edf77730
+# %% ../../nbs/grow/34_seeded.ipynb #4a8fa484
+class SkinAlarm(AfterGrowth):
+    "`OnionTraining` adds it where phases grow: a warning where the loss of the network does not come back"
+    def before_fit(self): self.watch() # when it is added
+    def after_grow(self):
+        if not hasattr(self.learn, 'lr_finder'): self.grown('a larger network')
+    def leave(self): pass
+
+# %% ../../nbs/grow/34_seeded.ipynb #aa2d66fc
 @dataclass(frozen=True)
 class NewSkins:
     "How skins begin, for `Phases(grow=)`: channels as growth in width makes them, blocks as copies on top"
     init:object='variance' # As in `GrowWidth`: 'orthogonal', 'random', ..., or a function like `init_random`
     zero_last:bool=False # Do new blocks begin as the identity?
-    __repr__ = short_repr
+    __repr__, alarm = short_repr, SkinAlarm
 
     def __post_init__(self):
         try_init(init_by_name(self.init))

@@ -9,8 +9,8 @@ is what a network remembers that has not yet grown to the end."""
 # %% auto #0
 __all__ = ['StagePlan', 'Growth', 'plan_stages']
 
-# %% ../../nbs/grow/32_stages.ipynb #563188d7
-import copy, numpy as np
+# %% ../../nbs/grow/32_stages.ipynb #d9af518e
+import copy, numpy as np, torch
 from dataclasses import dataclass
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.fp16 import MixedPrecision
@@ -23,7 +23,7 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from functools import partial
 from inspect import signature
-from math import prod
+from math import exp, prod
 from time import perf_counter
 from torch import nn
 from ..channels.graph import ChannelGraph
@@ -32,6 +32,7 @@ from ..channels.trace import trace_channels
 from ..subnets.subnet import whole_from
 from ..subnets.batches import inputs_of, quiet
 from ..subnets.cost import synchronize
+from ..subnets.ranks import mean_over_ranks, ranks_of
 from .widen import start_narrow, widths_at
 from .deepen import depths_at, start_shallow
 
@@ -79,6 +80,22 @@ def uniform_plan(
         raise ValueError(f'stages is a whole number from 2, got {stages}')
     sizes = [start+i*(1-start)/(stages-1) for i in range(stages-1)]
     return StagePlan((*sizes, 1.), tuple(i/stages for i in range(stages)), measured)
+
+# %% ../../nbs/grow/32_stages.ipynb #f3658d38
+def gap_of(
+    first:float, # Mean training loss of the first steps
+    train:float, # Training loss
+    valid:float, # Validation loss
+) -> float: # In per cent of what was learned; 0 where nothing was
+    "By how much validation is behind training"
+    return 100*(valid-train)/(first-train) if first>train else 0.
+
+# %% ../../nbs/grow/32_stages.ipynb #79db31be
+def wait_of(
+    gap:float, # In per cent, as `gap_of` gives it
+) -> float: # In (0, 1)
+    "The share of its longest stage for which a network stays as it is (FRAGrow: Wu et al. 2024, arXiv 2401.03104)"
+    return 1/(1+exp(min(4-gap, 500)))
 
 # %% ../../nbs/grow/32_stages.ipynb #24650290
 @patch
@@ -152,6 +169,21 @@ def show_stages(
     "Size and stage as metrics of its learner"
     hide_stages(cb.learn) # of a fit that was interrupted
     cb.learn.metrics = cb.learn.metrics + [StageMetric(cb, name) for name in (cb.by, 'stage')]
+
+# %% ../../nbs/grow/32_stages.ipynb #b19b0e0c
+def is_due(
+    cb, # GrowWidth or GrowDepth, in a fit
+    step:int, # Of the fit
+) -> bool: # With `plan='auto'` alone, after a validation
+    "Shall the network grow now, before its plan says so?"
+    if not cb.auto or cb.iter or cb._growth.size==1 or not cb.recorder.values: return False
+    found = dict(zip(cb.recorder.metric_names[1:], cb.recorder.values[-1]))
+    if 'valid_loss' not in found or cb.first is None: return False
+    gap = torch.tensor(float(gap_of(cb.first, found['train_loss'], found['valid_loss'])), device=cb.dls.device)
+    mean_over_ranks([gap], ranks_of(cb.learn)) # they grow together
+    i, starts = stage_of(cb), (*cb.plan.starts, 1.)
+    longest = (starts[i]-starts[i-1])*cb.n_epoch*cb.n_iter
+    return step-cb.rows[-1]['step']>=wait_of(float(gap))*longest
 
 # %% ../../nbs/grow/32_stages.ipynb #2a0da6b6
 def macs_of_layers(

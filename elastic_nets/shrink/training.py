@@ -260,7 +260,8 @@ def _prepare(self:OnionTraining, sn):
     def resize(m, xb): return at_size(xb, sn.subnet.resolution) if m.training else None
     if sn.space.resolution: now.resize = sn.model.register_forward_pre_hook(resize)
     now.new_matrices = c.matrices and bool(now.todo.space.kernel) and not sn.matrices
-    plugins = [cls() for cls in (c.odds, self.recipe.update.rule) if cls]
+    grow = getattr(self.recipe.schedule, 'grow', None)
+    plugins = [cls() for cls in (c.odds, self.recipe.update.rule, getattr(grow, 'alarm', None)) if cls]
     now.odds = first(cb.odds for cb in plugins if hasattr(type(cb), 'odds'))
     now.parts = [KeepBest(), Alarms(), Trial(self.estimate), SubnetMetrics(self.watch), *plugins]
     for cb in now.parts:
