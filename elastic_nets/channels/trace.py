@@ -71,16 +71,18 @@ def random_copy(
     gen:torch.Generator,
 ) -> nn.Module: # In float64, on the CPU
     "A copy with random numbers of a sensible size in every floating point tensor"
-    table = torch.randn(65537, generator=gen, dtype=torch.float64)     # a prime length: rows of a weight do not repeat
-    def random(name, p):
-        fan_in = max(1, p[0].numel()) if p.ndim>1 else 4
-        r = table.roll(torch.randint(65537, (1,), generator=gen).item())/fan_in**.5
-        r = r.repeat(p.numel()//65537+1)[:p.numel()].view(p.shape)
+    tensors = [(n,p) for n,p in [*model.named_parameters(), *model.named_buffers()] if p.is_floating_point()]
+    def fan_in(p): return max(1, p[0].numel()) if p.ndim>1 else 4
+    largest = {}
+    for _,p in tensors: largest[fan_in(p)] = max(largest.get(fan_in(p), 0), p.numel())
+    period = torch.randn(65537, generator=gen, dtype=torch.float64)    # a prime length: rows of a weight do not repeat
+    tables = {fan: (period/fan**.5).repeat(2+n//65537) for fan,n in largest.items()}
+    def random(name, p): # large weights are parts of one table: a gigabyte of them need not be written
+        start = torch.randint(65537, (1,), generator=gen).item()
+        r = tables[fan_in(p)][start:start+p.numel()].view(p.shape)
         if p.ndim==1 and name.endswith('weight'): return 1+.5*r # the gammas of norms
         return .5+r.abs() if name.endswith('var') else r
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    new = {id(p): like(p, random(name, p)) for name,p in tensors if p.is_floating_point()}
-    return copy_model(model, new).cpu().double()
+    return copy_model(model, {id(p): like(p, random(n, p)) for n,p in tensors}).cpu().double()
 
 # %% ../../nbs/channels/08_trace.ipynb #e9ed13cb
 def _some(n, gen):
@@ -116,10 +118,9 @@ def silence(
     place, kept = locate(graph, width=keep), kept_units(graph, keep)
     for name,dim in graph.reads.items():
         if not (idx := place.at(name)): continue
-        w = full.get_parameter(name).data.movedim(dim, 0)
-        gone = torch.ones(len(w), dtype=torch.bool)
-        gone[idx[dim]] = False
-        w[gone] = 0
+        p = full.get_parameter(name)
+        there = torch.arange(p.shape[dim])[idx[dim]]
+        p.data = torch.zeros_like(p.data).index_copy_(dim, there, p.data.index_select(dim, there))
     for name,(dim,axis) in graph.norms.items():
         idx, m = axis_index(graph, axis, kept), full.get_submodule(name)
         if not whole((idx,)): m.forward = partial(_masked, _narrow(m, name, place, idx, len(axis.rank)), dim, idx)
@@ -196,12 +197,13 @@ def observe(
     xb:tuple, # Inputs
     kwargs:dict={}, # Inputs by keyword
     names=(), # Layers to watch
+    backward:bool=True, # Look at gradients too?
 ) -> Observed:
     "Run `model` forward and backward"
     result, layers = _outputs(model, xb, kwargs, names)
     def _odd(o): return torch.arange(o.numel(), dtype=o.dtype).add(1).cos().view(o.shape)
     terms = [(o*_odd(o)).sum() for o in result if o.requires_grad] if isinstance(result, list) else []
-    if terms: sum(terms).backward()
+    if terms and backward: sum(terms).backward()
     grads = {n:p.grad for n,p in model.named_parameters(remove_duplicate=False)}
     model.zero_grad()
     return Observed(result, {n:o.detach() for n,o in layers.items() if isinstance(o, torch.Tensor)}, grads)
