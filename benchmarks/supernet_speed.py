@@ -23,6 +23,11 @@ def stage(c=512, n=4):
     layers = [l for _ in range(n) for l in (nn.Conv2d(c, c, 3, padding=1, bias=False), nn.BatchNorm2d(c), nn.ReLU())]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, 10))
 
+# of each family of torchvision's classifiers the largest with at most some 300 million parameters
+LARGE = '''convnext_large densenet161 efficientnet_b7 efficientnet_v2_l mnasnet1_3 mobilenet_v3_large regnet_x_32gf
+    regnet_y_32gf resnet152 resnext101_64x4d shufflenet_v2_x2_0 squeezenet1_0 swin_b swin_v2_b vgg19_bn vit_l_16
+    wide_resnet101_2'''.split()
+
 NETS = { # name -> model, shape of a batch
     'ResNet-20, batch 128, 32 pixels': (partial(resnet_cifar, 20), (128,3,32,32)),
     'MobileNetV2, batch 64, 64 pixels': (partial(torchvision.models.mobilenet_v2, num_classes=10), (64,3,64,64)),
@@ -75,15 +80,14 @@ def seconds_of(f):
     return time.perf_counter()-start
 
 def time_tracing(seed, repeats=3):
-    """Every model of the tests' zoo: seconds until it is a supernet, and the limit,
+    """Every model of the tests' zoo, and `LARGE`: seconds until it is a supernet, and the limit,
     which is 3 s, or 5 forward passes of a batch of 64"""
     sys.path.insert(0, str(root/'tests'))
-    from zoo import zoo
+    from zoo import large_case, zoo
     res = []
-    for name,case in zoo.items():
+    for name,case in {**zoo, **{n:large_case(n) for n in LARGE}}.items():
         model, xb = case.model(seed), case.xb(64)
-        copies = [copy.deepcopy(model) for _ in range(repeats)]
-        found = [seconds_of(lambda: Supernet(m, xb)) for m in copies]
+        found = [seconds_of(lambda: Supernet(m, xb)) for m in (copy.deepcopy(model) for _ in range(repeats))]
         with torch.no_grad():
             model(xb[:2])
             forward = seconds_of(lambda: model(xb))

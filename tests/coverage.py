@@ -1,6 +1,6 @@
 "docs/coverage.md: what its table says of a model, and the row of each"
-import re
 from pathlib import Path
+from elastic_nets.channels.graph import kind_of
 from elastic_nets.grow.deepen import depths_at
 from helpers import counted_macs
 from zoo import all_macs, zoo
@@ -14,8 +14,7 @@ def frozen_groups(graph):
     res = {}
     for g in graph.groups.values():
         if not g.why or g.why in outs: continue
-        reason = re.sub(r' in (the network|[\w.]+)( \([^)]*\))?|^[\w.]+ \([^)]*\): ', '', g.why)
-        res.setdefault(reason, []).append(g.name)
+        res.setdefault(kind_of(g.why), []).append(g.name)
     return res
 
 def facts(case, sn):
@@ -63,18 +62,13 @@ def write_row(row):
 
 def more_facts(model, sn):
     "What the second table says of one model"
-    graph = sn.graph
-    full, small = sn.extract(sn.space.max), sn.extract(sn.space.min)
-    def macs(m): return counted_macs(lambda: run(m.eval().requires_grad_(False), model.inputs()))
-    def params(m): return sum(p.numel() for p in m.parameters())
+    graph, space = sn.graph, sn.space
+    counted = {s: counted_macs(lambda: sn.extract(s).eval().requires_grad_(False)(*sn.xb)) for s in (space.max, space.min)}
     frozen = frozen_groups(graph)
     return dict(elastic=len(graph.elastic), groups=len(graph.elastic)+sum(map(len, frozen.values())),
         params=graph.share(sn.model)['params'], blocks=sum(map(len, graph.stages.values())),
-        small=(params(small)/params(full), macs(small)/max(1, macs(full))), frozen=frozen)
-
-def run(model, x):
-    if isinstance(x, dict): return model(**x)
-    return model(*x) if isinstance(x, tuple) else model(x)
+        small=(sn.n_params(space.min)/sn.n_params(space.max), counted[space.min]/max(1, counted[space.max])),
+        macs={s: (sn.macs(s), n) for s,n in counted.items()}, frozen=frozen)
 
 def more_row(model, f):
     "`more_facts` as a row; an exception where it was refused"

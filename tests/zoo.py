@@ -57,6 +57,11 @@ def learner_s(arch):
 def tv_case(name, size=64, kernels=(1,3), note='', **kw):
     return Case(name, functools.partial(getattr(tv, name), num_classes=10, **kw), size, kernels, note)
 
+def large_case(name):
+    "Another member of a family of torchvision's"
+    if name.startswith('vgg'): return Case(name, lambda: pooled(name))
+    return tv_case(name, **dict(image_size=64) if name.startswith('vit') else {})
+
 def seg_case(name):
     return Case(name, functools.partial(getattr(seg, name), weights=None, weights_backbone=None, num_classes=5))
 

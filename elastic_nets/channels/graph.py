@@ -10,7 +10,7 @@ You need it to see how much of your network is elastic: `print(graph)` gives eac
 __all__ = ['ChannelGraph']
 
 # %% ../../nbs/channels/02_graph.ipynb #5d6f8a2b
-import copy, hashlib, torch
+import copy, hashlib, re, torch
 from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
 from torch import nn
@@ -56,6 +56,7 @@ class ChannelGraph:
     products:list=field(default_factory=list) # (module, MACs, axes): products beside the layers', as in attention
     kernel_sizes:dict=field(default_factory=dict) # Weight whose kernel can be cropped -> its spatial shape
     shares:dict=field(default_factory=dict) # Elastic share of 'params' and 'macs' (see `share`)
+    left:dict=field(default_factory=dict) # Share of them that no cut can take (see `least` in `03_place`)
     aux:bool=False # Whether it was traced with branches that only run in training
     attrs:dict=field(default_factory=dict) # (layer, attribute) -> `Axis` whose units it counts, or a tuple with some
     inputs:dict=field(default_factory=dict) # Block that takes several arguments -> position or keyword of its input
@@ -81,8 +82,10 @@ def _made_together(self:Labeller):
 def _uneven(layers, made, every, first):
     "Why the channels that `layers` make cannot be one choice, or ''"
     if len(first)<2: return 'all its channels move together'
-    part = next((n for n,labels in zip(layers, made) if len(torch.unique(labels))!=len(every)), None)
-    if part: return f'{layers[0]} and {part} share only some of their channels'
+    part = next((i for i,labels in enumerate(made) if len(torch.unique(labels))!=len(every)), None)
+    if part is not None:
+        other = next(i for i,labels in enumerate(made) if not torch.isin(labels, made[part]).all())
+        return '{} and {} share only some of their channels'.format(*[layers[i] for i in sorted((part, other))])
     return 'units of unequal size' if len(made[0])%len(first) else ''
 
 # %% ../../nbs/channels/02_graph.ipynb #5ee95e28
@@ -106,10 +109,13 @@ def groups(self:Labeller):
 # %% ../../nbs/channels/02_graph.ipynb #6a1586ef
 def _find_readers(groups, axes, reads):
     "Write the layers that read it into each group; what nobody reads is frozen"
-    for i,g in enumerate(groups.values()):
-        read = {weight:axes[weight][dim] for weight,dim in reads.items()}
-        hits = [weight for weight,axis in read.items() if axis is not None and (axis.group==i).any()]
-        g.readers = tuple(weight.rpartition('.')[0] for weight in hits)
+    readers = [[] for _ in groups]
+    for weight,dim in reads.items():
+        axis = axes[weight][dim]
+        for i in axis.group.unique().tolist() if axis is not None else ():
+            if i>=0: readers[i].append(weight.rpartition('.')[0])
+    for g,layers in zip(groups.values(), readers):
+        g.readers = tuple(layers)
         if not g.why and not g.readers: g.why = 'nothing reads it'
 
 # %% ../../nbs/channels/02_graph.ipynb #f169a1b8
@@ -188,6 +194,53 @@ def inside_of(self:ChannelGraph,
     products = [(_at(name), *rest) for name,*rest in self.products]
     return replace(self, groups=groups, stages=stages, products=products, **{k:_keys(getattr(self, k)) for k in dicts})
 
+# %% ../../nbs/channels/02_graph.ipynb #e29d829a
+_REMEDIES = { # What a reason says -> what would thaw the group
+    'sizes are fixed': 'compute the sizes from shapes, or keep them in attributes of the module (`self.num_heads`), with -1 '
+                       'for what follows from them',
+    'no rule for': 'write a rule for that function with `channel_rule`, as in `05_rules`',
+    'misunderstood': 'write a rule for the layer with `channel_rule`, or the groups by hand (`groups=`)',
+    'no torch function': 'put that code into a module, and write a rule for its class with `channel_rule`',
+    'leaves torch': 'stay within torch, or put that code into a module with a rule for its class (`channel_rule`)',
+    'more than a tensor': 'let the module return a tensor, or no rule of its own stand for it',
+    'recurrent layers': 'a linear layer before and one behind them lets all beyond these be cut',
+    "network's input": 'a layer between the input and what it meets, such as a convolution of 1x1',
+    'no channels': 'let a layer make what they meet (positions of a picture cannot go)',
+    'constant': 'make it a buffer of a module, or as large as what it meets (`torch.ones_like`)',
+    'scale depends': 'several heads, of which whole ones go',
+    'sums over them': 'several heads, of which whole ones go',
+    'no weights': 'give the norm weights (`affine=True`)',
+    'fixed shape': 'a norm of the last dimension alone, with weights, in a module of its own',
+    'over channels': 'do it in a module of its own that has a weight for each channel, as a layer norm has',
+    'channels are padded': 'let a layer make the further channels, such as a convolution of 1x1',
+    'only some of their channels': 'a layer of its own where the one meets the other, such as a convolution of 1x1',
+    'by a weight that is computed': 'compute the weight by moves, masks and sums of parameters alone',
+    'inside a group': 'as many groups as channels, or one', 'transposed and grouped': 'as many groups as channels, or one',
+    'is outside of': 'name a larger part as `submodule`', 'no group was written': 'write a group for it (`groups=`)',
+    'nothing reads': 'let a layer read it, or take it out',
+}
+
+# %% ../../nbs/channels/02_graph.ipynb #d71f1bfb
+def kind_of(
+    why:str, # A reason
+) -> str: # Such as 'reshape: its sizes are fixed'
+    "A reason without module and line"
+    return re.sub(r' in (the network|[\w.]+)( \([^)]*\))?|^[\w.]+ \([^)]*\): ', '', why)
+
+# %% ../../nbs/channels/02_graph.ipynb #5fa5e255
+def remedy(
+    why:str, # A reason
+) -> str: # Empty where nothing would help: outputs, words, positions
+    "What would thaw a group that is frozen for this reason"
+    return next((what for said,what in _REMEDIES.items() if said in why), '')
+
+# %% ../../nbs/channels/02_graph.ipynb #115d4544
+@patch
+def remedies(self:ChannelGraph) -> dict: # Kind of reason, without where -> remedy
+    "What would thaw the groups that are frozen"
+    whys = [g.why for g in self.groups.values() if g.why]
+    return {kind_of(why): what for why in whys if (what := remedy(why))}
+
 # %% ../../nbs/channels/02_graph.ipynb #181e4b68
 @patch
 def rows(self:ChannelGraph) -> list: # Of (name, channels, unit, made by, read by, frozen because)
@@ -203,8 +256,10 @@ def rows(self:ChannelGraph) -> list: # Of (name, channels, unit, made by, read b
 def summary(self:ChannelGraph) -> str:
     "How much is elastic, in one line"
     words = dict(params='parameters', macs='MACs')
-    shares = ' and '.join(f'{v:.1%} of the {words[k]}' for k,v in self.shares.items())
-    return f'{len(self.elastic)} of {len(self.groups)} groups are elastic'+(f', with {shares}' if shares else '')
+    def said(shares): return ' and '.join(f'{v:.1%} of the {words[k]}' for k,v in shares.items())
+    res = f'{len(self.elastic)} of {len(self.groups)} groups are elastic'
+    if self.shares: res += f', with {said(self.shares)}'
+    return res+(f'; {said(self.left)} are left where all are as small as can be' if self.left else '')
 
 # %% ../../nbs/channels/02_graph.ipynb #2677082d
 _HEAD = ('group', 'channels', 'unit', 'made by', 'read by', 'frozen because')
@@ -215,7 +270,8 @@ def __repr__(self:ChannelGraph):
     widths = [max(len(r[i]) for r in rows) for i in range(len(_HEAD))]
     table = ['  '.join(cell.ljust(w) for cell,w in zip(r, widths)).rstrip() for r in rows]
     stages = [f'stage {k}: {len(v)} blocks may be dropped' for k,v in self.stages.items()]
-    return '\n'.join([*table, *stages, self.summary()])
+    remedies = [f'to thaw "{why}": {what}' for why,what in self.remedies().items()]
+    return '\n'.join([*table, *stages, *remedies, self.summary()])
 
 # %% ../../nbs/channels/02_graph.ipynb #c66fda2b
 @patch
@@ -225,7 +281,8 @@ def _repr_html_(self:ChannelGraph):
         return f'<tr{style}>'+''.join(f'<{cell}>{escape(str(x))}</{cell}>' for x in row)+'</tr>'
     rows = ''.join(_tr(r, 'td', ' style="color:#999"' if r[-1] else '') for r in self.rows())
     stages = [f'<br>stage <b>{escape(k)}</b>: {len(v)} blocks may be dropped' for k,v in self.stages.items()]
-    return f'<table>{_tr(_HEAD, "th")}{rows}</table>{"".join(stages)}<br>{self.summary()}'
+    remedies = [f'<br>to thaw <i>{escape(why)}</i>: {escape(what)}' for why,what in self.remedies().items()]
+    return f'<table>{_tr(_HEAD, "th")}{rows}</table>{"".join(stages+remedies)}<br>{self.summary()}'
 
 # %% ../../nbs/channels/02_graph.ipynb #c2b1ef00
 @patch

@@ -93,11 +93,12 @@ class Products(TorchFunctionMode):
     def __init__(self, model, walk=None): # A `Walk` that goes along knows which channels there are
         super().__init__()
         self.model, self.walk, self.stack = model, walk, []
+        self.unseen = walk.unseen if walk is not None else lambda f: f
         self.found = [] # (module, MACs, labels, shape of its weight)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out, name = func(*args, **(kwargs or {})), getattr(func, '__name__', '')
-        if name in _PRODUCTS and self.stack: self.note(Product(name, args, kwargs or {}, out))
+        if name in _PRODUCTS and self.stack: self.unseen(self.note)(Product(name, args, kwargs or {}, out))
         return out
 
     def note(self, call):

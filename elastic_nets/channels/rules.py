@@ -147,7 +147,7 @@ def softmax(walk, call):
     place = 2 if call.name=='normalize' else 1
     d = as_dims(call.get('dim', place, 1 if call.name=='normalize' else -1), x.ndim)[0]
     if names[d] is not None and not (call.name=='normalize' and reduces(walk, call, names[d], d)):
-        walk.labeller.freeze(names[d], f'{call.why}: over channels')
+        walk.labeller.freeze(names[d], f'{call.why}: '+('over channels' if call.name=='normalize' else 'mixes channels'))
     return tuple(names)
 
 # %% ../../nbs/channels/05_rules.ipynb #faafa81a
@@ -239,11 +239,10 @@ def _grouped(walk, call, came, names, groups, transposed):
 def _per_channel(walk, call, dim):
     "Tie the tensors of a normalisation, one entry per channel, to dimension `dim` of what it normalises"
     names = list(walk.of(call.tensors[0]).names)
-    for t in call.tensors[1:]:
-        l = walk.of(t).names[0] if t.ndim==1 else None
-        if l is None: continue
-        if names[dim] is None: walk.labeller.freeze(l, walk.of(call.tensors[0]).why)
-        else: walk.labeller.ties.tie(names[dim], l)
+    theirs = [walk.of(t).names[0] for t in call.tensors[1:] if t.ndim==1]
+    if theirs := [l for l in theirs if l is not None]:
+        if names[dim] is None: walk.labeller.freeze(torch.cat(theirs), walk.of(call.tensors[0]).why)
+        else: walk.labeller.ties.tie(names[dim].repeat(len(theirs)), torch.cat(theirs))
     return names
 
 # %% ../../nbs/channels/05_rules.ipynb #b73af0b9
@@ -363,7 +362,7 @@ def einsum(walk, call):
 # %% ../../nbs/channels/05_rules.ipynb #d7dad0af
 def no_rule(walk, call):
     "What goes in freezes"
-    walk.labeller.freeze([walk.of(t).names for t in call.tensors], f'{call.why}: no rule for this form of it')
+    walk.stays([walk.of(t) for t in call.tensors], f'{call.why}: no rule for this form of it')
 
 # %% ../../nbs/channels/05_rules.ipynb #ff45d350
 @channel_rule('baddbmm','addmm','addbmm')
@@ -406,7 +405,7 @@ def multi_head(walk, call):
     plain = a['in_proj_weight'] is not None and a['bias_k'] is None and not a['add_zero_attn']
     stream = [walk.of(a[n]).names[-1] for n in ('query','key','value')]
     if not plain or any(l is None for l in stream) or not isinstance(a['num_heads'], Size):
-        lab.freeze([walk.of(t).names for t in call.tensors], f'{call.why}: no rule for this form of it')
+        no_rule(walk, call)
         return [(None,)*t.ndim for t in call.outs]
     w, out = a['in_proj_weight'], a['out_proj_weight']
     rows, into = walk.of(w).names
@@ -428,9 +427,7 @@ def multi_head(walk, call):
 def recurrent(walk, call):
     "What goes in freezes, and so do the layer's own weights"
     why = f'{call.why}: recurrent layers stay whole; layers before and after can be cut, but not where they meet it'
-    for t in call.tensors:
-        walk.labeller.freeze(walk.of(t).names, why)
-        for name in walk.of(t).sources[:1]: walk.labeller.made.setdefault(name.rpartition('.')[0], walk.of(t).names[0])
+    walk.stays([walk.of(t) for t in call.tensors], why)
 
 # %% ../../nbs/channels/05_rules.ipynb #7caf5ef2
 @channel_rule('embedding')

@@ -131,13 +131,14 @@ def drop_caches(
 # %% ../../nbs/channels/04_surgery.ipynb #a3e58244
 def copy_model(
     model:nn.Module,
+    instead:dict={}, # id of a tensor or a module -> what stands in its place in the copy
 ) -> nn.Module:
     "A deep copy; activations that hooks have stored (fastai's `DynamicUnet`) lose their graph, which cannot be copied"
     owners = [getattr(f, '__self__', None) for m in model.modules() for f in m._forward_hooks.values()]
     stored = tree_leaves([list(vars(o).values()) for o in owners if hasattr(o, '__dict__')])
     detached = {id(t):t.detach() for t in stored if isinstance(t, torch.Tensor) and not t.is_leaf}
     try:
-        with _without_callbacks(model): new = copy.deepcopy(model, detached)
+        with _without_callbacks(model): new = copy.deepcopy(model, detached | instead)
     except (RuntimeError, TypeError, PickleError) as e:
         raise NotElasticError(f'{type(model).__name__} cannot be copied: {e}') from e
     drop_caches(new.modules())
@@ -161,6 +162,30 @@ def _without_callbacks(model):
 
 # %% ../../nbs/channels/04_surgery.ipynb #e90368e2
 def _owner(f): return getattr(f, '__self__', None)
+
+# %% ../../nbs/channels/04_surgery.ipynb #ea3df337
+def like(
+    p:torch.Tensor, # A parameter or buffer
+    x:torch.Tensor, # Other numbers, of any shape
+) -> torch.Tensor:
+    "`x` as what `p` is: a parameter of its class, or a buffer"
+    return type(p)(x, p.requires_grad) if isinstance(p, nn.Parameter) else x
+
+# %% ../../nbs/channels/04_surgery.ipynb #48257ee8
+def cut_copy(
+    model:nn.Module, # Whole; not changed
+    place:Place, # Of the subnet
+    instead:dict={}, # As for `copy_model`
+) -> nn.Module: # Physically smaller, with tensors of its own
+    "A copy of what `place` takes of every tensor; the layers' attributes follow"
+    parts = {}
+    for *_,name,p in tensors_of(model):
+        if id(p) in parts or whole(idx := place.at(name)): continue
+        parts[id(p)] = like(p, take(p.detach(), idx).clone())
+    new = copy_model(model, parts | instead)
+    follow_shapes(new, {id(p) for p in parts.values()})
+    set_attrs(new, place)
+    return new
 
 # %% ../../nbs/channels/04_surgery.ipynb #dce1661f
 def optimizers(

@@ -19,7 +19,7 @@ from .labels import NotElasticError
 from .walk import Walk, results_of
 from .graph import ChannelGraph
 from .place import axis_index, kept_units, locate, take, whole
-from .surgery import copy_model, cut_channels, drop_caches, layer_attrs, own_tensors
+from .surgery import copy_model, cut_copy, drop_caches, layer_attrs, like, own_tensors
 from .products import Products, count_work, split_work
 from .blocks import branch_ends, find_stages, residual, stream_inputs
 from . import rules # noqa: F401, a rule per torch function
@@ -70,21 +70,23 @@ def trace_mode(
     return model
 
 # %% ../../nbs/channels/08_trace.ipynb #52e76ff0
-def randomise(
-    model:nn.Module, # Changed in place
+def random_copy(
+    model:nn.Module, # Not changed
     gen:torch.Generator,
-) -> nn.Module: # `model`
-    "Fill every floating point tensor of `model` with random numbers of a sensible size"
-    table = torch.randn(65537, generator=gen, dtype=torch.float64)     # a prime length: rows of a weight do not repeat
-    for name,p in [*model.named_parameters(), *model.named_buffers()]:
-        if not p.is_floating_point(): continue
-        fan_in = max(1, p[0].numel()) if p.ndim>1 else 4
+) -> nn.Module: # In float64, on the CPU
+    "A copy with random numbers of a sensible size in every floating point tensor"
+    tensors = [(n,p) for n,p in [*model.named_parameters(), *model.named_buffers()] if p.is_floating_point()]
+    def fan_in(p): return max(1, p[0].numel()) if p.ndim>1 else 4
+    largest = {}
+    for _,p in tensors: largest[fan_in(p)] = max(largest.get(fan_in(p), 0), p.numel())
+    period = torch.randn(65537, generator=gen, dtype=torch.float64)    # a prime length: rows of a weight do not repeat
+    tables = {fan: (period/fan**.5).repeat(2+n//65537) for fan,n in largest.items()}
+    def random(name, p): # large weights are parts of one table: a gigabyte of them need not be written
         start = torch.randint(65537, (1,), generator=gen).item()
-        r = table.roll(start).repeat(p.numel()//65537+1)[:p.numel()].view(p.shape)/fan_in**.5
-        if p.ndim==1 and name.endswith('weight'): r = 1+.5*r # the gammas of norms
-        elif name.endswith('var'): r = .5+r.abs()
-        p.data = r
-    return model
+        r = tables[fan_in(p)][start:start+p.numel()].view(p.shape)
+        if p.ndim==1 and name.endswith('weight'): return 1+.5*r # the gammas of norms
+        return .5+r.abs() if name.endswith('var') else r
+    return copy_model(model, {id(p): like(p, random(n, p)) for n,p in tensors}).cpu().double()
 
 # %% ../../nbs/channels/08_trace.ipynb #e9ed13cb
 def _some(n, gen):
@@ -120,10 +122,9 @@ def silence(
     place, kept = locate(graph, width=keep), kept_units(graph, keep)
     for name,dim in graph.reads.items():
         if not (idx := place.at(name)): continue
-        w = full.get_parameter(name).data.movedim(dim, 0)
-        gone = torch.ones(len(w), dtype=torch.bool)
-        gone[idx[dim]] = False
-        w[gone] = 0
+        p = full.get_parameter(name)
+        there = torch.arange(p.shape[dim])[idx[dim]]
+        p.data = torch.zeros_like(p.data).index_copy_(dim, there, p.data.index_select(dim, there))
     for name,(dim,axis) in graph.norms.items():
         idx, m = axis_index(graph, axis, kept), full.get_submodule(name)
         if not whole((idx,)): m.forward = partial(_masked, _narrow(m, name, place, idx, len(axis.rank)), dim, idx)
@@ -161,8 +162,8 @@ def check_channels(
     gen = torch.Generator().manual_seed(seed)
     keep = {g.name: _some(g.size//g.unit, gen) for g in graph.elastic.values()}
     xb, kwargs = [one_sample(x, torch.float64) for x in (as_inputs(xb), kwargs)]
-    full = randomise(trace_mode(copy_model(model), graph.aux).cpu().double(), gen)
-    cut = cut_channels(copy_model(full), locate(graph, width=keep))
+    full = trace_mode(random_copy(model, gen), graph.aux)
+    cut = cut_copy(full, locate(graph, width=keep))
     silence(full, graph, keep)
     with torch.no_grad():
         (want, full_outs), (got, cut_outs) = [_outputs(m, xb, kwargs, graph.outs) for m in (full, cut)]
@@ -203,12 +204,13 @@ def observe(
     xb:tuple, # Inputs
     kwargs:dict={}, # Inputs by keyword
     names=(), # Layers to watch
+    backward:bool=True, # Look at gradients too?
 ) -> Observed:
     "Run `model` forward and backward"
     result, layers = _outputs(model, xb, kwargs, names)
     def _odd(o): return torch.arange(o.numel(), dtype=o.dtype).add(1).cos().view(o.shape)
     terms = [(o*_odd(o)).sum() for o in result if o.requires_grad] if isinstance(result, list) else []
-    if terms: sum(terms).backward()
+    if terms and backward: sum(terms).backward()
     grads = {n:p.grad for n,p in model.named_parameters(remove_duplicate=False)}
     model.zero_grad()
     return Observed(result, {n:o.detach() for n,o in layers.items() if isinstance(o, torch.Tensor)}, grads)
@@ -271,7 +273,7 @@ def _ran(walk): return {c.name for c in walk.calls if c.module._parameters}
 def _see(model, xb, kwargs):
     "A walk that has run, and the products that it met"
     walk = Walk(model)
-    with (seen := Products(model, walk)).watching(): walk.run(xb, kwargs)
+    walk.run(xb, kwargs, (seen := Products(model, walk)).watching())
     walk.products = split_work(model, seen.found)[1]
     return walk
 
@@ -373,6 +375,12 @@ def _groups_at(graph, layer):
     if layer in graph.outs: axes.append(graph.outs[layer][1])
     return sorted({i for a in axes for i in a.group.tolist() if i>=0})
 
+# %% ../../nbs/channels/08_trace.ipynb #46fc570c
+def _measured(graph, model):
+    "`graph`, with how much of `model` is elastic, and how much of it stays whatever is chosen"
+    graph.shares, graph.left = graph.share(model), graph.least(model)
+    return graph
+
 # %% ../../nbs/channels/08_trace.ipynb #8e1ffd8b
 def check_model(
     model, # What somebody gave as a model
@@ -423,9 +431,8 @@ def trace_channels(
     g.positions = positions
     if len(g.products)!=len(others): g.products = [(name, macs, ()) for name,macs,_ in others] # of groups by hand
     g.kernel_sizes = {f'{n}.weight': tuple(c.kernel_size) for n,c in m.named_modules() if _croppable(c)}
-    g.shares = g.share(m)
     if check: _verify(m, g, *corners(m, xb, kwargs, positions), retry=groups is None)
-    return g
+    return _measured(g, m)
 
 # %% ../../nbs/channels/08_trace.ipynb #6e0d1a02
 def trace_part(
@@ -442,7 +449,7 @@ def trace_part(
         children = ', '.join(n for n,_ in model.named_children())
         raise ValueError(f'submodule {submodule!r} is not in the model, which has {children}')
     try:
-        if (g := _whole().within(submodule)).elastic or groups: return g
+        if (g := _whole().within(submodule)).elastic or groups: return _measured(g, model)
     except NotElasticError: pass # the part alone, then
     args, kwargs = _inputs_of(model, submodule, xb)
     alone = trace_channels(named[submodule], *args, check=check, **kwargs).inside_of(submodule)
@@ -450,7 +457,7 @@ def trace_part(
     axes = {} # module -> what its products in the part have
     for name,_,of in alone.products: axes.setdefault(name, []).append(of)
     products = [(name, macs, axes[name].pop(0) if axes.get(name) else ()) for name,macs,_ in others]
-    return replace(alone, positions=positions, products=products)
+    return _measured(replace(alone, positions=positions, products=products), model)
 
 # %% ../../nbs/channels/08_trace.ipynb #6e0d1a03
 @torch.no_grad()

@@ -11,6 +11,7 @@ __all__ = []
 
 # %% ../../nbs/channels/01_walk.ipynb #e702f6fb
 import os, sys, torch
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fastcore.basics import patch
 from math import prod
@@ -43,6 +44,9 @@ class Call:
 
     def get(self, name, i, default=None): # An argument, by its name or its position
         return self.kwargs.get(name, self.args[i] if i<len(self.args) else default)
+
+    @property
+    def meets(self): return f'{self.why}: meets what has no channels'
 
     @property
     def tensors(self): return [t for t in tree_leaves((self.args, self.kwargs)) if isinstance(t, torch.Tensor)]
@@ -101,6 +105,7 @@ class Walk(TorchFunctionMode):
         self.known, self.steps, self.shapes = {}, 0, {} # id of a tensor -> what is known of it; step -> shape
         self.stack, self.calls, self.record = [], [], [] # modules that run; calls of modules and operations so far
         self.own_rule = 0 # how deep we are in modules with a rule of their own
+        self.ran = set() # ids of modules that ran and were looked into
         self.busy = False # Do we call torch functions ourselves?
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -204,7 +209,7 @@ def operate(self:Walk, func, name, args, kwargs, out):
     call = Call(func, name, args, kwargs, out, f'{name} in {self.where()}')
     ins, outs = [self.of(t) for t in call.tensors], call.outs
     names = self.rule(call, ins)
-    why = next((i.why for i in ins if i.step and not any_names(i.names)), call.why)
+    why = next((i.why for i in ins if i.step and not any_names(i.names)), call.meets if ins else f'{call.why}: a constant')
     pure = all(i.sources for i in ins) # of parameters alone
     sources = tuple(p for i in ins for p in i.sources) if pure else ()
     zero = bool(sources) and _stays_zero(name, ins)
@@ -217,6 +222,17 @@ def any_names(names):
     "Has it any channels?"
     return any(l is not None for l in names)
 
+# %% ../../nbs/channels/01_walk.ipynb #a1ec26d0
+@patch
+def stays(self:Walk, known, why):
+    "These tensors freeze; layers whose own weights are among them stand in the table, though nobody knows what they make"
+    for k in known:
+        self.labeller.freeze(k.names, why)
+        labels = next((l for l in k.names if l is not None), None)
+        if labels is None or not k.sources: continue
+        layer, parametrised, _ = k.sources[0].partition('.parametrizations.')
+        self.labeller.made.setdefault(layer if parametrised else layer.rpartition('.')[0] or layer, labels)
+
 # %% ../../nbs/channels/01_walk.ipynb #ff7a5c96
 @patch
 def rule(self:Walk, call, ins):
@@ -226,7 +242,7 @@ def rule(self:Walk, call, ins):
     sized = any(isinstance(n, Size) for n in tree_leaves(_plain([*call.args, *call.kwargs.values()])))
     if not any(any_names(i.names) for i in ins) and not sized: return nothing
     if rule is None:
-        self.labeller.freeze([i.names for i in ins], f'{call.why}: no rule for it')
+        self.stays(ins, f'{call.why}: no rule for it')
         return nothing
     names = rule(self, call)
     if names is None: return nothing
@@ -243,6 +259,7 @@ def enter(self:Walk, module, args, kwargs):
     self.stack.append(ModuleCall(self.modules.get(id(module), ''), module, steps, inside, len(given), len(self.record)))
     self.calls.append(self.stack[-1])
     self.own_rule += rule_for(module) is not None
+    if not self.own_rule: self.ran.add(id(module))
 
 # %% ../../nbs/channels/01_walk.ipynb #ee0bd0b3
 @patch
@@ -312,8 +329,8 @@ def numbers(self:Walk):
 # %% ../../nbs/channels/01_walk.ipynb #4bc23fad
 @patch
 @torch.no_grad()
-def run(self:Walk, args, kwargs={}):
-    "Let the network run on these inputs; returns the walk"
+def run(self:Walk, args, kwargs={}, beside=nullcontext()):
+    "Let the network run on these inputs, with somebody `beside` who sees each function first; returns the walk"
     numbers, hooks = [*self.numbers()], []
     for t in tree_leaves((args, kwargs)):
         if isinstance(t, torch.Tensor): self.note(t, (None,)*t.ndim)
@@ -323,7 +340,7 @@ def run(self:Walk, args, kwargs={}):
             if isinstance(m, torch.jit.ScriptModule): continue # it takes no hooks
             hooks.append(m.register_forward_pre_hook(self.unseen(self.enter), with_kwargs=True))
             hooks.append(m.register_forward_hook(self.unseen(self.leave), with_kwargs=True))
-        with self: out = self.model(*args, **kwargs)
+        with self, beside: out = self.model(*args, **kwargs)
     finally:
         for h in hooks: h.remove()
         for m,k,old,_ in numbers: vars(m)[k] = old
@@ -340,11 +357,18 @@ def results_of(out):
 # %% ../../nbs/channels/01_walk.ipynb #15a32cfe
 @patch
 def finish(self:Walk, out):
-    "Freeze the labels of what the network returned"
+    "Freeze the labels of what the network returned; list the layers whose weights no torch function has seen"
     self.results = []
     for t in results_of(out):
         self.labeller.freeze(self.of(t).names, "the network's output")
         self.results.append(self.of(t).step)
+    for n,m in self.model.named_modules():
+        own = [p for _,p in m.named_parameters(recurse=False) if p.is_floating_point()]
+        ran = isinstance(m, torch.jit.ScriptModule) or id(m) in self.ran
+        if not ran or not own or any(id(p) in self.known for p in own): continue
+        labels = self.labeller.ties.fresh(len(own[0]) if own[0].ndim else 1)
+        self.labeller.freeze(labels, f'{n or "the network"} ({type(m).__name__}): its weights are used by no torch function')
+        self.labeller.made.setdefault(n, labels)
     return self
 
 # %% ../../nbs/channels/01_walk.ipynb #9b7b844e
@@ -362,7 +386,7 @@ ELEMENTWISE = set('''add sub rsub mul div truediv neg pow exp log sqrt rsqrt abs
 def elementwise(walk, call):
     "What meets is tied"
     known = [walk.of(t) for t in call.tensors]
-    why = next((k.why for k in known if k.step and not any_names(k.names) and k.tensor.numel()>1), call.why)
+    why = next((k.why for k in known if k.step and not any_names(k.names) and k.tensor.numel()>1), call.meets)
     names = walk.labeller.meet([(k.names, k.tensor.shape) for k in known], why)
     return (None,)*(call.outs[0].ndim-len(names))+names
 

@@ -65,6 +65,9 @@ def _new_private(sn, subnet, affine):
     norms = _norms(sn, subnet, _STATS+_AFFINE*affine)
     return {n:{t:nn.Parameter(p) if t in _AFFINE else p for t,p in tensors.items()} for n,tensors in norms.items()}
 
+# %% ../../nbs/subnets/15_norms.ipynb #35ed258f
+def _shapes(tensors): return {t:p.shape for t,p in (tensors or {}).items()}
+
 # %% ../../nbs/subnets/15_norms.ipynb #83169500
 @patch
 def private_bn(self:Supernet,
@@ -80,8 +83,10 @@ def private_bn(self:Supernet,
             raise ValueError(f'private_bn: {s} is private with affine={not affine} already, '
                 f'it cannot be had with affine={affine} too')
     for s in subnets:
-        if s in self.private or s==self.space.max: continue
-        self.stats[s], self.private[s] = _new_private(self, s, affine), affine
+        if s==self.space.max: continue
+        known, new = self.stats[s] if s in self.private else {}, _new_private(self, s, affine)
+        self.stats[s] = {n: known[n] if _shapes(known.get(n))==_shapes(tensors) else tensors for n,tensors in new.items()}
+        self.private[s] = affine
     switch(self, self.subnet)
 
 # %% ../../nbs/subnets/15_norms.ipynb #3b48723d

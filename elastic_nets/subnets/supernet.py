@@ -24,11 +24,11 @@ from weakref import WeakValueDictionary
 from ..channels.labels import NotElasticError
 from ..channels.order import falling, l1_importance, reordered, unit_scores
 from ..channels.place import Place, take, whole
-from ..channels.surgery import (check_state, checksum, copy_model, cut_channels, drop_caches, layer_attrs,
+from ..channels.surgery import (check_state, checksum, copy_model, cut_copy, drop_caches, layer_attrs,
     own_tensors, permute_tensors, set_attrs)
 from ..channels.products import count_work
 from ..channels.trace import (as_inputs, corners, difference, in_order, observe, one_sample,
-    randomise, trace_mode, trace_part)
+    random_copy, trace_mode, trace_part)
 from .subnet import Space, Subnet
 from .choices import fit_space, make_space, tiers_of
 from ..channels.blocks import empty_place
@@ -111,8 +111,9 @@ def _check_choices(space, graph):
     "`NotElasticError` where there is nothing to choose"
     if space.choices() or space.resolution: return
     why = '; '.join(sorted({g.why for g in graph.groups.values() if g.why}))
+    thaw = ''.join(f'. To thaw "{kind}": {what}' for kind,what in graph.remedies().items())
     raise NotElasticError(f'nothing to choose: one subnet only. Elastic groups: {list(graph.elastic)[:8]}, '
-        f'stages: {list(graph.stages)}. Frozen because: {why}')
+        f'stages: {list(graph.stages)}. Frozen because: {why}{thaw}')
 
 # %% ../../nbs/subnets/14_supernet.ipynb #21203cf8
 def _make_elastic(model, graph, space):
@@ -164,6 +165,7 @@ def _install(sn):
     for old in before: _inherit(sn, old)
     supernets[id(sn.model)] = sn
     sn._homes = _homes(sn.model)
+    _complete(sn)
 
 # %% ../../nbs/subnets/14_supernet.ipynb #8e31bb0a
 def _described(m): # All in `m` that says how it works, but which kind of norm; None where it is no module
@@ -183,6 +185,10 @@ def _notice(sn):
     if new: take_in(sn, homes)
     sn._homes = _homes(sn.model)
     if new: switch(sn, sn.subnet)
+
+# %% ../../nbs/subnets/14_supernet.ipynb #0f3123ce
+def _complete(sn): # Batch norms that are new become private too, where others are
+    for s,affine in [*sn.private.items()]: sn.private_bn(s, affine)
 
 # %% ../../nbs/subnets/14_supernet.ipynb #8e31bb0b
 def take_in(
@@ -204,6 +210,7 @@ def take_in(
     for k in [k for k in vars(sn) if k[0]=='_']: del vars(sn)[k]
     for m in [sn.model, *[old for old,_ in changed if old is not None]]: make_plain(m)
     sn.layers = _make_elastic(sn.model, sn.graph, sn.space)
+    _complete(sn)
 
 # %% ../../nbs/subnets/14_supernet.ipynb #dd810925
 def check_supernet(
@@ -442,12 +449,9 @@ def extract(self:Supernet,
     subnet:Subnet, # Of `self.space`
 ) -> nn.Module: # Plain, with small tensors of its own
     "`subnet` as an ordinary model"
-    place, m = self.place(subnet), copy_model(self.model)
+    place = self.place(subnet)
+    m = cut_copy(self.model, place, {id(self.model.get_submodule(b)): empty_place(self.graph, b) for b in place.dropped})
     unhook(m)
-    for b in place.dropped:
-        home, _, name = b.rpartition('.')
-        m.get_submodule(home)._modules[name] = empty_place(self.graph, b)
-    cut_channels(m, place)
     for n,layer in make_plain(m).named_modules():
         if n in self.layers: _put_own(self, subnet, n, layer)
     return m
@@ -468,7 +472,7 @@ def _twin(sn, gen):
     twin = Supernet.__new__(Supernet)
     vars(twin).update(sn.__getstate__(), space=replace(sn.space, resolution=()), layers={})
     twin.full = twin.subnet = twin.space.max
-    twin.model = trace_mode(randomise(make_plain(copy_model(sn.model)).cpu().double(), gen), sn.graph.aux)
+    twin.model = trace_mode(make_plain(random_copy(sn.model, gen)), sn.graph.aux)
     twin.model.requires_grad_(True)
     return twin
 
@@ -482,14 +486,15 @@ def check_subnets(
     twin, rng, xb = _twin(sn, torch.Generator().manual_seed(seed)), Random(seed), one_sample(sn.xb, torch.float64)
     xb, _ = corners(twin.model, xb, {}, sn.graph.positions)
     if n is None: n = 1 if sum(p.numel() for p in twin.model.parameters())>3e7 else 2
-    def look(model, place): return observe(model, xb, names=[n for n in sn.graph.outs if place.has(n)])
     space = twin.space
-    plain = look(twin.model, twin.place(space.max))
+    def look(model, place, s): # whole layers run their own forward: what they learn is as it was
+        return observe(model, xb, names=[n for n in sn.graph.outs if place.has(n)], backward=s!=space.max)
+    plain = look(twin.model, twin.place(space.max), space.max)
     twin.layers = _make_elastic(twin.model, twin.graph, space)
     for s in dict.fromkeys([space.max, space.min, *[space.sample(rng) for _ in range(n)]]):
         place = twin.place(s)
-        with twin.active(s): active = look(twin.model, place)
-        wrong = difference(active, plain if s==space.max else look(twin.extract(s), place), place)
+        with twin.active(s): active = look(twin.model, place, s)
+        wrong = difference(active, plain if s==space.max else look(twin.extract(s), place, s), place)
         if wrong: raise NotElasticError(f'{s}: where it is active and where it is taken out, {wrong}. Please tell us; '
                                         '`check=False` goes on without this check')
 

@@ -53,12 +53,13 @@ def _mobile_space(
     for i,sizes in enumerate(kernels, 2):
         stage = f'layer{i}'
         blocks = model.get_submodule(stage)
-        if len(blocks)>1: depth[stage] = tuple(range(1, len(blocks)))
-        for position,block in enumerate(blocks):
-            of_block,follows = _block_choices(f'{stage}.{position}', block, expands, sizes)
+        fixed = 1-blocks[0].res # blocks that cannot be skipped: the first, where it changes the shape
+        if len(blocks)>1: depth[stage] = tuple(range(2-fixed, len(blocks)+1-fixed))
+        for position,block in enumerate(blocks, -fixed):
+            of_block,follows = _block_choices(f'{stage}.{position+fixed}', block, expands, sizes)
             choices.update(of_block)
             given.update(follows)
-            if position: inside.update(dict.fromkeys(of_block, (stage,position-1)))
+            if position>=0 and len(blocks)>1: inside.update(dict.fromkeys(of_block, (stage,position)))
     width,kernel = [{name:v for (dim,name),v in choices.items() if dim==which} for which in ('width','kernel')]
     return Space(width, depth, kernel, _sides(resolutions), inside, given=given)
 
@@ -138,7 +139,7 @@ def ofa_proxyless(
     whole_from(1, n_classes=n_classes)
     number_in('(0, inf)', width=width)
     sizes = _kernels(kernels, len(_proxyless))
-    first,last = round8(32*width),round8(1280*max(1., width))
+    first,last = round8(32*width),round8(1280*width)
     rows = [(round8(c*width),n_blocks,stride) for c,n_blocks,stride in ((16,1,1),*_proxyless)]
     stages = make_stages(InvertedResidual, first, rows, [dict(expand=1)] + [dict(k=ks[-1]) for ks in sizes])
     stages.append(conv_bn(rows[-1][0], last, k=1, act=nn.ReLU6))
