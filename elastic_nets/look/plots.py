@@ -12,7 +12,7 @@ from fastai.callback.core import Callback
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.patches import Rectangle
 from torch import nn
-from ..use.evaluate import plot_pareto, ranked
+from ..use.evaluate import plot_pareto, quality_of
 
 # %% ../../nbs/look/50_plots.ipynb #90a028d6
 def onion_colors(
@@ -183,7 +183,7 @@ def plot_front(
     ax=None, # Axes to draw on; default: new ones
 ): # The axes
     "The front, with names at some networks"
-    shown, unit = ranked(table, cost, metric, None)[0], 1e6 if cost in ('macs','params') else 1
+    shown, unit = quality_of(table, cost, metric), 1e6 if cost in ('macs','params') else 1
     rows = {name: table[[s==subnet for s in table.subnet]] for name,subnet in names.items()}
     if lost := [name for name,of_name in rows.items() if not len(of_name)]:
         raise ValueError(f'names: {", ".join(lost)} is no subnet of the table')

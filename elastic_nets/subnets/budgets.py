@@ -377,6 +377,21 @@ def budget_range(
     lo, hi = [b if isinstance(b, Real) and b==0 else _amount(name, b, whole) for b in budget]
     return lo, hi
 
+# %% ../../nbs/subnets/18_budgets.ipynb #bc2f7557
+def part_of(
+    sn:Supernet,
+    space=None, # A part of its space, as `restrict` and `constrain` make it; None: all of it
+): # The part
+    "The part that is meant; an error where it belongs to another network"
+    whole = getattr(space, 'space', space)
+    if space is None: return sn.space
+    if not isinstance(whole, Space):
+        raise TypeError(f'space: what sn.space.restrict or constrain returns is expected, got {space!r}')
+    try:
+        for s in (whole.min, whole.max): sn.space.check(s)
+    except (ValueError, TypeError) as e: raise ValueError(f'space: it is not of this supernet: {e}') from e
+    return space
+
 # %% ../../nbs/subnets/18_budgets.ipynb #e8c36840
 @patch
 def constrain(self:Supernet,
@@ -389,7 +404,7 @@ def constrain(self:Supernet,
     budgets = {k:v for k,v in dict(macs=macs, params=params, latency=latency).items() if v is not None}
     if not budgets: raise ValueError("constrain: no budget is given; macs=, params= and latency= are possible, "
                                      "such as macs=1e6 or params='60%'")
-    costs, res = known_costs(self), self.space if space is None else space
+    costs, res = known_costs(self), part_of(self, space)
     for name,budget in budgets.items():
         if name not in costs: raise ValueError('latency: nothing is measured yet; call latency_table(sn, ...) first')
         lo, hi = budget_range(name, budget, costs[name](self.space.max))
@@ -427,7 +442,7 @@ def profile_space(
     "What the subnets cost, and what each choice is worth"
     check_supernet(sn)
     if type(n) is not int or n<1: raise ValueError(f'n: a number of subnets from 1, got {n!r}')
-    space, costs, rng = space or sn.space, known_costs(sn), random.Random(seed)
+    space, costs, rng = part_of(sn, space), known_costs(sn), random.Random(seed)
     whole = getattr(space, 'space', space)
     def _table(subnets, **kw): return DataFrame([{k:f(s) for k,f in costs.items()} for s in subnets], **kw)
     drawn = [space.sample(rng) for _ in range(n)]

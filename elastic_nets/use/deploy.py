@@ -16,6 +16,7 @@ from ..channels.surgery import copy_model
 from ..channels.trace import as_inputs
 from ..subnets.batches import quiet
 from ..subnets.learner import MadeBatches
+from .evaluate import with_folder
 from .latency import time_in_turn
 
 # %% ../../nbs/use/47_deploy.ipynb #3f657cf2
@@ -138,7 +139,7 @@ def to_onnx(
     "Write an ONNX file for any number of samples, and compare it with PyTorch at 1, 3 and 8"
     net, xb = _plain(net, xb)
     needed('onnx', 'onnxscript', 'onnxruntime')
-    path = Path(path)
+    path = with_folder(path)
     part = path.with_name(f'{path.name}.part')
     try:
         _export(net, xb, part, opset)
@@ -181,12 +182,12 @@ def _quantize(file, path, batches, n):
 
 # %% ../../nbs/use/47_deploy.ipynb #1e114846
 def _metrics(learn, *files):
-    "The first metric of the learner on its validation data, by each file"
+    "The metrics of the learner on its validation data, by each file"
     model, res = learn.model, []
     try:
         for f in files:
             learn.model = f
-            with learn.no_bar(), learn.no_logging(): res.append(float(learn.validate()[1]))
+            with learn.no_bar(), learn.no_logging(): res.append([*map(float, learn.validate()[1:])])
     finally: learn.model = model
     return res
 
@@ -197,11 +198,12 @@ def to_int8(
     data, # A learner, whose training inputs are looked at, or batches of inputs
     n:int=512, # Samples that are looked at
     rounds:int=15, # Timed calls of each file, in turn
-) -> OnnxNet: # Its `report`: bytes, milliseconds and, with a learner, its first metric; each also `_before`
+) -> OnnxNet: # Its `report`: bytes, milliseconds and, with a learner, its metrics; each also `_before`
     "Quantise an ONNX file to 8 bits; a learner's validation data say what that costs"
     if not isinstance(file, OnnxNet):
         raise TypeError(f'file: what `to_onnx` returned is expected, got {type(file).__name__}')
     if type(n) is not int or n<1: raise ValueError(f'n: a number of samples from 1, got {n!r}')
+    path = with_folder(path)
     learn = data if isinstance(data, Learner) else None
     with quiet(learn.dls.train) if learn else contextlib.nullcontext():
         batches = MadeBatches(learn, learn.dls.train) if learn else data
@@ -212,7 +214,7 @@ def to_int8(
     seconds = time_in_turn([lambda: new(*xb), lambda: file(*xb)], lambda: None, rounds=rounds)
     found = dict(milliseconds=seconds[0]*1e3, bytes_before=file.report['bytes'], milliseconds_before=seconds[1]*1e3)
     if learn and learn.metrics:
-        name = learn.metrics[0].name
-        found |= dict(zip((name, f'{name}_before'), _metrics(learn, new, file)))
+        for m,*values in zip(learn.metrics, *_metrics(learn, new, file)):
+            found |= dict(zip((m.name, f'{m.name}_before'), values))
     new.report |= found
     return new

@@ -17,7 +17,7 @@ from warnings import catch_warnings, simplefilter, warn
 from ..subnets.subnet import Subnet
 from ..subnets.budgets import at_ranks, budget_words, choice_counts, known_costs, within_limits
 from ..subnets.learner import supernet_of
-from .evaluate import check_metrics, evaluate_subnets, fingerprint, pareto, ranked
+from .evaluate import evaluate_subnets, fingerprint, less_is_better, one_metric, own_file, pareto
 
 # %% ../../nbs/use/41_search.ipynb #3c385879
 def ranks_of(
@@ -77,7 +77,7 @@ def open_study(
     from optuna.storages.journal import JournalFileBackend
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
-    kept = JournalStorage(JournalFileBackend(str(storage))) if storage else None
+    kept = JournalStorage(JournalFileBackend(str(own_file(storage, 'storage', b'{"op_code"')))) if storage else None
     study = optuna.create_study(storage=kept, study_name='search_subnet', sampler=sampler, load_if_exists=True,
                                 direction='minimize' if lower else 'maximize')
     for k,v in about.items():
@@ -111,6 +111,7 @@ def _found(learn, space, study, metric, lower, cost):
     costs, subnets = known_costs(sn), {Subnet.from_json(s):v for s,v in values.items()}
     rows = [{'subnet':s, **{k:f(s) for k,f in costs.items()}, metric:v} for s,v in subnets.items()]
     table = DataFrame(rows).sort_values([metric, cost], ascending=[lower, True], kind='stable', ignore_index=True)
+    table.attrs['lower'] = lower
     return Found(table.subnet[0], pareto(table, cost, metric, lower), table)
 
 # %% ../../nbs/use/41_search.ipynb #06c5d2ec
@@ -191,13 +192,13 @@ def accuracy_predictor(self:Learner,
     "Evaluate some subnets, and predict all others"
     if type(n) is not int or n<8: raise ValueError(f'n: a number of evaluations from 8, got {n!r}')
     if not 0<held_out<1: raise ValueError(f'held_out: a share of the subnets between 0 and 1, got {held_out!r}')
-    sn, ms = supernet_of(self), check_metrics(self, metric)
+    sn, ms = supernet_of(self), one_metric(self, metric)
     space, rng = _limits(sn, macs, params, latency)[0], random.Random(seed)
     subnets = first_guesses(space, sn.macs, n, seed)
     for _ in range(20*n):
         if len(subnets)<n: subnets = list(dict.fromkeys([*subnets, space.sample(rng)]))
     rng.shuffle(subnets)
-    table = evaluate_subnets(self, subnets, ms[:1], calibrate=calibrate)
+    table = evaluate_subnets(self, subnets, ms, calibrate=calibrate)
     table = table[['subnet', table.columns[-1]]]
     k = max(3, round(held_out*len(table)))
     first = fit_model(model, sn, table[k:])
@@ -248,10 +249,9 @@ def search_subnet(self:Learner,
 ) -> Found: # best (a `Subnet`), front and table
     "The best subnet within a budget, by its metric on the validation set"
     if type(n) is not int or n<1: raise ValueError(f'n: a number of evaluations from 1, got {n!r}')
-    sn, ms = supernet_of(self), check_metrics(self, metric)
-    if len(ms)>1: raise ValueError(f'metric: one that subnets are chosen by, got {len(ms)}')
+    sn, ms = supernet_of(self), one_metric(self, metric)
     space, cost = _limits(sn, macs, params, latency)
-    lower = ranked(DataFrame(columns=['macs', ms[0].name]), 'macs', None, lower)[1]
+    lower = less_is_better(ms[0].name, lower)
     about = dict(weights=fingerprint(sn), budget=budget_words(space), metric=ms[0].name, calibrate=calibrate)
     study = open_study(storage, about, lower, seed, min(16, n//2+1))
     if not study.trials and predictor is None:
