@@ -232,7 +232,8 @@ def less_is_better(
     "Is less of it better? The name decides where nobody says it, and where the name does not, there is a warning"
     if lower is not None: return lower
     words = re.findall('[a-z]+[0-9]*', str(metric).lower())
-    def _is(known): return any(w.startswith(k) or w.endswith(k) for w in words for k in known)
+    def _has(w, k): return k in w if len(k)>3 else w.startswith(k) or w.endswith(k) # 'fid' is not in 'confidence'
+    def _is(known): return any(_has(w, k) for w in words for k in known)
     if _is(LESS_IS_BETTER): return True
     if not _is(MORE_IS_BETTER):
         warn(f'metric: its name, {metric}, does not say whether less of it is better; more is taken to be. '

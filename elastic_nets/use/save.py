@@ -158,7 +158,7 @@ def read_cut(
     "The content of a file; `ValueError` where it is another kind of file, damaged or of another version"
     try:
         with safe_open(path, 'pt') as f:
-            meta, tensors = f.metadata() or {}, {n:f.get_tensor(n) for n in f.keys()}
+            meta, tensors = f.metadata() or {}, {n:f.get_tensor(n).clone() for n in f.keys()} # aligned
     except SafetensorError as e:
         raise ValueError(f'path: {str(path)!r} is cut short, or no safetensors file ({e})') from e
     if 'elastic_nets' not in meta:
