@@ -57,8 +57,9 @@ docs-check: $(READY) # nbdev can make documentation of every notebook
 coverage: $(READY) # docs/coverage.md, by the tests that hold it: its first table
 	COVERAGE=write $(BIN)/python -m pytest -q tests/test_properties.py
 
-onnx: $(READY) # every model of docs/coverage.md as ONNX, five subnets each, compared with PyTorch: the best part of an hour
-	ONNX=all $(BIN)/python -m pytest -q tests/test_deploy.py -k coverage $(ARGS)
+onnx: $(READY) # every model of docs/coverage.md as ONNX, five subnets each, compared with PyTorch: a row for each, docs/using.md
+	$(BIN)/python -W ignore benchmarks/onnx_files.py $(ARGS)
+	$(BIN)/python benchmarks/using_report.py
 
 coverage-all: $(READY) # and the second: every row anew, also those of large models that the tests leave out; minutes
 	COVERAGE=write $(BIN)/python -m pytest -q tests/test_coverage.py
@@ -85,8 +86,8 @@ hooks: $(READY) # git and Jupyter keep notebooks clean, and merge them cell by c
 speed: $(READY) # docs/speed.md, on an idle machine
 	for b in supernet_speed speed_report; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
-using: $(READY) # docs/using.md: comparing, finding and timing subnets, on an idle machine: a quarter of an hour
-	for b in evaluate_speed search latency using_report; do $(BIN)/python -W ignore benchmarks/$$b.py || exit 1; done
+using: $(READY) # docs/using.md, on an idle machine: comparing, finding, timing, switching and deploying subnets: an hour
+	for b in evaluate_speed search latency switch onnx_files eight_bits using_report; do $(BIN)/python -W ignore benchmarks/$$b.py || exit 1; done
 
 growing: $(READY) # docs/growing.md: hours on two cores, a row on disk per finished run; steps on an idle machine
 	for t in 1 2; do $(BIN)/python benchmarks/grow_steps.py --threads $$t || exit 1; done

@@ -6,7 +6,7 @@ Every subnet of a space is evaluated once, by which the best within each budget 
 figures up, so that many seeds cost nothing.
 """
 import random, time
-from functools import lru_cache
+from functools import cache
 import numpy as np
 from fastai.callback.all import * # noqa: F403, patches Learner
 from fastai.learner import Learner
@@ -41,44 +41,59 @@ SPACES = dict(resnet=(resnet, 8), compofa=(compofa, 8)) # and epochs
 def loss(pred, y): return F.cross_entropy(pred, y) # has no ties
 METRICS = dict(accuracy=(accuracy, 100), loss=(loss, 1)) # and its unit
 
-@lru_cache
-def trained(name, metric):
-    "The learner, and what every subnet of its space gets"
+@cache
+def trained(name):
+    "A learner whose supernet is trained"
     set_seed(0)
     make, epochs = SPACES[name]
     learn, start = make(), time.perf_counter()
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(epochs, 1e-2, cbs=OnionTraining(bignas(), estimate=False, watch=()))
-        table = evaluate_subnets(learn, list(learn.supernet.space), METRICS[metric][0], calibrate=CALIBRATE)
-    print(f'{name}: {len(table)} subnets, {time.perf_counter()-start:.0f} s', flush=True)
-    return learn, table
+    print(f'{name}: trained in {time.perf_counter()-start:.0f} s', flush=True)
+    return learn
 
-def by_chance(learn, space, n, seed, metric):
+@cache
+def known(name, metric):
+    "What every subnet of a space gets"
+    learn, start = trained(name), time.perf_counter()
+    with learn.no_bar():
+        table = evaluate_subnets(learn, list(learn.supernet.space), METRICS[metric][0], calibrate=CALIBRATE)
+    print(f'{name}: {metric} of {len(table)} subnets in {time.perf_counter()-start:.0f} s', flush=True)
+    return table
+
+# Ways to choose `n` subnets within a budget
+
+def by_chance(learn, space, budget, allowed, n, seed, metric):
+    "Each subnet within the budget is as likely as any other: random search"
+    drawn = random.Random(seed).sample([*allowed.subnet], min(n, len(allowed)))
+    return evaluate_subnets(learn, drawn, metric, calibrate=CALIBRATE)
+
+def near_the_limit(learn, space, budget, allowed, n, seed, metric):
+    "Random subnets that use the budget, as `sn.constrain(...).sample` draws them"
     rng, drawn = random.Random(seed), {}
     for _ in range(50*n):
         if len(drawn)==n: break
         drawn[space.sample(rng)] = None
     return evaluate_subnets(learn, drawn, metric, calibrate=CALIBRATE)
 
-def by_tpe(learn, budget, **kw):
-    return learn.search_subnet(calibrate=CALIBRATE, **kw, **budget).table
+def by_tpe(learn, space, budget, allowed, **kw): return learn.search_subnet(calibrate=CALIBRATE, **kw, **budget).table
 
-def by_prediction(learn, budget, n, **kw):
+def by_prediction(learn, space, budget, allowed, n, **kw):
     "Half of the evaluations teach a predictor, which chooses the others"
     predictor = learn.accuracy_predictor(n=n//2, calibrate=CALIBRATE, **kw, **budget)
     return learn.search_subnet(n=n, calibrate=CALIBRATE, predictor=predictor, **kw, **budget).table
 
+METHODS = dict(chance=by_chance, limit=near_the_limit, tpe=by_tpe, predictor=by_prediction)
+
 def train(c):
     "One search: what it found, and what there is"
-    learn, known = trained(c['space'], c['metric'])
+    learn, all_of_it = trained(c['space']), known(c['space'], c['metric'])
     sn, budget = learn.supernet, dict(macs=c['macs']) if c['macs'] else {}
     space = sn.constrain(**budget) if budget else sn.space
-    allowed = known[[s in space for s in known.subnet]]
+    allowed = all_of_it[[s in space for s in all_of_it.subnet]]
     name, (metric, unit) = c['metric'], METRICS[c['metric']]
-    how = dict(n=c['n'], seed=c['seed'], metric=metric)
     with learn.no_bar(), learn.no_logging():
-        if c['method']=='chance': table = by_chance(learn, space, **how)
-        else: table = dict(tpe=by_tpe, predictor=by_prediction)[c['method']](learn, budget, **how)
+        table = METHODS[c['method']](learn, space, budget, allowed, n=c['n'], seed=c['seed'], metric=metric)
     assert {*table.subnet} <= {*allowed.subnet} and len(table)<=c['n']
     sign = -1 if name=='loss' else 1
     found, there = sign*unit*table[name], sign*unit*allowed[name]
@@ -87,9 +102,11 @@ def train(c):
                 better=round(100*float((there>found.max()+1e-9).mean()), 3)) # % of the subnets within the budget
 
 def configs(seeds):
-    for space,n,metric in (('compofa', 64, 'accuracy'), ('compofa', 24, 'loss'), ('resnet', 32, 'loss')):
-        for macs in ('60%', '30%', None) if space=='resnet' else ('70%', None):
-            for method in ('chance', 'tpe', 'predictor'):
+    runs = [('compofa', 64, 'accuracy', ('70%', None)), ('compofa', 24, 'loss', ('70%', None)),
+            *[('resnet', n, 'loss', ('60%', '30%', None)) for n in (16, 32)]]
+    for space,n,metric,budgets in runs:
+        for macs in budgets:
+            for method in METHODS:
                 for seed in seeds:
                     c = dict(space=space, method=method, macs=macs, n=n, metric=metric, seed=seed)
                     yield f'{space} {method}', c

@@ -43,6 +43,7 @@ from .look.plots import *
 from .look.explore import *
 from .zoo.models import *
 from .zoo.spaces import *
+from .zoo.attentive import *
 from .zoo.data import *
 
 from fastai.learner import Learner as _Learner

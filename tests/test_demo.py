@@ -1,7 +1,10 @@
 "The command: bad arguments, and what an interruption leaves"
-import json
-import pytest
+import json, re
+import pytest, torch
 from elastic_nets.app import demo
+from elastic_nets.use.deploy import OnnxNet
+from elastic_nets.use.save import load_subnet
+from elastic_nets.zoo.models import resnet_cifar
 
 def small(*args):
     "What `shrink` returns, without a training"
@@ -31,3 +34,29 @@ bad = {'too few':['--epochs','2'], 'digits':['--data','mnist'], 'int':['--seed',
 def test_bad_arguments_are_refused(said, args, capsys):
     with pytest.raises(SystemExit): demo.main(['demo', *args])
     assert said in capsys.readouterr().err
+
+@pytest.fixture(scope='module')
+def family(tmp_path_factory):
+    "A family of three short epochs, what it printed, and what was deployed"
+    out, lines = tmp_path_factory.mktemp('out'), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('builtins.print', lambda *words, sep=' ', **kw: lines.append(sep.join(map(str, words))))
+        learn = demo.train_family(demo.demo_dls('digits', size=8), 3)
+    return learn, lines, demo.deploy(learn, out, n=4), out
+
+def test_a_line_for_each_epoch_and_nothing_that_is_not_trained_yet(family):
+    "Validation metrics of subnets come with the epoch in which they are trained first"
+    _, lines, *_ = family
+    epochs = [l for l in lines if l.startswith('supernet: ')]
+    assert [re.match(r'supernet: epoch (\d)/3', l)[1] for l in epochs]==['1','2','3']
+    assert not any(re.search(r'\bnan\b', l) for l in lines) and len({l.count('  ') for l in epochs})>1
+
+def test_the_demo_ends_with_files_that_open(family):
+    learn, _, res, out = family
+    assert {p.name for p in out.iterdir()}=={'subnet.safetensors','subnet.onnx'}
+    small = load_subnet(out/'subnet.safetensors', resnet_cifar(20, n_in=1))
+    x = torch.Tensor(learn.dls.test.one_batch()[0]).cpu()
+    torch.testing.assert_close(OnnxNet(out/'subnet.onnx')(x), small(x), rtol=1e-3, atol=1e-3)
+    assert res['max_difference']<1e-4 and res['macs']<=.5*learn.supernet.macs(learn.supernet.space.max)
+    report = demo.report_deploy(res, 360)
+    assert 'subnet.onnx' in report and 'the best of 4 on validation' in report and 'nan' not in report

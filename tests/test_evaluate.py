@@ -1,14 +1,14 @@
 "Evaluating many subnets: known figures are looked up, data is read once, callbacks that make data come along"
-import json
+import json, warnings
 import pytest, torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.losses import MSELossFlat
-from fastai.metrics import accuracy, mse
+from fastai.metrics import accuracy, error_rate, mse
 from fastai.torch_core import no_random
 from torch import nn
 from elastic_nets.use import evaluate
-from elastic_nets.use.evaluate import evaluate_subnets
+from elastic_nets.use.evaluate import evaluate_subnets, pareto, plot_pareto, read_table, score_supernet
 from elastic_nets.zoo.data import digits_dls
 from elastic_nets.zoo.models import resnet_cifar
 
@@ -65,6 +65,42 @@ def test_an_interrupted_evaluation_goes_on(learn, work, tmp_path):
     with torch.no_grad(): next(other.model.parameters()).add_(.1)
     evaluate_subnets(other, subs, calibrate=200, cache=file)
     assert work==[3,1,4] and {len(json.loads(l)['values']) for l in text.splitlines()}=={1}
+
+def test_a_file_of_something_else_stays_as_it_is(learn, work, tmp_path):
+    "And folders are made before anything is evaluated"
+    for data in (b'[1]\n', b'\x80\x81', b'{"a": 1}\n'):
+        (tmp_path/'f').write_bytes(data)
+        with pytest.raises(ValueError, match='cache: .* is a file of something else'):
+            evaluate_subnets(learn, some(learn), cache=tmp_path/'f')
+        assert (tmp_path/'f').read_bytes()==data and not work
+    evaluate_subnets(learn, some(learn, 1), calibrate=0, cache=tmp_path/'new/folder/f')
+    assert (tmp_path/'new/folder/f').exists()
+    (tmp_path/'f').write_bytes(b'')
+    with pytest.raises(ValueError, match='is no CSV file'): read_table(tmp_path/'f')
+
+def test_all_metrics_of_the_learner_are_shown():
+    learn = new_learner()
+    learn.metrics += [error_rate]
+    t = evaluate_subnets(learn, some(learn, 2), calibrate=0)
+    assert list(t.columns)==['subnet','macs','params','accuracy','error_rate']
+    assert (t.accuracy+t.error_rate).tolist()==pytest.approx([1]*len(t))
+    assert 'error_rate' not in evaluate_subnets(learn, some(learn, 2), accuracy, calibrate=0)
+
+def confidence(pred, y): return pred.softmax(1).amax(1).mean()
+
+def test_a_metric_that_does_not_say_its_direction_is_said(learn):
+    "Once `lower` is given, nobody asks again: neither the picture nor the front of a score"
+    t = evaluate_subnets(learn, some(learn), confidence, calibrate=0)
+    with pytest.warns(UserWarning, match='confidence, does not say whether less of it is better'): up = pareto(t)
+    def score(**kw): return score_supernet(learn, learn.dls.test, some(learn), metric=confidence, calibrate=100, **kw)
+    with pytest.warns(UserWarning, match='confidence'): score()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert pareto(t, lower=False).equals(up) and not pareto(t, lower=True).equals(up)
+        front = score(lower=True).front
+        assert pareto(front, metric='valid').equals(front)
+        plot_pareto(front, metric='test', by='valid')
+        pareto(evaluate_subnets(learn, some(learn), calibrate=0))
 
 class Reconstruct(Callback):
     def before_batch(self): self.learn.yb = self.xb

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision import models as tv
 from elastic_nets.subnets.supernet import Supernet
-from elastic_nets.use.save import finetune, load_subnet, read_cut, save_subnet, subnet_in
+from elastic_nets.use.save import finetune, load_subnet, read_cut, save_subnet, seal_file, subnet_in
 from elastic_nets.zoo.models import resnet_cifar, vit
 from elastic_nets.zoo.spaces import ofa_mobilenetv3
 from helpers import close, fails, new_learner, randomise, same
@@ -151,11 +151,26 @@ def test_cut_short_anywhere(good, tmp_path):
         (tmp_path/'f').write_bytes(data[:n])
         fails('cut short, or no safetensors', lambda: load_subnet(tmp_path/'f', resnet_cifar(8)))
 
+def test_no_bit_flips_unnoticed(good, tmp_path):
+    "In the head, the JSON, the checksum, the weights: never another network"
+    data = good.read_bytes()
+    end = 8+int.from_bytes(data[:8], 'little')
+    for at in (*range(0, end, 37), *range(end, len(data), len(data)//60), len(data)-1):
+        flipped = bytearray(data)
+        flipped[at] ^= 1<<at%8
+        (tmp_path/'f').write_bytes(flipped)
+        with pytest.raises(ValueError, match='path: '): load_subnet(tmp_path/'f', resnet_cifar(8))
+
+def test_a_file_without_a_checksum_is_refused(good, tmp_path):
+    about, tensors = read_cut(good)
+    save_file(tensors, tmp_path/'f', {'elastic_nets': json.dumps(about)})
+    fails('its checksum is wrong', lambda: load_subnet(tmp_path/'f', resnet_cifar(8)))
+
 def with_json(good, path, **changes):
     "The file with other JSON; a change to None leaves an entry out"
     about, tensors = read_cut(good)
     about = {k:v for k,v in {**about, **changes}.items() if v is not ...}
-    save_file(tensors, path, {'elastic_nets': json.dumps(about)})
+    path.write_bytes(seal_file(tensors, about))
     return path
 
 def test_files_of_others(good, tmp_path):
@@ -176,7 +191,7 @@ def test_files_of_others(good, tmp_path):
 def test_what_is_missing_is_named(good, tmp_path):
     f, net = tmp_path/'f', resnet_cifar(8)
     about, tensors = read_cut(good)
-    save_file({n:t for n,t in tensors.items() if n!='head.fc.bias'}, f, {'elastic_nets': json.dumps(about)})
+    f.write_bytes(seal_file({n:t for n,t in tensors.items() if n!='head.fc.bias'}, about))
     fails('head.fc.bias of Sequential are missing in the file', lambda: load_subnet(f, net))
     fails("model: .* of the file is missing in ResNet", lambda: load_subnet(good, tv.resnet18()))
     fails('is no part of that', lambda: load_subnet(good, resnet_cifar(8, width=4, n_classes=2)))

@@ -1,8 +1,8 @@
-"Comparing, finding and timing subnets works for any task: the demo's net, a timm net, a transformer, masks, a number"
+"What is done with a trained family works for any task: the demo's net, a timm net, a transformer, masks, a number"
 import pytest, timm, torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.learner import Learner
+from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat, MSELossFlat
 from fastai.metrics import accuracy, mse
 from torch import nn
@@ -10,8 +10,11 @@ from torch.nn import functional as F
 from elastic_nets.subnets.budgets import profile_space
 from elastic_nets.subnets.subnet import Subnet
 from elastic_nets.use import search # noqa: F401, patches Learner
+from elastic_nets.use.deploy import to_int8, to_onnx
 from elastic_nets.use.evaluate import evaluate_subnets, pareto, read_table, sample_buckets, score_supernet
 from elastic_nets.use.latency import latency_table, load_latencies, widths_that_pay
+from elastic_nets.use.save import finetune, load_subnet, save_subnet, subnet_in
+from elastic_nets.use.switch import Switcher
 from elastic_nets.zoo.data import MeanIoU, digits_dls, shapes_dls
 from elastic_nets.zoo.models import resnet_cifar, vit
 
@@ -85,3 +88,34 @@ def test_timing(learn, tmp_path):
     assert load_latencies(sn, tmp_path/'t.json').latency(sn.space.max)==table.latency(sn.space.max)
     pays = widths_that_pay(sn, (.5,), batch=2, rounds=2)
     assert list(pays.width)==[1.,.5] and pays.pays[0]
+
+def inputs(learn):
+    "A batch as the network takes it"
+    b = learn.dls.valid.one_batch()
+    return tuple(x.as_subclass(torch.Tensor) for x in b[:learn.dls.valid.n_inp])
+
+def test_going_out(learn, request, tmp_path):
+    "Trained on alone, saved and loaded, exported by fastai and torch, served within a budget"
+    sn, xb, whole = learn.supernet, inputs(learn), request.node.callspec.params['learn']
+    s = sn.space.min
+    small = finetune(learn, s, epochs=1, calibrate=32)
+    file = save_subnet(learn, s, tmp_path/'new folder/f', model=small.model)
+    want = small.model.eval()(*xb)
+    assert subnet_in(file)==s and torch.equal(load_subnet(file, lambda: whole().model)(*xb), want)
+    small.export(tmp_path/'l.pkl')
+    assert torch.equal(load_learner(tmp_path/'l.pkl').model.eval()(*xb), want)
+    shapes = tuple({0:torch.export.Dim.DYNAMIC} for _ in xb)
+    program = torch.export.export(small.model, xb, dynamic_shapes=shapes).module()
+    torch.testing.assert_close(program(*[x[:3] for x in xb]), want[:3], rtol=1e-4, atol=1e-5)
+    switcher = Switcher(learn, [s, sn.space.max], calibrate=32)
+    torch.testing.assert_close(switcher(sn.macs(s), *xb), learn.subnet(s, calibrate=32).model.eval()(*xb))
+
+def test_going_out_of_pytorch(learn, tmp_path):
+    "An ONNX file, and one of eight bits"
+    for name in ('onnx','onnxscript','onnxruntime'): pytest.importorskip(name)
+    small = learn.subnet(learn.supernet.space.min, calibrate=32)
+    file = to_onnx(small, tmp_path/'f.onnx')
+    bits = to_int8(file, tmp_path/'b.onnx', small, n=32, rounds=1)
+    name = small.metrics[0].name
+    assert file.report['difference']<=1e-4 and bits.report['bytes_before']==file.report['bytes']
+    assert bits.report[name]==pytest.approx(bits.report[f'{name}_before'], abs=.2)

@@ -10,7 +10,7 @@ your own runs that look like those of the course. Styles: `elastic_nets.look.oni
 __all__ = ['onion_colors', 'plot_matrix', 'plot_onion', 'plot_blocks', 'plot_correlation', 'plot_insertion', 'plot_graph',
            'plot_front', 'plot_loss', 'plot_epsilon', 'channel_gradients', 'plot_channel_gradients']
 
-# %% ../../nbs/look/50_plots.ipynb #1a262176
+# %% ../../nbs/look/50_plots.ipynb #b64d0cef
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, textwrap, torch
 from fastai.callback.core import Callback
 from matplotlib.colors import LinearSegmentedColormap, to_hex
@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from torch import nn
 from ..channels.graph import ChannelGraph
 from ..subnets.subnet import of_kind, whole_from
-from ..use.evaluate import plot_pareto, ranked
+from ..use.evaluate import plot_pareto, quality_of
 
 # %% ../../nbs/look/50_plots.ipynb #90a028d6
 def onion_colors(
@@ -200,7 +200,7 @@ def plot_graph(
     ax.invert_yaxis()
     return ax
 
-# %% ../../nbs/look/50_plots.ipynb #191d2e5c
+# %% ../../nbs/look/50_plots.ipynb #57d6ffd1
 def plot_front(
     table:pd.DataFrame, # As `evaluate_subnets` gives it
     names:dict, # Name -> `Subnet` of the table
@@ -210,7 +210,7 @@ def plot_front(
 ): # The axes
     "The front, with names at some networks"
     of_kind(dict, 'a dict of names and subnets', names=names)
-    shown, unit = ranked(table, cost, metric, None)[0], 1e6 if cost in ('macs','params') else 1
+    shown, unit = quality_of(table, cost, metric), 1e6 if cost in ('macs','params') else 1
     rows = {name: table[[s==subnet for s in table.subnet]] for name,subnet in names.items()}
     if lost := [name for name,of_name in rows.items() if not len(of_name)]:
         raise ValueError(f'names: {", ".join(lost)} is no subnet of the table')

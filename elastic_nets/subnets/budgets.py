@@ -382,14 +382,18 @@ def budget_range(
     lo, hi = [b if isinstance(b, Real) and b==0 else _amount(name, b, whole) for b in budget]
     return lo, hi
 
-# %% ../../nbs/subnets/18_budgets.ipynb #89b47956
+# %% ../../nbs/subnets/18_budgets.ipynb #caec77c3
 def part_of(
     sn, # A `Supernet`
-    space, # A part of its space, as `restrict` and `constrain` make it; None: all of it
-): # A `Space`, or one within limits
-    "The part of its space that is meant"
+    space=None, # A part of its space, as `restrict` and `constrain` make it; None: all of it
+): # The part
+    "The part that is meant; an error where it belongs to another network"
     if space is None: return sn.space
     of_kind((Space,Constrained), 'a part of the space, such as sn.space.restrict(width=2),', space=space)
+    whole = getattr(space, 'space', space)
+    try:
+        for s in (whole.min, whole.max): sn.space.check(s)
+    except (ValueError, TypeError) as e: raise ValueError(f'space: it is not of this supernet: {e}') from e
     return space
 
 # %% ../../nbs/subnets/18_budgets.ipynb #e8c36840

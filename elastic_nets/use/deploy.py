@@ -9,7 +9,7 @@ module, for validation by a learner. It needs `pip install 'elastic_nets[deploy]
 # %% auto #0
 __all__ = ['OnnxNet', 'to_onnx', 'to_int8']
 
-# %% ../../nbs/use/47_deploy.ipynb #cd661051
+# %% ../../nbs/use/47_deploy.ipynb #cb025931
 import contextlib, io, logging, os, tempfile, torch, warnings
 from fastai.learner import Learner
 from fastai.torch_core import get_model
@@ -21,6 +21,7 @@ from ..channels.trace import as_inputs
 from ..subnets.subnet import number_in, of_kind, whole_from
 from ..subnets.batches import quiet
 from ..subnets.learner import MadeBatches
+from .evaluate import with_folder
 from .latency import time_in_turn
 
 # %% ../../nbs/use/47_deploy.ipynb #3f657cf2
@@ -132,7 +133,7 @@ def _plain(net, xb):
         raise ValueError('xb: tensors whose first dimension is the sample are expected')
     return copy_model(net).cpu().eval(), xb
 
-# %% ../../nbs/use/47_deploy.ipynb #6987595c
+# %% ../../nbs/use/47_deploy.ipynb #12f7eeb9
 def to_onnx(
     net, # A network, such as `sn.extract(subnet)`, or a learner, such as `learn.subnet(subnet)`
     path, # The file, such as 'small.onnx'
@@ -146,7 +147,7 @@ def to_onnx(
     if opset is not None: whole_from(1, opset=opset)
     net, xb = _plain(net, xb)
     needed('onnx', 'onnxscript', 'onnxruntime')
-    path = Path(path)
+    path = with_folder(path)
     part = path.with_name(f'{path.name}.part')
     try:
         _export(net, xb, part, opset)
@@ -189,23 +190,23 @@ def _quantize(file, path, batches, n):
 
 # %% ../../nbs/use/47_deploy.ipynb #1e114846
 def _metrics(learn, *files):
-    "The first metric of the learner on its validation data, by each file"
+    "The metrics of the learner on its validation data, by each file"
     model, res = learn.model, []
     try:
         for f in files:
             learn.model = f
-            with learn.no_bar(), learn.no_logging(): res.append(float(learn.validate()[1]))
+            with learn.no_bar(), learn.no_logging(): res.append([*map(float, learn.validate()[1:])])
     finally: learn.model = model
     return res
 
-# %% ../../nbs/use/47_deploy.ipynb #bc1f1fee
+# %% ../../nbs/use/47_deploy.ipynb #4cf4610f
 def to_int8(
     file:OnnxNet, # What `to_onnx` returned
     path, # The file with whole numbers, such as 'small-int8.onnx'
     data, # A learner, whose training inputs are looked at, or batches of inputs
     n:int=512, # Samples that are looked at
     rounds:int=15, # Timed calls of each file, in turn
-) -> OnnxNet: # Its `report`: bytes, milliseconds and, with a learner, its first metric; each also `_before`
+) -> OnnxNet: # Its `report`: bytes, milliseconds and, with a learner, its metrics; each also `_before`
     "Quantise an ONNX file to 8 bits; a learner's validation data say what that costs"
     if not isinstance(file, OnnxNet):
         raise TypeError(f'file: what `to_onnx` returned is expected, got {type(file).__name__}')
@@ -214,6 +215,7 @@ def to_int8(
     whole_from(1, rounds=rounds)
     no_batches = isinstance(data, torch.Tensor) or not hasattr(data, '__iter__')
     if no_batches: of_kind(Learner, 'a learner, or batches such as [(x,)],', data=data)
+    path = with_folder(path)
     learn = data if isinstance(data, Learner) else None
     with quiet(learn.dls.train) if learn else contextlib.nullcontext():
         batches = MadeBatches(learn, learn.dls.train) if learn else data
@@ -224,7 +226,7 @@ def to_int8(
     seconds = time_in_turn([lambda: new(*xb), lambda: file(*xb)], lambda: None, rounds=rounds)
     found = dict(milliseconds=seconds[0]*1e3, bytes_before=file.report['bytes'], milliseconds_before=seconds[1]*1e3)
     if learn and learn.metrics:
-        name = learn.metrics[0].name
-        found |= dict(zip((name, f'{name}_before'), _metrics(learn, new, file)))
+        for m,*values in zip(learn.metrics, *_metrics(learn, new, file)):
+            found |= dict(zip((m.name, f'{m.name}_before'), values))
     new.report |= found
     return new

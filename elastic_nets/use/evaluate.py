@@ -11,7 +11,7 @@ __all__ = ['evaluate_subnets', 'read_table', 'pareto', 'flops_buckets', 'sample_
            'mean_pareto_accuracy', 'SupernetScore', 'score_supernet', 'plot_pareto']
 
 # %% ../../nbs/use/40_evaluate.ipynb #0ddcf371
-import ast, json, math, matplotlib.pyplot as plt, numpy as np, pandas as pd, random, torch
+import ast, json, math, matplotlib.pyplot as plt, numpy as np, pandas as pd, random, re, torch
 from contextlib import ExitStack
 from copy import copy, deepcopy
 from dataclasses import dataclass
@@ -22,29 +22,41 @@ from fastprogress.fastprogress import progress_bar
 from pathlib import Path
 from torch.utils._pytree import tree_leaves
 from types import SimpleNamespace
+from warnings import warn
 from weakref import WeakKeyDictionary
 from ..subnets.budgets import part_of
 from ..subnets.subnet import Subnet, number_in, of_kind
 from ..subnets.supernet import checksum
 from ..subnets.batches import at_size, calibrate_together, quiet
 from ..subnets.supernet import check_supernet
+from ..subnets.budgets import part_of
 from ..subnets.learner import MadeBatches, makes_data, supernet_of
 
 # %% ../../nbs/use/40_evaluate.ipynb #6af5e807
 def check_metrics(
     learn:Learner,
-    metrics, # One or several; None: the learner's first
+    metrics, # One or several; None: the learner's
 ) -> list: # Of `Metric`s
-    "`metrics`, or the learner's first one, as `Metric`s; `ValueError` if there is none, or names meet in a table"
+    "`metrics`, or the learner's, as `Metric`s; `ValueError` if there are none, or names meet in a table"
     if bad := [m for m in listify(metrics) if not callable(m) and not hasattr(m, 'accumulate')]:
         raise TypeError('metrics: functions or Metrics are expected, such as accuracy of fastai.metrics, '
                         f'got {bad[0]!r}')
-    ms = [mk_metric(deepcopy(m)) for m in (listify(metrics) or learn.metrics[:1])]
+    ms = [mk_metric(deepcopy(m)) for m in (listify(metrics) or learn.metrics)]
     if not ms: raise ValueError('metrics: this learner has none; give one, such as metrics=accuracy')
     names = [m.name for m in ms]
     if len({*names, 'subnet', 'macs', 'params'})<len(names)+3:
         raise ValueError('metrics: each needs a name of its own, and not subnet, macs or params; '
                          f'got {", ".join(names)}')
+    return ms
+
+# %% ../../nbs/use/40_evaluate.ipynb #e48cb81b
+def one_metric(
+    learn:Learner,
+    metric, # One; None: the learner's first
+) -> list: # Of one `Metric`
+    "What subnets are chosen by"
+    ms = check_metrics(learn, learn.metrics[:1] if metric is None else metric)
+    if len(ms)>1: raise ValueError(f'metric: one that subnets are chosen by, got {len(ms)}')
     return ms
 
 # %% ../../nbs/use/40_evaluate.ipynb #9821bf31
@@ -96,12 +108,36 @@ def fingerprint(
     "A short text that is another one for other weights, buffers, or things that the supernet holds"
     return checksum([*sn.model.state_dict().values(), *[t for s in sn.stats for t in tree_leaves(sn.stats[s])]])
 
+# %% ../../nbs/use/40_evaluate.ipynb #dd4646fa
+def with_folder(
+    path, # Of a file that will be written
+) -> Path:
+    "The path, whose folder is there: hours of work do not end for want of one"
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+# %% ../../nbs/use/40_evaluate.ipynb #5ca6c74e
+def own_file(
+    path, # Of a file that lines are added to
+    name:str, # Of the argument that says it
+    begins:bytes, # How such a file begins
+) -> Path:
+    "The path; `ValueError` where a file of something else is there, which stays as it is"
+    path = with_folder(path)
+    if path.exists():
+        with path.open('rb') as f: data = f.read(len(begins))
+        if data!=begins[:len(data)]:
+            raise ValueError(f'{name}: {str(path)!r} is a file of something else; name one that is not there yet')
+    return path
+
 # %% ../../nbs/use/40_evaluate.ipynb #24b8beb0
 class _Results:
     "Figures that are known: in memory for the very same loaders and metrics, and in a file if there is one"
     known = WeakKeyDictionary() # loader -> {what else matters: values}
     def __init__(self, learn, metrics, dl, calibrate, path):
-        self.file, self.names = Path(path) if path else None, [m.name for m in metrics]
+        self.file = own_file(path, 'cache', b'{"weights": ') if path else None
+        self.names = [m.name for m in metrics]
         funcs = tuple((type(m), getattr(m, 'func', None), m.name) for m in metrics)
         cbs = tuple(cb for cb in learn.cbs if isinstance(cb, MixedPrecision) or makes_data(cb))
         weights = fingerprint(learn.supernet)
@@ -130,7 +166,7 @@ class _Results:
 def evaluate_subnets(
     learn:Learner, # With a supernet
     subnets, # Subnets of its space; one that comes twice is evaluated once
-    metrics=None, # One or several; default: the learner's first
+    metrics=None, # One or several; default: all of the learner's
     dl=None, # Default: the validation loader
     calibrate:int=2000, # Training samples for the batch norm statistics of each network; 0: keep what there is
     cache=None, # A file that figures are kept in, also for later; False: evaluate anew even what is known
@@ -177,23 +213,45 @@ def read_table(
     **kwargs, # Of `pandas.read_csv`
 ) -> pd.DataFrame: # As `evaluate_subnets` gives it
     "A table of subnets out of a file"
-    table = pd.read_csv(path, **kwargs)
+    try: table = pd.read_csv(path, **kwargs)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
+        raise ValueError(f'path: {path} is no CSV file: {e}') from e
     table = table.drop(columns=[c for c in table.columns if c.startswith('Unnamed')]) # the index, where it was written
     if 'subnet' not in table: raise ValueError(f'path: {path} has no column subnet; it has {", ".join(table.columns)}')
     return table.assign(subnet=[s if s!=s else subnet_from_text(s) for s in table.subnet])
 
 # %% ../../nbs/use/40_evaluate.ipynb #0e40aa01
 LESS_IS_BETTER = ('loss','error','mae','mse','msle','mape','rmspe','perplexity','distance','cost','fid','nll',
-                  'deviance')
+                  'deviance','entropy','brier','hamming','lpips','wer','cer')
+
+# %% ../../nbs/use/40_evaluate.ipynb #730db964
+MORE_IS_BETTER = ('acc','precision','recall','sensitivity','specificity','f1','fbeta','dice','io','miou','jaccard',
+                  'auc','score','r2','bleu','rouge','kappa','corr','corrcoef','pearsonr','spearmanr','psnr','ssim',
+                  'map','match')
+
+# %% ../../nbs/use/40_evaluate.ipynb #1ebf4ac2
+def less_is_better(
+    metric:str, # Its name
+    lower:bool=None, # What the user says
+) -> bool:
+    "Is less of it better? The name decides where nobody says it, and where the name does not, there is a warning"
+    if lower is not None: return lower
+    words = re.findall('[a-z]+[0-9]*', str(metric).lower())
+    def _has(w, k): return k in w if len(k)>3 else w.startswith(k) or w.endswith(k) # 'fid' is not in 'confidence'
+    def _is(known): return any(_has(w, k) for w in words for k in known)
+    if _is(LESS_IS_BETTER): return True
+    if not _is(MORE_IS_BETTER):
+        warn(f'metric: its name, {metric}, does not say whether less of it is better; more is taken to be. '
+             'lower=True or lower=False says so')
+    return False
 
 # %% ../../nbs/use/40_evaluate.ipynb #0dcad9bd
-def ranked(
+def quality_of(
     table:pd.DataFrame,
     cost:str, # Column of the cost
-    metric:str, # Column of the quality; None: the first that is not subnet, macs, params
-    lower:bool, # Is less of the metric better? None: by its name (loss, error, mse, ...)
-) -> tuple: # (metric, lower, rows)
-    "Name of the metric, whether less of it is better, and the rows that have it and a cost"
+    metric:str=None, # Column of the quality; None: the first that is not subnet, macs, params
+) -> str: # Column of the quality
+    "Which column of a table says how good a subnet is; an error where there is none, or no such cost"
     if not hasattr(table, 'columns'):
         raise TypeError(f'table: a DataFrame is expected, as evaluate_subnets returns it, got a {type(table).__name__}')
     known = 'subnet', 'macs', 'params', 'latency', cost
@@ -201,7 +259,18 @@ def ranked(
     for k,c in dict(cost=cost, metric=metric).items():
         if c not in table.columns:
             raise ValueError(f'{k}: {c!r} is no column of the table; it has {", ".join(map(str, table.columns))}')
-    if lower is None: lower = any(w in metric for w in LESS_IS_BETTER)
+    return metric
+
+# %% ../../nbs/use/40_evaluate.ipynb #ac385a34
+def ranked(
+    table:pd.DataFrame,
+    cost:str, # Column of the cost
+    metric:str, # Column of the quality; None: the first that is not subnet, macs, params
+    lower:bool, # Is less of the metric better? None: as the table notes, or by its name (loss, error, mse, ...)
+) -> tuple: # (metric, lower, rows)
+    "Name of the metric, whether less of it is better, and the rows that have it and a cost"
+    metric = quality_of(table, cost, metric)
+    lower = less_is_better(metric, table.attrs.get('lower') if lower is None else lower)
     return metric, lower, table.dropna(subset=[cost, metric])
 
 # %% ../../nbs/use/40_evaluate.ipynb #20ea85a5
@@ -306,7 +375,7 @@ def mean_pareto_accuracy(
     lower:bool=None, # Is less of `by` better? Default: by its name (loss, error, mse, ...)
 ) -> float: # In the unit of `metric`
     "Mean, over the budgets from `lo` to `hi`, of the best network within the budget (DepS, section 5.1)"
-    metric = ranked(table, cost, metric, lower)[0]
+    metric = quality_of(table, cost, metric)
     front = pareto(table, cost, by or metric, lower)
     number_in('[0, inf)', lo=lo, hi=hi)
     if not lo<hi: raise ValueError(f'lo, hi: the lowest budget has to be below the highest, got {lo:,} and {hi:,}')
@@ -362,8 +431,7 @@ def score_supernet(
     calibrate:int=2000, # Training samples for the batch norm statistics of each subnet; 0: keep what there is
 ) -> SupernetScore:
     "Choose subnets on validation, report them on `test`: smallest, best of each bucket, largest, mean Pareto accuracy"
-    sn, ms = supernet_of(learn), check_metrics(learn, metric)
-    if len(ms)>1: raise ValueError(f'metric: one that subnets are chosen by, got {len(ms)}')
+    sn, ms = supernet_of(learn), one_metric(learn, metric)
     _check_test(learn, test)
     if subnets is None: subnets = sum(sample_buckets(sn, per, n, seed), [])
     smallest, largest = sn.space.min, sn.space.max
@@ -372,7 +440,8 @@ def score_supernet(
     tables = _choose(sn, table.rename(columns={name:'valid'}), n, lower)
     chosen = evaluate_subnets(learn, pd.concat([t.subnet for t in tables]).dropna(), ms, test, calibrate)
     tested = dict(zip(chosen.subnet, chosen[name]))
-    front, best = (t.assign(test=[tested.get(s, math.nan) for s in t.subnet]) for t in tables)
+    front, best = [t.assign(test=[tested.get(s, math.nan) for s in t.subnet]) for t in tables]
+    for t in (front, best): t.attrs['lower'] = lower
     mean = mean_pareto_accuracy(front, sn.macs(smallest), sn.macs(largest), metric='test', by='valid', lower=lower)
     return SupernetScore(name, best, front, mean)
 
@@ -391,7 +460,7 @@ def plot_pareto(
     unit, name = {'macs':(1e6,'million MACs'), 'params':(1e6,'million parameters')}.get(cost, (1,cost))
     end = max(t[cost].max() for t in tables.values())/unit
     for label,t in tables.items():
-        shown = ranked(t, cost, metric, lower)[0]
+        shown = quality_of(t, cost, metric)
         front = pareto(t, cost, by or shown, lower)
         steps = [*front[cost]/unit, end], [*front[shown], *front[shown][-1:]]
         line, = ax.step(*steps, where='post', lw=1.5, label=label)

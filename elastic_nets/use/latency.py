@@ -26,6 +26,7 @@ from ..subnets.batches import at_size
 from ..subnets.supernet import Supernet, check_supernet
 from ..subnets.cost import synchronize
 from ..subnets.budgets import Costs
+from .evaluate import with_folder
 
 # %% ../../nbs/use/42_latency.ipynb #ff22504b
 @torch.no_grad()
@@ -70,6 +71,18 @@ class Setting:
         net = sn.extract(subnet).eval().to(self.device)
         return net.to(memory_format=torch.channels_last) if self.channels_last else net
 
+# %% ../../nbs/use/42_latency.ipynb #3115951f
+def check_device(
+    device, # Where something is to be timed
+):
+    "`ValueError` unless this machine has it"
+    here = ['cpu', *([torch.accelerator.current_accelerator().type] if torch.accelerator.is_available() else [])]
+    try:
+        if torch.device(device).type in here: return torch.empty(0, device=device)
+        why = 'this machine does not have it'
+    except (RuntimeError, TypeError, AssertionError) as e: why = ' '.join(str(e).split())[:100]
+    raise ValueError(f'device: {device!r} is not possible here ({why}); {" and ".join(here)} can be used')
+
 # %% ../../nbs/use/42_latency.ipynb #179af7ee
 def time_subnets(
     sn:Supernet, # Whose subnets are timed
@@ -81,6 +94,7 @@ def time_subnets(
 ) -> list: # Median seconds of each
     "Measure subnets on this machine, each taken out as a plain network"
     check_supernet(sn)
+    check_device(device)
     how = Setting(batch, str(device), channels_last)
     if type(batch) is not int or batch<1: raise ValueError(f'batch: a number of samples from 1, got {batch!r}')
     if type(rounds) is not int or rounds<1: raise ValueError(f'rounds: a number of timed calls from 1, got {rounds!r}')
@@ -156,6 +170,7 @@ def latency_table(
 ) -> LatencyTable: # Prints how good it is
     "Measure some subnets, and predict any subnet"
     check_supernet(sn)
+    check_device(device)
     for name,x,least in (('n', n, 4), ('held_out', held_out, 2), ('batch', batch, 1)):
         if type(x) is not int or x<least: raise ValueError(f'{name}: a whole number from {least}, got {x!r}')
     costs = Costs(sn)
@@ -196,7 +211,7 @@ def save(self:LatencyTable,
     rows = self.held_out.to_dict('records')
     held_out = [{**row, 'subnet':row['subnet'].to_json()} for row in rows]
     d = dict(version=2, about=self.about, seconds=self.seconds, held_out=held_out)
-    Path(path).write_text(json.dumps(d))
+    with_folder(path).write_text(json.dumps(d))
 
 # %% ../../nbs/use/42_latency.ipynb #b8b8b219
 def load_latencies(

@@ -30,7 +30,8 @@ def common_name(
 _WORDS = { # here -> there
     '.convs.expand.':'.conv.inverted_bottleneck.', '.convs.depthwise.':'.conv.depth_conv.',
     '.convs.project.':'.conv.point_linear.', '.convs.se.fc1.':'.conv.depth_conv.se.fc.reduce.',
-    '.convs.se.fc2.':'.conv.depth_conv.se.fc.expand.', '.shortcut.conv.':'.downsample.',
+    '.convs.se.fc2.':'.conv.depth_conv.se.fc.expand.',
+    '.shortcut.conv.':'.downsample.', '.skip.':'.shortcut.conv.',
     'stem.conv1.':'input_stem.0.', 'stem.res.layer.':'input_stem.1.conv.', 'stem.conv2.':'input_stem.2.',
     'stem.':'first_conv.', 'head.expand.':'final_expand_layer.', 'head.mix.':'feature_mix_layer.conv.',
     'head.fc.':'classifier.linear.'}
@@ -106,11 +107,14 @@ def _matrix_names(sn, names, given):
                          'Are the kernels of the space those of the weights?')
     return found
 
+# %% ../../nbs/use/45_published.ipynb #9d74f3c0
+def _is_idle(name): return re.fullmatch(r'blocks\.\d+\.shortcut\.conv\.weight', name) is not None
+
 # %% ../../nbs/use/45_published.ipynb #1cd6b311
 @torch.no_grad()
 def load_published(
     weights, # A published state dict, or the path of a file; old and new names of once-for-all, and AttentiveNAS's
-    published:tuple, # What `ofa_mobilenetv3()`, `ofa_proxyless()` or `ofa_resnet50()` return: network and `Space`
+    published:tuple, # What `ofa_mobilenetv3()`, ..., `attentive_nas()` return: network and `Space`
     xb=None, # A batch, as the network takes it; None: one black picture of the largest resolution, or 224 pixels
     check:bool=True, # Verify the channel graph
 ) -> Supernet: # With the kernel matrices of the weights, ready to predict (`eval`)
@@ -120,7 +124,7 @@ def load_published(
                         f'got {type(published).__name__}')
     (model, space), given = published, read_weights(weights)
     names = published_names(model)
-    _check_weights(model, names, given, [n for n in given if n.endswith('_matrix')])
+    _check_weights(model, names, given, [n for n in given if n.endswith('_matrix') or _is_idle(n)])
     if xb is None: xb = torch.zeros(1, 3, *[max(space.resolution, default=224)]*2)
     sn = Supernet(model.eval(), xb, space=space, check=check)
     matrices = _matrix_names(sn, names, given)

@@ -10,19 +10,21 @@ trains one on alone, `subnet_in` reads which one it is."""
 __all__ = ['save_subnet', 'load_subnet', 'subnet_in', 'finetune']
 
 # %% ../../nbs/use/43_save.ipynb #38e2c8bd
-import json, os
+import json, os, re
 from fastai.learner import Learner
+from hashlib import sha256
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from ..channels.surgery import copy_model, set_data, tensors_of
 from ..channels.blocks import Skip
 from ..subnets.subnet import Subnet, number_in, of_kind
 from ..subnets.supernet import Supernet
 from ..subnets.learner import supernet_of
+from .evaluate import with_folder
 
 # %% ../../nbs/use/43_save.ipynb #89ebe6cf
 def _plain(x):
@@ -91,6 +93,28 @@ def _check_arch(whole, arch, args):
         raise ValueError(f'arch: {arch!r} with {args} builds another network: {n} is of shape {built.get(n)} there, '
                          f'{mine.get(n)} in the supernet (None: not there)')
 
+# %% ../../nbs/use/43_save.ipynb #9d69281e
+def seal_file(
+    tensors:dict, # Name -> tensor
+    about:dict, # What the JSON shall say
+) -> bytes: # The content of a safetensors file
+    "Tensors and JSON, with a checksum over all of it"
+    data = bytearray(save(tensors, dict(elastic_nets=json.dumps(about), sha256='0'*64)))
+    at = data.index(b'"sha256":"'+b'0'*64)+len('"sha256":"')
+    data[at:at+64] = sha256(data).hexdigest().encode()
+    return bytes(data)
+
+# %% ../../nbs/use/43_save.ipynb #bcce2fc3
+def is_sealed(
+    data:bytes, # Of a file
+) -> bool:
+    "Is every bit as `seal_file` wrote it?"
+    found = re.search(rb'"sha256":"([0-9a-f]{64})"', data[:8+int.from_bytes(data[:8], 'little')])
+    if not found: return False
+    blank = bytearray(data)
+    blank[found.start(1):found.end(1)] = b'0'*64
+    return sha256(blank).hexdigest()==found[1].decode()
+
 # %% ../../nbs/use/43_save.ipynb #8a559837
 def _small_model(of, sn, subnet, model, calibrate):
     "The network that is written: `model`, or `subnet` taken out of `of`"
@@ -128,9 +152,9 @@ def save_subnet(
         version=1, arch=arch, args=args or {}, network=type(sn.model).__name__, subnet=subnet.to_json(),
         attrs=attrs, dropped={b:inputs.get(b) for b in place.dropped})
     tensors = {n:p.detach().cpu().contiguous().clone() for n,p in named_once(m).items()}
-    path = Path(path)
+    path = with_folder(path)
     part = path.with_name(f'{path.name}.part')
-    save_file(tensors, part, {'elastic_nets': json.dumps(about)})
+    part.write_bytes(seal_file(tensors, about))
     os.replace(part, path) # all of it, or nothing
     return path
 
@@ -141,7 +165,7 @@ def read_cut(
     "The content of a file; `ValueError` where it is another kind of file, damaged or of another version"
     try:
         with safe_open(path, 'pt') as f:
-            meta, tensors = f.metadata() or {}, {n:f.get_tensor(n) for n in f.keys()}
+            meta, tensors = f.metadata() or {}, {n:f.get_tensor(n).clone() for n in f.keys()} # aligned
     except SafetensorError as e:
         raise ValueError(f'path: {str(path)!r} is cut short, or no safetensors file ({e})') from e
     if 'elastic_nets' not in meta:
@@ -153,6 +177,8 @@ def read_cut(
     if not isinstance(about, dict) or about.get('version')!=1 or {*about}!=want:
         got = sorted(about) if isinstance(about, dict) else about
         raise ValueError(f'path: a subnet of version 1 has {sorted(want)}, {str(path)!r} has {got}')
+    if not is_sealed(Path(path).read_bytes()):
+        raise ValueError(f'path: {str(path)!r} is damaged, its checksum is wrong: copy or save it again')
     return about, tensors
 
 # %% ../../nbs/use/43_save.ipynb #726cb723

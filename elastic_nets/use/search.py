@@ -9,7 +9,7 @@ stopped, gone on with, and shared by processes. It needs optuna: `pip install 'e
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/use/41_search.ipynb #b4f80b10
+# %% ../../nbs/use/41_search.ipynb #74abc2b7
 import numpy as np, pandas as pd, random
 from dataclasses import dataclass
 from fastai.learner import Learner
@@ -21,7 +21,7 @@ from warnings import catch_warnings, simplefilter, warn
 from ..subnets.subnet import Subnet, number_in, of_kind
 from ..subnets.budgets import at_ranks, budget_words, choice_counts, known_costs, within_limits
 from ..subnets.learner import supernet_of
-from .evaluate import check_metrics, evaluate_subnets, fingerprint, pareto, ranked
+from .evaluate import evaluate_subnets, fingerprint, less_is_better, one_metric, own_file, pareto
 
 # %% ../../nbs/use/41_search.ipynb #3c385879
 def ranks_of(
@@ -42,10 +42,8 @@ def proposed(
     space, # A `Space`, or what `constrain` made of it
     ranks:dict, # (dim, name) of every choice -> rank of its value
 ) -> Subnet:
-    "The subnet that `ranks` stand for: their own, or the one that it becomes when it is made to fit"
-    whole = getattr(space, 'space', space)
-    subnet = at_ranks(whole, ranks)
-    if whole is space or space.within(subnet): return subnet
+    "The subnet that `ranks` stand for: within a budget what becomes of theirs when it is made to fit, and filled"
+    if not hasattr(space, 'space'): return at_ranks(space, ranks)
     return within_limits(space, random.Random(str(sorted(ranks.items()))), ranks)
 
 # %% ../../nbs/use/41_search.ipynb #935ec999
@@ -65,6 +63,38 @@ def first_guesses(
         if s in space: found.append(s)
     return list(dict.fromkeys(found))[:n]
 
+# %% ../../nbs/use/41_search.ipynb #621874a6
+def warm_start(
+    space, # A `Space`, or what `constrain` made of it
+    cost, # Function of a subnet
+    n:int, # How many
+    seed:int=0, # Same seed, same subnets
+) -> list: # Of subnets
+    "A quarter from small to large, the others use the budget; without one, all from small to large"
+    if not hasattr(space, 'space'): return first_guesses(space, cost, n, seed)
+    found, rng = dict.fromkeys(first_guesses(space, cost, max(1, n//4), seed)), random.Random(seed)
+    for _ in range(20*n):
+        if len(found)<n: found[space.sample(rng)] = None
+    return list(found)
+
+# %% ../../nbs/use/41_search.ipynb #ad7c476c
+def neighbours(
+    space, # A `Space`, or what `constrain` made of it
+    subnets:list, # To start from
+    n:int, # How many
+    rng, # `random.Random`
+) -> list: # Of other subnets, all different; fewer than `n` where there are no more
+    "Subnets that differ from one of `subnets` in a choice or a few, made to fit and filled"
+    whole, found = getattr(space, 'space', space), {}
+    n_values = choice_counts(whole)
+    for _ in range(20*n):
+        if len(found)>=n: break
+        ranks = ranks_of(whole, rng.choice(subnets))
+        changed = rng.sample([*ranks], min(len(ranks), rng.choice((1,1,2,3))))
+        s = proposed(space, {**ranks, **{c:rng.randrange(n_values[c]) for c in changed}})
+        if s not in subnets: found[s] = None
+    return list(found)
+
 # %% ../../nbs/use/41_search.ipynb #b727acaa
 def open_study(
     storage, # A file; None: in memory only
@@ -81,7 +111,7 @@ def open_study(
     from optuna.storages.journal import JournalFileBackend
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
-    kept = JournalStorage(JournalFileBackend(str(storage))) if storage else None
+    kept = JournalStorage(JournalFileBackend(str(own_file(storage, 'storage', b'{"op_code"')))) if storage else None
     study = optuna.create_study(storage=kept, study_name='search_subnet', sampler=sampler, load_if_exists=True,
                                 direction='minimize' if lower else 'maximize')
     for k,v in about.items():
@@ -115,6 +145,7 @@ def _found(learn, space, study, metric, lower, cost):
     costs, subnets = known_costs(sn), {Subnet.from_json(s):v for s,v in values.items()}
     rows = [{'subnet':s, **{k:f(s) for k,f in costs.items()}, metric:v} for s,v in subnets.items()]
     table = DataFrame(rows).sort_values([metric, cost], ascending=[lower, True], kind='stable', ignore_index=True)
+    table.attrs['lower'] = lower
     return Found(table.subnet[0], pareto(table, cost, metric, lower), table)
 
 # %% ../../nbs/use/41_search.ipynb #06c5d2ec
@@ -179,7 +210,7 @@ def fit_model(
         simplefilter('ignore', ConvergenceWarning)
         return clone(model).fit(encode_subnets(sn, table.subnet), table.iloc[:,-1].to_numpy(float))
 
-# %% ../../nbs/use/41_search.ipynb #d384f552
+# %% ../../nbs/use/41_search.ipynb #00440d5f
 @patch
 def accuracy_predictor(self:Learner,
     macs=None, # Multiply-accumulates for one sample: at most a number, a range (lo, hi), or shares such as '60%'
@@ -195,13 +226,13 @@ def accuracy_predictor(self:Learner,
     "Evaluate some subnets, and predict all others"
     if type(n) is not int or n<8: raise ValueError(f'n: a number of evaluations from 8, got {n!r}')
     number_in('(0, 1)', held_out=held_out)
-    sn, ms = supernet_of(self), check_metrics(self, metric)
+    sn, ms = supernet_of(self), one_metric(self, metric)
     space, rng = _limits(sn, macs, params, latency)[0], random.Random(seed)
     subnets = first_guesses(space, sn.macs, n, seed)
     for _ in range(20*n):
         if len(subnets)<n: subnets = list(dict.fromkeys([*subnets, space.sample(rng)]))
     rng.shuffle(subnets)
-    table = evaluate_subnets(self, subnets, ms[:1], calibrate=calibrate)
+    table = evaluate_subnets(self, subnets, ms, calibrate=calibrate)
     table = table[['subnet', table.columns[-1]]]
     k = max(3, round(held_out*len(table)))
     first = fit_model(model, sn, table[k:])
@@ -225,13 +256,8 @@ def likely_best(
     draws:int=300, # Random subnets that are looked at; as many neighbours of the best come in addition
 ) -> list: # Of subnets that it has not learnt from
     "The subnets of which `predictor` expects most"
-    whole, n_values = getattr(space, 'space', space), choice_counts(getattr(space, 'space', space))
-    best = predictor.table.sort_values(predictor.metric, ascending=lower).subnet[:8]
-    best = [ranks_of(whole, s) for s in best]
-    def _neighbour(ranks):
-        changed = rng.sample([*ranks], min(len(ranks), rng.choice((1,1,2,3))))
-        return proposed(space, {**ranks, **{c:rng.randrange(n_values[c]) for c in changed}})
-    found = [space.sample(rng) for _ in range(draws)] + [_neighbour(rng.choice(best)) for _ in range(draws)]
+    best = [*predictor.table.sort_values(predictor.metric, ascending=lower).subnet[:8]]
+    found = [space.sample(rng) for _ in range(draws)] + neighbours(space, best, draws, rng)
     found = [s for s in dict.fromkeys(found) if s not in {*predictor.table.subnet}]
     order = np.argsort(predictor.predict(found)*(1 if lower else -1), kind='stable') if found else []
     return [found[i] for i in order[:n]]
@@ -252,19 +278,18 @@ def search_subnet(self:Learner,
 ) -> Found: # best (a `Subnet`), front and table
     "The best subnet within a budget, by its metric on the validation set"
     if type(n) is not int or n<1: raise ValueError(f'n: a number of evaluations from 1, got {n!r}')
-    sn, ms = supernet_of(self), check_metrics(self, metric)
-    if len(ms)>1: raise ValueError(f'metric: one that subnets are chosen by, got {len(ms)}')
+    sn, ms = supernet_of(self), one_metric(self, metric)
     space, cost = _limits(sn, macs, params, latency)
-    lower = ranked(DataFrame(columns=['macs', ms[0].name]), 'macs', None, lower)[1]
+    lower = less_is_better(ms[0].name, lower)
     about = dict(weights=fingerprint(sn), budget=budget_words(space), metric=ms[0].name, calibrate=calibrate)
     study = open_study(storage, about, lower, seed, min(16, n//2+1))
     if not study.trials and predictor is None:
-        _suggest(study, sn, first_guesses(space, sn.macs, min(16, n//2+1), seed))
+        _suggest(study, sn, warm_start(space, known_costs(sn)['macs'], min(16, n//2+1), seed))
     if predictor is not None:
         _check_predictor(predictor, sn, ms[0].name)
         self.logger(predictor)
         _suggest(study, sn, [s for s in predictor.table.subnet if s in space][:n])
-    _ask_and_tell(self, space, study, n, ms, calibrate, predictor)
+    _ask_and_tell(self, space, study, n, ms, calibrate, seed, predictor)
     return _found(self, space, study, ms[0].name, lower, cost)
 
 # %% ../../nbs/use/41_search.ipynb #72ababd0
@@ -274,7 +299,8 @@ def _word(choice): return ' '.join(choice).strip()
 def _suggest(study, sn, subnets):
     "What the study shall try next"
     for s in subnets:
-        study.enqueue_trial({_word(c):r for c,r in ranks_of(sn.space, s).items()}, skip_if_exists=True)
+        ranks = {_word(c):r for c,r in ranks_of(sn.space, s).items()}
+        study.enqueue_trial(ranks, dict(subnet=s.to_json()), skip_if_exists=True)
 
 # %% ../../nbs/use/41_search.ipynb #58dfe325
 def _check_predictor(predictor, sn, metric):
@@ -287,8 +313,14 @@ def _check_predictor(predictor, sn, metric):
         warn(f'predictor: its rank correlation on {len(predictor.held_out)} subnets that it had not seen is '
              f'{predictor.rank:.2f}; a search without it may do better')
 
+# %% ../../nbs/use/41_search.ipynb #866b79a7
+def _asked(space, trial, numbers):
+    "The subnet that a trial is about: the one that was suggested, or what its numbers stand for"
+    if 'subnet' in trial.user_attrs: return Subnet.from_json(trial.user_attrs['subnet'])
+    return proposed(space, {c:trial.params[_word(c)] for c in numbers})
+
 # %% ../../nbs/use/41_search.ipynb #07ed6720
-def _ask_and_tell(learn, space, study, n, metrics, calibrate, predictor=None, together=8):
+def _ask_and_tell(learn, space, study, n, metrics, calibrate, seed, predictor=None, together=4):
     "Evaluate what the study proposes until it has `n` subnets"
     from optuna.distributions import IntDistribution
     whole, evaluated = getattr(space, 'space', space), {t.user_attrs['subnet'] for t in finished(study)}
@@ -297,9 +329,10 @@ def _ask_and_tell(learn, space, study, n, metrics, calibrate, predictor=None, to
     for _ in range(20*n): # a small space may have fewer than n
         if len(evaluated)>=min(n, _count(whole)): return
         k = min(together, n-len(evaluated))
-        if predictor is not None and evaluated: _suggest_best(study, space, predictor, metrics[0].name, k)
+        rng = random.Random(f'{seed} {len(evaluated)}')
+        if evaluated: _suggest_next(study, learn.supernet, space, k, rng, predictor)
         trials = [study.ask({_word(c):d for c,d in numbers.items()}) for _ in range(k)]
-        subnets = [proposed(space, {c:t.params[_word(c)] for c in numbers}) for t in trials]
+        subnets = [_asked(space, t, numbers) for t in trials]
         with learn.no_bar(): table = evaluate_subnets(learn, subnets, metrics, calibrate=calibrate)
         values = dict(zip(table.subnet, table.iloc[:,-1]))
         for trial,subnet in zip(trials, subnets):
@@ -309,14 +342,16 @@ def _ask_and_tell(learn, space, study, n, metrics, calibrate, predictor=None, to
         if bar is not None: bar.update(min(n-1, len(evaluated)))
 
 # %% ../../nbs/use/41_search.ipynb #63553a7c
-def _suggest_best(study, space, predictor, metric, n):
-    "What the predictor expects most of, once it has learnt from all that the study knows"
-    done = finished(study)
-    if any(t.state.name=='WAITING' for t in study.trials): return # of its own table first
-    subnets = [Subnet.from_json(t.user_attrs['subnet']) for t in done]
-    table = DataFrame({'subnet':subnets, metric:[t.value for t in done]})
-    predictor, lower = predictor.learn_more(table), study.direction.name=='MINIMIZE'
-    _suggest(study, predictor.sn, likely_best(space, predictor, lower, n, random.Random(len(done))))
+def _suggest_next(study, sn, space, n, rng, predictor=None):
+    "Half of the next `n` are neighbours of the best; with a predictor all are those of which it expects most"
+    if any(t.state.name=='WAITING' for t in study.trials): return # the warm start first, or the predictor's own table
+    lower, done = study.direction.name=='MINIMIZE', finished(study)
+    values = {Subnet.from_json(t.user_attrs['subnet']):t.value for t in done}
+    if predictor is None:
+        best = sorted(values, key=values.get, reverse=not lower)[:max(2, len(values)//8)]
+        return _suggest(study, sn, neighbours(space, best, n//2, rng))
+    table = DataFrame({'subnet':list(values), predictor.metric:list(values.values())})
+    _suggest(study, sn, likely_best(space, predictor.learn_more(table), lower, n, rng))
 
 # %% ../../nbs/use/41_search.ipynb #7d374758
 def _count(space):

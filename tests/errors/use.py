@@ -1,17 +1,18 @@
 "Comparing subnets; nothing is taken out or evaluated before what is wrong is said"
 from functools import cache
+from io import StringIO
 from unittest.mock import patch
 import pandas as pd
 from fastai.learner import Learner
 from fastai.metrics import accuracy, error_rate
 from torch import nn
 from elastic_nets.subnets.budgets import profile_space
-from elastic_nets.subnets.subnet import Subnet
+from elastic_nets.subnets.subnet import Space, Subnet
 from elastic_nets.subnets.supernet import Supernet
 from elastic_nets.use.evaluate import (
-    evaluate_subnets, flops_buckets, mean_pareto_accuracy, pareto, sample_buckets, score_supernet
+    evaluate_subnets, flops_buckets, mean_pareto_accuracy, pareto, read_table, sample_buckets, score_supernet
 )
-from elastic_nets.use.latency import latency_table, load_latencies, time_subnets
+from elastic_nets.use.latency import latency_table, load_latencies, time_subnets, widths_that_pay
 from elastic_nets.use import search # noqa: F401, adds to Learner
 from elastic_nets.zoo.data import digits_dls
 from elastic_nets.zoo.models import resnet_cifar
@@ -47,6 +48,8 @@ def with_another_model():
     return learn
 
 def supernet(): return learner().supernet
+
+def other_space(): return Space(width={'nowhere':(1,2)})
 
 def three(): return pd.DataFrame(dict(subnet=list('abc'), macs=[10,20,50], accuracy=[.5,.7,.9]))
 
@@ -92,4 +95,14 @@ ERRORS = [
     ('a table nobody checked', lambda: latency_table(supernet(), held_out=0), 'held_out: a whole number from 2'),
     ('a batch of nothing', lambda: time_subnets(supernet(), space().min, batch=0), 'batch: a number'),
     ('a file that is no table', lambda: load_latencies(supernet(), __file__), 'not the JSON of a latency table'),
+    ('a device nobody has', lambda: time_subnets(supernet(), space().min, device='tpu'), "'tpu' is not possible"),
+    ('a device without memory', lambda: latency_table(supernet(), device='meta'), 'cpu can be used|cpu and'),
+    ('a device that is no word', lambda: widths_that_pay(supernet(), device=3.5), 'device: 3.5 is not possible'),
+    ('a metric that is a word', lambda: evaluate(space().min, 'accuracy'), "got 'accuracy'", TypeError),
+    ('a table without subnets', lambda: read_table(StringIO('a,b')), 'no column subnet; it has a, b'),
+    ('a subnet that is none', lambda: read_table(StringIO('subnet\nos.remove(1)')), 'is no Subnet as it prints'),
+    ('a study that is none', lambda: learner().search_subnet(storage=__file__), 'is a file of something else'),
+    ('a gain of everything', lambda: widths_that_pay(supernet(), gain=1), 'gain: a share from 0'),
+    ('wider than there is', lambda: widths_that_pay(supernet(), (2,)), 'widths: multipliers in (0, 1]'),
+    ('another space', lambda: supernet().constrain(macs='50%', space=other_space()), 'is not of this supernet'),
 ]
