@@ -6,7 +6,7 @@ import pytest
 import torch
 import elastic_nets.all as elastic
 from elastic_nets.all import (
-    StagePlan, Supernet, bignas, channel_gradients, delayed_shrinking, profile_space, resnet_cifar, trace_channels)
+    StagePlan, Supernet, bignas, channel_gradients, delayed_shrinking, profile_space, resnet_cifar)
 from types import SimpleNamespace
 
 matplotlib.use('Agg')
