@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 OLDEST ?= .venv-oldest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-gpu faults export readme lint docs docs-check browser browser-site browser-notebooks coverage coverage-all onnx dist test-oldest hooks speed using trust growing shrinking onion evidence gpu-evidence pages clean
+.PHONY: demo test test-gpu faults export readme lint docs docs-check browser browser-site browser-notebooks coverage coverage-all onnx dist test-oldest hooks speed using trust growing shrinking onion evidence gpu-evidence pages clean course
 
 demo: $(READY) # the main job; `make demo ARGS="--data cifar10"` passes arguments on
 	$(BIN)/elastic-nets demo $(ARGS)
@@ -53,6 +53,9 @@ browser-notebooks: $(READY) # the explorers in a real browser: a slider is moved
 
 docs-check: $(READY) # nbdev can make documentation of every notebook
 	$(BIN)/python -m pytest -q tests/test_project.py -k documentation
+
+course: $(READY) # every chapter to its end with the cell for a GPU, pictures being noise of CIFAR-10's form: minutes
+	COURSE=whole $(BIN)/python -m pytest -q tests/test_course_on_cifar.py
 
 coverage: $(READY) # docs/coverage.md, by the tests that hold it: its first table
 	COVERAGE=write $(BIN)/python -m pytest -q tests/test_properties.py

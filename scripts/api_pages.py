@@ -127,7 +127,8 @@ def llms_txt():
         for name,book in modules().items():
             if folder(name)!=room: continue
             m = module_of(name)
-            said = ' '.join(str(m.__doc__ or '').split())
+            promise, *more = [' '.join(part.split()) for part in m.__doc__.strip().split('\n\n')]
+            said = ' '.join([promise if promise[-1] in '.?' else f'{promise}.', *more])
             lines.append(f'- [elastic_nets.{name}](nbs/{room}/{book.stem}.html): {said}')
             lines += [f'  - `{n}`: {first_line(o)}' for n,o in public(m)]
         lines.append('')

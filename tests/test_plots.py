@@ -6,7 +6,7 @@ import pytest
 import torch
 import elastic_nets.all as elastic
 from elastic_nets.all import (
-    StagePlan, Supernet, bignas, channel_gradients, delayed_shrinking, profile_space, resnet_cifar, trace_channels)
+    StagePlan, Supernet, bignas, channel_gradients, delayed_shrinking, profile_space, resnet_cifar)
 from types import SimpleNamespace
 
 matplotlib.use('Agg')
@@ -26,14 +26,14 @@ recorder = SimpleNamespace(losses=[3.,2.,1.], stages=[dict(step=0, seconds=1.), 
 MEASURED = ((.5,.05,.3e9), (1.,.1,1e9))
 CALLS = dict(
     plot_matrix=(weight,), plot_onion=((8,8), [2,4,8]), plot_blocks=(weight, (3,2)), plot_correlation=(maps, 4),
-    plot_insertion=(dict(before=[1,2], after=[1,2,2]),), plot_graph=(trace_channels(net, torch.rand(2,1,8,8)),),
+    plot_insertion=(dict(before=[1,2], after=[1,2,2]),), plot_graph=(sn.graph,),
     plot_front=(table, dict(small=subnets[0])), plot_pareto=(table,), plot_loss=(recorder, 'grown'),
     plot_epsilon=(dict(a=bignas().schedule, b=delayed_shrinking().schedule), 50), plot_gradients=(Shrunk,),
     plot_channel_gradients=([channel_gradients(torch.randn(4,3), 2) for _ in range(3)], 'angle'))
 METHODS = {'ChannelGraph.plot': (sn.graph.plot, 1), 'SpaceProfile.plot': (profile_space(sn, n=5).plot, 2),
            'StagePlan.plot': (StagePlan((.5,1.), (0.,.5), MEASURED, 'width').plot, 1)}
-plots = {**{n: (lambda n=n, **kw: getattr(elastic, n)(*CALLS[n], **kw), 3 if n=='plot_gradients' else 1) for n in CALLS},
-         **METHODS}
+def picture(name): return lambda **kw: getattr(elastic, name)(*CALLS[name], **kw)
+plots = {**{n: (picture(n), 3 if n=='plot_gradients' else 1) for n in CALLS}, **METHODS}
 
 def test_every_picture_is_tried(): assert {n for n in vars(elastic) if n.startswith('plot_')}=={*CALLS}
 

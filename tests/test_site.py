@@ -41,8 +41,9 @@ def test_llms_txt():
     "The site's has what a module says of itself and all names, nbdev's the promises"
     text, short = api_pages.llms_txt(), (root/'nbs/llms.txt').read_text(encoding='utf-8')
     for name in api_pages.modules():
-        doc = api_pages.module_of(name).__doc__
-        assert ' '.join(doc.split()) in text and f'- `elastic_nets.{name}`: {doc.splitlines()[0]}' in short
+        promise, more = api_pages.module_of(name).__doc__.strip().split('\n\n')
+        assert promise in text and f' {" ".join(more.split())}\n' in text
+        assert f'- `elastic_nets.{name}`: {promise}' in short
 
 def test_methods_of_learners_have_entries(api):
     assert [n for n in ('to_supernet','subnet','search_subnet') if f'### Learner.{n}\n' not in api]==[]
