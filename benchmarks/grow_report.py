@@ -346,7 +346,7 @@ def small_choice():
     "Which init these rows choose"
     found = {init:beside_default(init) for init in small.INITS if init!='orthogonal'}
     found = {init:d for init,d in found.items() if len(d)>1}
-    if not found: return 'how new channels should begin is not run yet'
+    if not found: return 'no init is chosen yet'
     best = max(found, key=lambda init: mean(found[init]))
     if mean(found[best])<=0: return f'orthogonal has the highest mean, before {best}'
     says = {'reached':'is better than'}.get(verdict(found[best]), 'is not shown to be better than')

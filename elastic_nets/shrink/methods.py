@@ -110,7 +110,7 @@ def delayed_shrinking(
 def onion(
     k:int=4, # Widths; all of them are trained in each step
 ) -> Recipe:
-    "What won in our search (docs/onion.md): a few widths on hard labels, a step for each, private statistics"
+    "What our short search ended with, not shown to be the best (docs/onion.md): hard labels, a step for each width"
     if type(k) is not int or k<2: raise ValueError(f'k: the widths are a whole number from 2, got {k!r}')
     construct = Construct(k=k, smallest=True, levels=k, dims=('width',), bn='statistics')
     return Recipe(construct, Gradient('hard', dropout=True), Update('large first'), Delayed(0., 0.))
