@@ -2035,6 +2035,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'elastic_nets.use.latency.LatencyTable.save': ( 'use/latency.html#latencytable.save',
                                                                                           'elastic_nets/use/latency.py'),
                                           'elastic_nets.use.latency.Setting': ('use/latency.html#setting', 'elastic_nets/use/latency.py'),
+                                          'elastic_nets.use.latency.Setting.__post_init__': ( 'use/latency.html#setting.__post_init__',
+                                                                                              'elastic_nets/use/latency.py'),
                                           'elastic_nets.use.latency.Setting.clock': ( 'use/latency.html#setting.clock',
                                                                                       'elastic_nets/use/latency.py'),
                                           'elastic_nets.use.latency.Setting.inputs': ( 'use/latency.html#setting.inputs',

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from types import SimpleNamespace
 from weakref import WeakKeyDictionary
 from ..subnets.budgets import part_of
-from ..subnets.subnet import Subnet, number_in, of_kind
+from ..subnets.subnet import Subnet, named, number_in, of_kind
 from ..subnets.supernet import checksum
 from ..subnets.batches import at_size, calibrate_together, quiet
 from ..subnets.supernet import check_supernet
@@ -144,6 +144,8 @@ def evaluate_subnets(
     if type(calibrate) is not int or calibrate<0:
         raise ValueError(f'calibrate: a number of training samples, or 0, got {calibrate!r}')
     if dl is None: dl = learn.dls.valid
+    if not hasattr(dl, '__iter__'):
+        raise TypeError(f'dl: a loader is expected, such as learn.dls.valid, got {named(dl)}')
     results, found = _Results(learn, ms, dl, calibrate, cache), {}
     if cache is not False: found = {s:v for s in subnets if (v := results.get(s)) is not None}
     chunks = list(_in_chunks([s for s in subnets if s not in found], sn.n_params))
@@ -383,6 +385,8 @@ def plot_pareto(
 ): # The axes
     "The best network within each budget, and the others as faint dots"
     if isinstance(tables, pd.DataFrame): tables = {'':tables}
+    of_kind(dict, 'a table, or {label: table},', tables=tables)
+    for t in tables.values(): ranked(t, cost, metric, lower)
     if ax is None: ax = plt.subplots(figsize=(6,3))[1]
     unit, name = {'macs':(1e6,'million MACs'), 'params':(1e6,'million parameters')}.get(cost, (1,cost))
     end = max(t[cost].max() for t in tables.values())/unit
