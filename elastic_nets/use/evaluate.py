@@ -122,6 +122,13 @@ class _Results:
         line = json.dumps({**self.line, 'subnet':subnet.to_json(), 'values':values})
         with self.file.open('a') as f: f.write(f'{line}\n')
 
+# %% ../../nbs/use/40_evaluate.ipynb #bc9e8158
+def _loader(learn, dl):
+    "`dl`, or the learner's validation loader"
+    if dl is None: return learn.dls.valid
+    if hasattr(dl, '__iter__'): return dl
+    raise TypeError(f'dl: a loader is expected, such as learn.dls.valid, got {named(dl)}')
+
 # %% ../../nbs/use/40_evaluate.ipynb #64bf35b1
 def evaluate_subnets(
     learn:Learner, # With a supernet
@@ -143,9 +150,7 @@ def evaluate_subnets(
     for s in subnets: sn.space.check(s)
     if type(calibrate) is not int or calibrate<0:
         raise ValueError(f'calibrate: a number of training samples, or 0, got {calibrate!r}')
-    if dl is None: dl = learn.dls.valid
-    if not hasattr(dl, '__iter__'):
-        raise TypeError(f'dl: a loader is expected, such as learn.dls.valid, got {named(dl)}')
+    dl = _loader(learn, dl)
     results, found = _Results(learn, ms, dl, calibrate, cache), {}
     if cache is not False: found = {s:v for s in subnets if (v := results.get(s)) is not None}
     chunks = list(_in_chunks([s for s in subnets if s not in found], sn.n_params))
