@@ -158,8 +158,7 @@ def check_channels(
     kwargs:dict={}, # Inputs by keyword
 ):
     "Raise `NotElasticError` unless the cut network equals the silenced one, on random weights in float64"
-    _check_pair(model, graph)
-    gen = torch.Generator().manual_seed(seed)
+    gen = _check_pair(model, graph) or torch.Generator().manual_seed(seed)
     keep = {g.name: _some(g.size//g.unit, gen) for g in graph.elastic.values()}
     xb, kwargs = [one_sample(x, torch.float64) for x in (as_inputs(xb), kwargs)]
     full = randomise(trace_mode(copy_model(model), graph.aux).cpu().double(), gen)
