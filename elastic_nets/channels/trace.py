@@ -147,6 +147,13 @@ def _close(a, b):
     if a.shape!=b.shape or not torch.isfinite(b).all(): return False
     return torch.allclose(a, b, rtol=1e-6, atol=1e-9*(1+b.abs().max().item()))
 
+# %% ../../nbs/channels/08_trace.ipynb #0c2ccb44
+def _check_pair(model, graph):
+    "`TypeError` unless these are a model and a graph"
+    check_model(model)
+    if isinstance(graph, ChannelGraph): return
+    raise TypeError(f'graph: what trace_channels returned is expected, got a {type(graph).__name__}')
+
 # %% ../../nbs/channels/08_trace.ipynb #7959689f
 def check_channels(
     model:nn.Module, # Uncut; not changed
@@ -156,10 +163,7 @@ def check_channels(
     kwargs:dict={}, # Inputs by keyword
 ):
     "Raise `NotElasticError` unless the cut network equals the silenced one, on random weights in float64"
-    check_model(model)
-    if not isinstance(graph, ChannelGraph):
-        raise TypeError(f'graph: what trace_channels returned is expected, got a {type(graph).__name__}')
-    gen = torch.Generator().manual_seed(seed)
+    gen = _check_pair(model, graph) or torch.Generator().manual_seed(seed)
     keep = {g.name: _some(g.size//g.unit, gen) for g in graph.elastic.values()}
     xb, kwargs = [one_sample(x, torch.float64) for x in (as_inputs(xb), kwargs)]
     full = trace_mode(random_copy(model, gen), graph.aux)

@@ -102,6 +102,7 @@ def plot_onion(
 ): # The axes
     "Networks nested in one weight: rows are outputs, columns are inputs, and the core lies at the top left"
     fill = not isinstance(weight, torch.Tensor)
+    if fill: of_kind((tuple,list), 'a weight or a shape (outputs, inputs)', weight=weight)
     rows,cols = tuple(weight if fill else weight.shape)[:2]
     pairs = _nested(sizes, (rows,cols))
     labels = [f'{o} x {i}' for o,i in pairs] if labels is None else labels
@@ -127,7 +128,8 @@ def plot_blocks(
     ax=None, # Axes to draw on; default: new ones
 ): # The axes
     "A weight with lines between its four blocks: old, new inputs, new outputs, both new"
-    rows,cols = as_weight(weight=weight).shape[:2]
+    rows,cols = (*as_weight(weight=weight).shape[:2], 0, 0)[:2]
+    if old is not None: of_kind((tuple,list), 'a pair (outputs, inputs)', old=old)
     outputs,inputs = old or (rows, cols)
     if not (0<outputs<=rows and 0<inputs<=cols):
         raise ValueError(f'old: (outputs, inputs) inside {(rows, cols)}, got {(outputs, inputs)}')

@@ -132,6 +132,7 @@ def levels_of(
 ) -> list: # `c.levels` subnets, smallest first; fewer where rounding makes two alike
     "The networks of a construction with levels"
     of_kind(Construct, 'a Construct', c=c)
+    of_kind(Space, 'a Space', space=space)
     return c.spacing(chosen_space(c, space), c.levels, macs)
 
 # %% ../../nbs/shrink/21_recipe.ipynb #b8428bca

@@ -25,7 +25,7 @@ from types import SimpleNamespace
 from warnings import warn
 from weakref import WeakKeyDictionary
 from ..subnets.budgets import part_of
-from ..subnets.subnet import Subnet, number_in, of_kind
+from ..subnets.subnet import Subnet, named, number_in, of_kind
 from ..subnets.supernet import checksum
 from ..subnets.batches import at_size, calibrate_together, quiet
 from ..subnets.supernet import check_supernet
@@ -162,6 +162,13 @@ class _Results:
         line = json.dumps({**self.line, 'subnet':subnet.to_json(), 'values':values})
         with self.file.open('a') as f: f.write(f'{line}\n')
 
+# %% ../../nbs/use/40_evaluate.ipynb #bc9e8158
+def _loader(learn, dl):
+    "`dl`, or the learner's validation loader"
+    if dl is None: return learn.dls.valid
+    if hasattr(dl, '__iter__'): return dl
+    raise TypeError(f'dl: a loader is expected, such as learn.dls.valid, got {named(dl)}')
+
 # %% ../../nbs/use/40_evaluate.ipynb #64bf35b1
 def evaluate_subnets(
     learn:Learner, # With a supernet
@@ -183,7 +190,7 @@ def evaluate_subnets(
     for s in subnets: sn.space.check(s)
     if type(calibrate) is not int or calibrate<0:
         raise ValueError(f'calibrate: a number of training samples, or 0, got {calibrate!r}')
-    if dl is None: dl = learn.dls.valid
+    dl = _loader(learn, dl)
     results, found = _Results(learn, ms, dl, calibrate, cache), {}
     if cache is not False: found = {s:v for s in subnets if (v := results.get(s)) is not None}
     chunks = list(_in_chunks([s for s in subnets if s not in found], sn.n_params))
@@ -456,6 +463,8 @@ def plot_pareto(
 ): # The axes
     "The best network within each budget, and the others as faint dots"
     if isinstance(tables, pd.DataFrame): tables = {'':tables}
+    of_kind(dict, 'a table, or {label: table},', tables=tables)
+    for t in tables.values(): ranked(t, cost, metric, lower)
     if ax is None: ax = plt.subplots(figsize=(6,3))[1]
     unit, name = {'macs':(1e6,'million MACs'), 'params':(1e6,'million parameters')}.get(cost, (1,cost))
     end = max(t[cost].max() for t in tables.values())/unit

@@ -56,6 +56,10 @@ class Setting:
     device:str='cpu' # Where
     channels_last:bool=False # Memory format of pictures and weights
 
+    def __post_init__(self):
+        try: torch.device(self.device)
+        except (RuntimeError, TypeError) as e: raise ValueError(f'device: {e}, got {self.device!r}') from e
+
     def inputs(self, sn, subnet): # as `subnet` takes them
         xb = at_size(as_inputs(sn.xb), subnet.resolution)
         xb = tuple(x[:1].expand(self.batch, *x.shape[1:]).contiguous() for x in xb)
@@ -208,6 +212,7 @@ def save(self:LatencyTable,
     path, # A file
 ):
     "As JSON, with the device and the versions"
+    of_kind((str,os.PathLike), 'a file', path=path)
     rows = self.held_out.to_dict('records')
     held_out = [{**row, 'subnet':row['subnet'].to_json()} for row in rows]
     d = dict(version=2, about=self.about, seconds=self.seconds, held_out=held_out)

@@ -163,6 +163,7 @@ def read_cut(
     path, # What `save_subnet` wrote
 ) -> tuple: # What the JSON says, and {name: tensor}
     "The content of a file; `ValueError` where it is another kind of file, damaged or of another version"
+    of_kind((str,os.PathLike), 'a file', path=path)
     try:
         with safe_open(path, 'pt') as f:
             meta, tensors = f.metadata() or {}, {n:f.get_tensor(n).clone() for n in f.keys()} # aligned

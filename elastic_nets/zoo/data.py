@@ -143,6 +143,7 @@ def digits_dls(
 ) -> SplitLoaders: # 60, 20 and 20 % of the pictures
     "scikit-learn's digits: 1,797 pictures in 10 classes, no download"
     whole_from(1, size=size)
+    whole_from(0, seed=seed)
     if n_in not in (1,3): raise ValueError(f'n_in must be 1 or 3, got {n_in}')
     d = load_digits()
     x,y = torch.tensor(d.images).float()[:,None]*(255/16),torch.tensor(d.target)
@@ -183,6 +184,7 @@ def shapes_dls(
 ) -> SplitLoaders: # 60, 20 and 20 % of the pictures
     "Generated segmentation pictures: background, square, disc and triangle"
     whole_from(1, n=n, size=size)
+    whole_from(0, seed=seed)
     x,y = _draw_shapes(n, size, seed)
     splits = torch.arange(n).tensor_split([int(.6*n), int(.8*n)])
     return _memory_dls(x, y, ['background', 'square', 'disc', 'triangle'], splits, bs, seed, device=device)

@@ -61,7 +61,7 @@ models, graphs = (None, 'x', len, nn.Linear), (None, 'x', {})
 supernets = (None, 'x', nn.Linear(2,2))
 
 channels = [
-    *rows(el.trace_channels, lambda: dict(model=net(), x=x), groups=('x', [1], 3)),
+    *rows(lambda **kw: el.trace_channels(net(), x, **kw), name='trace_channels', groups=('x', [1], 3)),
     *rows(el.check_channels, lambda: dict(whole(), xb=x), model=models, graph=graphs),
 ]
 
@@ -89,7 +89,8 @@ shrinking = [
     *rows(el.zero_last_bn, sn=supernets),
     *rows(el.equal_shares, lambda: dict(space=space(), n=3), space=word, n=(1, *word)),
     *rows(el.equal_macs, lambda: dict(space=space(), n=3, macs=sn().macs), space=word, n=(1, *word), macs=(3, *word)),
-    *rows(el.levels_of, lambda: dict(c=el.Construct(levels=2), space=space()), c=(*word, el.Recipe())),
+    *rows(el.levels_of, lambda: dict(c=el.Construct(levels=2), space=space()), c=(*word, el.Recipe()),
+          space=word),
     *rows(partial(el.Phase, 1), name='Phase', subspace=(3, {3:1})),
     *rows(el.Phase, length=(inf, nan, None)),
     *rows(el.compofa, teacher=(*word, nan, inf)), *rows(el.progressive_shrinking, teacher=('x', nan)),
@@ -124,7 +125,10 @@ using = [
     *rows(el.sample_buckets, of_net, sn=supernets, space=('x', .5), per=(0, 'x')),
     *rows(el.best_of_buckets, lambda: dict(table(), buckets=[(0,2)]), buckets=(*word, 3)),
     *rows(el.mean_pareto_accuracy, lambda: dict(table(), lo=1, hi=2), lo=word, hi=('x', nan)),
-    *rows(el.time_subnets, lambda: dict(of_net(), subnets=[space().min]), sn=supernets, subnets=(None, 3)),
+    *rows(el.evaluate_subnets, lambda: dict(learn=learner(), subnets=[space().min]), dl=(3, nn.Linear(2,2))),
+    *rows(el.subnet_in, path=(None, 3)), *rows(el.load_subnet, path=(None, 3)),
+    *rows(el.time_subnets, lambda: dict(of_net(), subnets=[space().min]), sn=supernets, subnets=(None, 3),
+          device=('x', 'tpu9')),
     *rows(el.load_latencies, lambda: dict(of_net(), path='x'), sn=supernets, path=(None, 3)),
     *rows(el.widths_that_pay, of_net, sn=supernets, gain=(*word, 1), widths=('x', .5, (2.,), ('x',))),
     *rows(el.save_subnet, lambda: dict(of=sn(), subnet=space().min, path='f'), path=(None, 3), args=('x',),
@@ -138,7 +142,9 @@ using = [
 ]
 
 looking = [
-    *rows(el.plot_matrix, m=(*word, {})), *rows(el.plot_blocks, weight=word), *rows(el.plot_correlation, maps=word),
+    *rows(el.plot_matrix, m=(*word, {})), *rows(el.plot_correlation, maps=word),
+    *rows(el.plot_blocks, lambda: dict(weight=torch.ones(2,2)), weight=word, old=(1, 'x')),
+    *rows(el.plot_onion, lambda: dict(sizes=[1]), weight=(3, *word)), *rows(el.plot_pareto, tables=(*word, [1])),
     *rows(el.plot_insertion, rows=([1], *word)), *rows(el.plot_graph, graph=graphs),
     *rows(el.plot_front, lambda: dict(table(), names={}), names=([1], *word)),
     *rows(el.plot_loss, recorder=(*word, SimpleNamespace())),
@@ -157,7 +163,8 @@ zoo = [
           n_classes=counts, dropout=(1., 'x')),
     *rows(el.ofa_proxyless, width=('x', 0), kernels=(3, None), resolutions=(128, ('x',))),
     *rows(el.ofa_resnet50, n_classes=counts, resolutions=(128, 'x')), *rows(el.compofa_space, space=(*word, net)),
-    *rows(el.digits_dls, bs=counts, size=counts, n_in=('x', 2)), *rows(el.shapes_dls, n=counts, size=counts, bs=counts),
+    *rows(el.digits_dls, bs=counts, size=counts, n_in=('x', 2), seed=('x', .5)),
+    *rows(el.shapes_dls, n=counts, size=counts, bs=counts),
 ]
 
 ERRORS = channels+subnets+shrinking+growing+using+looking+zoo

@@ -15,7 +15,7 @@ def environment():
     path = os.pathsep.join([str(tests.parent), str(tests), *[p for p in [env.get('PYTHONPATH')] if p]])
     return {**env, 'OMP_NUM_THREADS':'1', 'CUDA_VISIBLE_DEVICES':'', 'PYTHONPATH':path}
 
-def start(script, *args, ranks=1, timeout=150, fails=False):
+def start(script, *args, ranks=1, timeout=300, fails=False):
     "All that `script` says"
     done = subprocess.run(command(script, *args, ranks=ranks), env=environment(), capture_output=True, text=True,
                           timeout=timeout)
