@@ -154,7 +154,7 @@ def locate(
 def least(self:ChannelGraph,
     model, # The network that was traced
 ) -> dict: # 'params' and 'macs', in [0, 1]
-    "Share of the parameters and MACs of `model` that are left where every group has one unit, without all blocks that may go"
+    "Share of the parameters and MACs of `model` that is left: one unit of every group, no block that may be dropped"
     place = locate(self, {n:g.unit for n,g in self.elastic.items()}, dict.fromkeys(self.stages, 0))
     shapes = {n:p.shape for n,p in model.named_parameters(remove_duplicate=False)}
     def small(n): return prod(place.shape(n, shapes[n])) if place.has(n) else 0

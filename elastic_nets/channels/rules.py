@@ -142,8 +142,9 @@ def softmax(walk, call):
     x, names = call.tensors[0], list(walk.of(call.tensors[0]).names)
     place = 2 if call.name=='normalize' else 1
     d = as_dims(call.get('dim', place, 1 if call.name=='normalize' else -1), x.ndim)[0]
+    kind = 'over channels' if call.name=='normalize' else 'mixes channels'
     if names[d] is not None and not (call.name=='normalize' and reduces(walk, call, names[d], d)):
-        walk.labeller.freeze(names[d], f'{call.why}: '+('over channels' if call.name=='normalize' else 'mixes channels'))
+        walk.labeller.freeze(names[d], f'{call.why}: {kind}')
     return tuple(names)
 
 # %% ../../nbs/channels/05_rules.ipynb #faafa81a
