@@ -329,6 +329,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'elastic_nets/channels/rules.py'),
                                              'elastic_nets.channels.rules.no_rule': ( 'channels/rules.html#no_rule',
                                                                                       'elastic_nets/channels/rules.py'),
+                                             'elastic_nets.channels.rules.note_mixer': ( 'channels/rules.html#note_mixer',
+                                                                                         'elastic_nets/channels/rules.py'),
                                              'elastic_nets.channels.rules.note_reader': ( 'channels/rules.html#note_reader',
                                                                                           'elastic_nets/channels/rules.py'),
                                              'elastic_nets.channels.rules.pad': ( 'channels/rules.html#pad',

@@ -46,7 +46,7 @@ class ChannelGraph:
     reads:dict # Weight name -> the dimension along which it reads channels
     norms:dict # Layer that reduces over channels -> (dimension of its input, `Axis`)
     outs:dict # Layer -> (dimension of its output, `Axis`)
-    mixers:dict # Linear layer that mixes positions -> `Axis` of the channels it works on one by one
+    mixers:dict # Layer that is applied to channels one by one -> their `Axis`
     stages:dict # Stage of blocks that may be dropped -> their names
     positions:dict=field(default_factory=dict) # Layer -> positions it is applied at, for one sample
     products:list=field(default_factory=list) # (module, MACs, axes): products beside the layers', as in attention

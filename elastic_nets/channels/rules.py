@@ -183,6 +183,12 @@ def make(walk, weight, labels, bias=None):
         layer = name.partition('.parametrizations.')[0].removesuffix('.weight')
         walk.labeller.made.setdefault(layer, labels)
 
+# %% ../../nbs/channels/05_rules.ipynb #b023632c
+def note_mixer(walk, call, names):
+    "A layer that is applied to channels one by one, as to each head of an attention, works less where some are gone"
+    others = [l for l in names if walk.labeller.can_go(l)]
+    if len(others)==1 and (layer := walk.layer(call)): walk.labeller.mixers[layer] = others[0]
+
 # %% ../../nbs/channels/05_rules.ipynb #a725456f
 @channel_rule('linear')
 def linear(walk, call):
@@ -192,8 +198,7 @@ def linear(walk, call):
     note_reader(walk, w, 1)
     read(walk, call, w, into, names[-1])
     make(walk, w, out, b)
-    others = [l for l in names[:-1] if walk.labeller.can_go(l)]
-    if len(others)==1 and (layer := walk.layer(call)): walk.labeller.mixers[layer] = others[0]
+    note_mixer(walk, call, names[:-1])
     return (*names[:-1], out) if w.ndim==2 else names[:-1]
 
 # %% ../../nbs/channels/05_rules.ipynb #1438fc27
@@ -206,6 +211,7 @@ def conv(walk, call):
     dim = x.ndim-(w.ndim-1)
     came, names = walk.of(x).names[dim], walk.of(w).names
     walk.labeller.freeze(walk.of(x).names[dim+1:], f'{call.why}: along positions')
+    note_mixer(walk, call, walk.of(x).names[:dim])
     if groups==1:
         out, into = names[:2] if not transposed else names[1::-1]
         note_reader(walk, w, 0 if transposed else 1)
