@@ -63,7 +63,8 @@ def write_row(row):
 def more_facts(model, sn):
     "What the second table says of one model"
     graph, space = sn.graph, sn.space
-    counted = {s: counted_macs(lambda: sn.extract(s).eval().requires_grad_(False)(*sn.xb)) for s in (space.max, space.min)}
+    def macs(m): return counted_macs(lambda: m.eval().requires_grad_(False)(*sn.xb))
+    counted = {s: macs(sn.extract(s)) for s in (space.max, space.min)}
     frozen = frozen_groups(graph)
     return dict(elastic=len(graph.elastic), groups=len(graph.elastic)+sum(map(len, frozen.values())),
         params=graph.share(sn.model)['params'], blocks=sum(map(len, graph.stages.values())),

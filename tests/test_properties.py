@@ -177,7 +177,8 @@ def test_new_blocks_begin_as_nothing(net):
     assert all_close(run(m, x), y)
 
 def test_macs_are_counted(net):
-    for s in (*net.subs, net.sn.space.min, net.sn.space.max): assert net.sn.macs(s)==all_macs(net.sn.extract(s), net.xb[:1])
+    space = net.sn.space
+    for s in (*net.subs, space.min, space.max): assert net.sn.macs(s)==all_macs(net.sn.extract(s), net.xb[:1])
 
 def test_smallest_has_half_the_macs(net): assert net.facts['small'] <= .5
 

@@ -61,6 +61,16 @@ def test_an_active_subnet_computes_what_the_extracted_one_does(name):
         with sn.active(s): torch.testing.assert_close(model(x), m(x), rtol=1e-3, atol=1e-4)
         assert (macs(m, x), n_params(m)) == (sn.macs(s), sn.n_params(s))
 
+@pytest.mark.parametrize('width', [.25,.35])
+def test_a_narrow_network_for_small_pictures(width):
+    "Its first stage keeps the shape: the first block could go too, and two blocks always stay"
+    model,space = ofa_mobilenetv3(10, img=32, width=width, kernels=(7,))
+    sn = Supernet(model, torch.randn(2,3,32,32), space=space)
+    assert space.count()==117**5 and len(sn.extract(space.min).layer2)==4
+    assert sum(type(m) is InvertedResidual for m in sn.extract(space.min).layer2)==2
+
+def test_a_narrow_head(): assert ofa_proxyless(10, width=.5)[0].head.fc.in_features==640
+
 def uniform(space, depth, expand, kernel):
     "The subnet with the same published choices everywhere"
     at = dict(depth={2:0, 3:1, 4:2}[depth], width={3:0, 4:1, 6:2}[expand], kernel={3:0, 5:1, 7:2}[kernel])

@@ -153,6 +153,22 @@ def test_a_new_head(head, known):
     torch.testing.assert_close(y, sn.extract(s)(xb), rtol=1e-4, atol=1e-5)
     assert sum(p.numel() for p in sn.extract(s).parameters())==sn.n_params(s)
 
+@pytest.mark.parametrize('again', [False, True], ids=['taken in','made elastic again'])
+def test_norms_of_a_new_head_become_private_too(again):
+    sn = Supernet(resnet_cifar(8, n_in=1), xb)
+    s = sn.space.min
+    sn.private_bn(s)
+    old = sn.stats[s]['stem.bn']['weight']
+    sn.model.head.fc = nn.Sequential(nn.BatchNorm1d(64), nn.Linear(64, 7))
+    if again: sn = Supernet(sn.model, xb)
+    with sn.active(s): sn.model.eval()(xb)
+    assert sn.stats[s]['stem.bn']['weight'] is old and 'head.fc.0' in sn.stats[s]
+    with torch.no_grad(): sn.stats[s]['head.fc.0']['bias'] += 3
+    small = sn.extract(s).eval()
+    with sn.active(s): torch.testing.assert_close(sn.model(xb), small(xb), rtol=1e-4, atol=1e-5)
+    assert torch.equal(small.head.fc[0].bias, sn.stats[s]['head.fc.0']['bias']) and not sn.model.head.fc[0].bias.any()
+    assert any(p is sn.stats[s]['head.fc.0']['bias'] for p in sn.held_params())
+
 def test_a_replacement_in_the_middle_of_a_subnet():
     sn = Supernet(model(), xb)
     with sn.active(sn.space.min):

@@ -50,7 +50,7 @@ class ChannelGraph:
     reads:dict # Weight name -> the dimension along which it reads channels
     norms:dict # Layer that reduces over channels -> (dimension of its input, `Axis`)
     outs:dict # Layer -> (dimension of its output, `Axis`)
-    mixers:dict # Linear layer that mixes positions -> `Axis` of the channels it works on one by one
+    mixers:dict # Layer that is applied to channels one by one -> their `Axis`
     stages:dict # Stage of blocks that may be dropped -> their names
     positions:dict=field(default_factory=dict) # Layer -> positions it is applied at, for one sample
     products:list=field(default_factory=list) # (module, MACs, axes): products beside the layers', as in attention
@@ -196,8 +196,8 @@ def inside_of(self:ChannelGraph,
 
 # %% ../../nbs/channels/02_graph.ipynb #e29d829a
 _REMEDIES = { # What a reason says -> what would thaw the group
-    'sizes are fixed': 'compute the sizes from shapes, or keep them in attributes of the module (`self.num_heads`), with -1 '
-                       'for what follows from them',
+    'sizes are fixed': 'compute the sizes from shapes, or keep them in attributes of the module (`self.num_heads`), '
+                       'with -1 for what follows from them',
     'no rule for': 'write a rule for that function with `channel_rule`, as in `05_rules`',
     'misunderstood': 'write a rule for the layer with `channel_rule`, or the groups by hand (`groups=`)',
     'no torch function': 'put that code into a module, and write a rule for its class with `channel_rule`',
@@ -215,7 +215,8 @@ _REMEDIES = { # What a reason says -> what would thaw the group
     'channels are padded': 'let a layer make the further channels, such as a convolution of 1x1',
     'only some of their channels': 'a layer of its own where the one meets the other, such as a convolution of 1x1',
     'by a weight that is computed': 'compute the weight by moves, masks and sums of parameters alone',
-    'inside a group': 'as many groups as channels, or one', 'transposed and grouped': 'as many groups as channels, or one',
+    'inside a group': 'as many groups as channels, or one',
+    'transposed and grouped': 'as many groups as channels, or one',
     'is outside of': 'name a larger part as `submodule`', 'no group was written': 'write a group for it (`groups=`)',
     'nothing reads': 'let a layer read it, or take it out',
 }
@@ -240,6 +241,12 @@ def remedies(self:ChannelGraph) -> dict: # Kind of reason, without where -> reme
     "What would thaw the groups that are frozen"
     whys = [g.why for g in self.groups.values() if g.why]
     return {kind_of(why): what for why in whys if (what := remedy(why))}
+
+# %% ../../nbs/channels/02_graph.ipynb #f92094a5
+@patch
+def advice(self:ChannelGraph) -> str: # Empty where there is none
+    "The remedies, to be put behind a message"
+    return ''.join(f'. To thaw "{kind}": {what}' for kind,what in self.remedies().items())
 
 # %% ../../nbs/channels/02_graph.ipynb #181e4b68
 @patch

@@ -154,19 +154,19 @@ def locate(
     return place
 
 # %% ../../nbs/channels/03_place.ipynb #b9f3dcd9
-@patch
-def least(self:ChannelGraph,
+def least(
+    graph:ChannelGraph,
     model, # The network that was traced
 ) -> dict: # 'params' and 'macs', in [0, 1]
-    "Share of the parameters and MACs of `model` that are left where every group has one unit, without all blocks that may go"
-    place = locate(self, {n:g.unit for n,g in self.elastic.items()}, dict.fromkeys(self.stages, 0))
+    "Share of the parameters and MACs of `model` that is left: one unit of every group, no block that may be dropped"
+    place = locate(graph, {n:g.unit for n,g in graph.elastic.items()}, dict.fromkeys(graph.stages, 0))
     shapes = {n:p.shape for n,p in model.named_parameters(remove_duplicate=False)}
     def small(n): return prod(place.shape(n, shapes[n])) if place.has(n) else 0
     params = {n:(p.numel(), small(n)) for n,p in model.named_parameters()}
-    weights = {n: f'{n}.weight' if n else 'weight' for n in self.positions}
-    def positions(n): return self.positions[n]*place.shares.get(n, 1)
-    macs = [(self.positions[n]*prod(shapes[w]), positions(n)*small(w)) for n,w in weights.items()]
-    macs += [(n, n*part if place.has(name) else 0) for (name,n,_),part in zip(self.products, place.parts)]
+    weights = {n: f'{n}.weight' if n else 'weight' for n in graph.positions}
+    def positions(n): return graph.positions[n]*place.shares.get(n, 1)
+    macs = [(graph.positions[n]*prod(shapes[w]), positions(n)*small(w)) for n,w in weights.items()]
+    macs += [(n, n*part if place.has(name) else 0) for (name,n,_),part in zip(graph.products, place.parts)]
     def share(pairs): return sum(few for _,few in pairs)/max(1, sum(many for many,_ in pairs))
     return dict(params=share(params.values()), macs=share(macs))
 

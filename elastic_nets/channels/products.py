@@ -92,9 +92,8 @@ class Products(TorchFunctionMode):
     "Sees matrix products as they are computed"
     def __init__(self, model, walk=None): # A `Walk` that goes along knows which channels there are
         super().__init__()
-        self.model, self.walk, self.stack = model, walk, []
         self.unseen = walk.unseen if walk is not None else lambda f: f
-        self.found = [] # (module, MACs, labels, shape of its weight)
+        self.model, self.walk, self.stack, self.found = model, walk, [], [] # (module, MACs, labels, weight's shape)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out, name = func(*args, **(kwargs or {})), getattr(func, '__name__', '')

@@ -146,8 +146,9 @@ def softmax(walk, call):
     x, names = call.tensors[0], list(walk.of(call.tensors[0]).names)
     place = 2 if call.name=='normalize' else 1
     d = as_dims(call.get('dim', place, 1 if call.name=='normalize' else -1), x.ndim)[0]
+    kind = 'over channels' if call.name=='normalize' else 'mixes channels'
     if names[d] is not None and not (call.name=='normalize' and reduces(walk, call, names[d], d)):
-        walk.labeller.freeze(names[d], f'{call.why}: '+('over channels' if call.name=='normalize' else 'mixes channels'))
+        walk.labeller.freeze(names[d], f'{call.why}: {kind}')
     return tuple(names)
 
 # %% ../../nbs/channels/05_rules.ipynb #faafa81a
@@ -186,6 +187,12 @@ def make(walk, weight, labels, bias=None):
         layer = name.partition('.parametrizations.')[0].removesuffix('.weight')
         walk.labeller.made.setdefault(layer, labels)
 
+# %% ../../nbs/channels/05_rules.ipynb #b023632c
+def note_mixer(walk, call, names):
+    "A layer that is applied to channels one by one, as to each head of an attention, works less where some are gone"
+    others = [l for l in names if walk.labeller.can_go(l)]
+    if len(others)==1 and (layer := walk.layer(call)): walk.labeller.mixers[layer] = others[0]
+
 # %% ../../nbs/channels/05_rules.ipynb #a725456f
 @channel_rule('linear')
 def linear(walk, call):
@@ -195,8 +202,7 @@ def linear(walk, call):
     note_reader(walk, w, 1)
     read(walk, call, w, into, names[-1])
     make(walk, w, out, b)
-    others = [l for l in names[:-1] if walk.labeller.can_go(l)]
-    if len(others)==1 and (layer := walk.layer(call)): walk.labeller.mixers[layer] = others[0]
+    note_mixer(walk, call, names[:-1])
     return (*names[:-1], out) if w.ndim==2 else names[:-1]
 
 # %% ../../nbs/channels/05_rules.ipynb #1438fc27
@@ -209,6 +215,7 @@ def conv(walk, call):
     dim = x.ndim-(w.ndim-1)
     came, names = walk.of(x).names[dim], walk.of(w).names
     walk.labeller.freeze(walk.of(x).names[dim+1:], f'{call.why}: along positions')
+    note_mixer(walk, call, walk.of(x).names[:dim])
     if groups==1:
         out, into = names[:2] if not transposed else names[1::-1]
         note_reader(walk, w, 0 if transposed else 1)

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .labels import NotElasticError
 from .walk import Walk, results_of
 from .graph import ChannelGraph
-from .place import axis_index, kept_units, locate, take, whole
+from .place import axis_index, kept_units, least, locate, take, whole
 from .surgery import copy_model, cut_copy, drop_caches, layer_attrs, like, own_tensors
 from .products import Products, count_work, split_work
 from .blocks import branch_ends, find_stages, residual, stream_inputs
@@ -382,7 +382,7 @@ def _groups_at(graph, layer):
 # %% ../../nbs/channels/08_trace.ipynb #46fc570c
 def _measured(graph, model):
     "`graph`, with how much of `model` is elastic, and how much of it stays whatever is chosen"
-    graph.shares, graph.left = graph.share(model), graph.least(model)
+    graph.shares, graph.left = graph.share(model), least(graph, model)
     return graph
 
 # %% ../../nbs/channels/08_trace.ipynb #8e1ffd8b

@@ -209,7 +209,8 @@ def operate(self:Walk, func, name, args, kwargs, out):
     call = Call(func, name, args, kwargs, out, f'{name} in {self.where()}')
     ins, outs = [self.of(t) for t in call.tensors], call.outs
     names = self.rule(call, ins)
-    why = next((i.why for i in ins if i.step and not any_names(i.names)), call.meets if ins else f'{call.why}: a constant')
+    nameless = call.meets if ins else f'{call.why}: a constant'
+    why = next((i.why for i in ins if i.step and not any_names(i.names)), nameless)
     pure = all(i.sources for i in ins) # of parameters alone
     sources = tuple(p for i in ins for p in i.sources) if pure else ()
     zero = bool(sources) and _stays_zero(name, ins)
@@ -225,7 +226,7 @@ def any_names(names):
 # %% ../../nbs/channels/01_walk.ipynb #a1ec26d0
 @patch
 def stays(self:Walk, known, why):
-    "These tensors freeze; layers whose own weights are among them stand in the table, though nobody knows what they make"
+    "These tensors freeze; layers whose own weights are among them are in the table, though what they make is unknown"
     for k in known:
         self.labeller.freeze(k.names, why)
         labels = next((l for l in k.names if l is not None), None)
@@ -366,8 +367,8 @@ def finish(self:Walk, out):
         own = [p for _,p in m.named_parameters(recurse=False) if p.is_floating_point()]
         ran = isinstance(m, torch.jit.ScriptModule) or id(m) in self.ran
         if not ran or not own or any(id(p) in self.known for p in own): continue
-        labels = self.labeller.ties.fresh(len(own[0]) if own[0].ndim else 1)
-        self.labeller.freeze(labels, f'{n or "the network"} ({type(m).__name__}): its weights are used by no torch function')
+        labels, who = self.labeller.ties.fresh(len(own[0]) if own[0].ndim else 1), n or 'the network'
+        self.labeller.freeze(labels, f'{who} ({type(m).__name__}): its weights are used by no torch function')
         self.labeller.made.setdefault(n, labels)
     return self
 

@@ -85,7 +85,8 @@ def private_bn(self:Supernet,
     for s in subnets:
         if s==self.space.max: continue
         known, new = self.stats[s] if s in self.private else {}, _new_private(self, s, affine)
-        self.stats[s] = {n: known[n] if _shapes(known.get(n))==_shapes(tensors) else tensors for n,tensors in new.items()}
+        def fits(n): return _shapes(known.get(n))==_shapes(new[n])
+        self.stats[s] = {n: known[n] if fits(n) else tensors for n,tensors in new.items()}
         self.private[s] = affine
     switch(self, self.subnet)
 

@@ -111,9 +111,8 @@ def _check_choices(space, graph):
     "`NotElasticError` where there is nothing to choose"
     if space.choices() or space.resolution: return
     why = '; '.join(sorted({g.why for g in graph.groups.values() if g.why}))
-    thaw = ''.join(f'. To thaw "{kind}": {what}' for kind,what in graph.remedies().items())
     raise NotElasticError(f'nothing to choose: one subnet only. Elastic groups: {list(graph.elastic)[:8]}, '
-        f'stages: {list(graph.stages)}. Frozen because: {why}{thaw}')
+        f'stages: {list(graph.stages)}. Frozen because: {why}{graph.advice()}')
 
 # %% ../../nbs/subnets/14_supernet.ipynb #21203cf8
 def _make_elastic(model, graph, space):
@@ -148,6 +147,7 @@ def _inherit(sn, old):
     if old.model is sn.model and old.space==sn.space:
         for k in ('stats','private','matrices','measured_on'): setattr(sn, k, getattr(old, k))
         sn.stats = {s:{n:t for n,t in ts.items() if n in sn.layers} for s,ts in sn.stats.items()}
+        for s,affine in [*sn.private.items()]: sn.private_bn(s, affine) # there may be new norms
     elif old.private or old.matrices:
         warn(f'the supernet that the model had held {len(old.private)} private batch norms and matrices of '
              f'{len(old.matrices)} kernels; they are of other subnets, and gone')
@@ -165,7 +165,6 @@ def _install(sn):
     for old in before: _inherit(sn, old)
     supernets[id(sn.model)] = sn
     sn._homes = _homes(sn.model)
-    _complete(sn)
 
 # %% ../../nbs/subnets/14_supernet.ipynb #8e31bb0a
 def _described(m): # All in `m` that says how it works, but which kind of norm; None where it is no module
@@ -185,10 +184,6 @@ def _notice(sn):
     if new: take_in(sn, homes)
     sn._homes = _homes(sn.model)
     if new: switch(sn, sn.subnet)
-
-# %% ../../nbs/subnets/14_supernet.ipynb #0f3123ce
-def _complete(sn): # Batch norms that are new become private too, where others are
-    for s,affine in [*sn.private.items()]: sn.private_bn(s, affine)
 
 # %% ../../nbs/subnets/14_supernet.ipynb #8e31bb0b
 def take_in(
@@ -210,7 +205,7 @@ def take_in(
     for k in [k for k in vars(sn) if k[0]=='_']: del vars(sn)[k]
     for m in [sn.model, *[old for old,_ in changed if old is not None]]: make_plain(m)
     sn.layers = _make_elastic(sn.model, sn.graph, sn.space)
-    _complete(sn)
+    for s,affine in [*sn.private.items()]: sn.private_bn(s, affine) # norms that are new become private too
 
 # %% ../../nbs/subnets/14_supernet.ipynb #dd810925
 def check_supernet(
@@ -449,8 +444,8 @@ def extract(self:Supernet,
     subnet:Subnet, # Of `self.space`
 ) -> nn.Module: # Plain, with small tensors of its own
     "`subnet` as an ordinary model"
-    place = self.place(subnet)
-    m = cut_copy(self.model, place, {id(self.model.get_submodule(b)): empty_place(self.graph, b) for b in place.dropped})
+    place, blocks = self.place(subnet), self.model.get_submodule
+    m = cut_copy(self.model, place, {id(blocks(b)): empty_place(self.graph, b) for b in place.dropped})
     unhook(m)
     for n,layer in make_plain(m).named_modules():
         if n in self.layers: _put_own(self, subnet, n, layer)
