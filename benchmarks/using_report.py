@@ -118,8 +118,10 @@ def onnx_says():
     good, bad = [[r for r in FILES if ('refused' in r)==is_bad] for is_bad in (False, True)]
     if not FILES: return 'Not measured yet.'
     n, worst = sum(2+r['config']['random'] for r in good), max((r['difference'] for r in good), default=0)
-    return (f"{len(good)} of {len(FILES)} models: {n} files, the largest difference is {worst:.1e} of the largest "
-            f"answer (allowed: {onnx_files.TOL:.0e})."+(' The others are refused, by name.' if bad else ''))
+    todo = len(onnx_files.models())-len(FILES)
+    waiting = f' (and {todo} not tried yet)' if todo else ''
+    return (f"{len(good)} of {len(FILES)} models{waiting}: {n} files, the largest difference is {worst:.1e} of the "
+            f"largest answer (allowed: {onnx_files.TOL:.0e})."+(' The others are refused, by name.' if bad else ''))
 
 @page.place
 def onnx_table():
