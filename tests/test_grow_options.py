@@ -121,8 +121,8 @@ def test_submodule_grows_in_a_fit():
     assert see.sizes==[(4,8,8)]*n+[(8,8,8)]*n
     Parts().load_state_dict(learn.model.state_dict())
 
-wide = partial(resnet_cifar, 8, width=16, n_in=1) # 8 channels at the start: with fewer PyTorch's shortcuts in channels_last
-                                                 # write out of bounds, on processors without AVX-512
+# 8 channels at the start: with fewer, PyTorch's shortcuts in channels_last write out of bounds where AVX-512 is missing
+wide = partial(resnet_cifar, 8, width=16, n_in=1)
 ways = {'width': (partial(GrowWidth, stages=2), wide), 'depth': (partial(GrowDepth, stages=2), deep),
         'skins': (partial(GrowWidth, stages=2, adapt_lr=True, init='variance'), wide)}
 
