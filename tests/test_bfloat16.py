@@ -79,7 +79,7 @@ def test_what_comes_before_and_after_a_fit():
     learn = learner(widths, cbs=Bfloat16())
     quietly(learn, 'fit_one_cycle', 4, .1, cbs=family(us_net(k=3)))
     with learn.no_bar(): table = evaluate_subnets(learn, [learn.supernet.space.min, learn.supernet.space.max])
-    assert (table.accuracy>.2).all() # a tenth is chance
+    assert table.accuracy.notna().all() and table.accuracy.max()>.5 # a tenth is chance
     seen = Dtypes()
     with learn.no_logging(): small = finetune(learn, learn.supernet.space.min, 1, cbs=[Bfloat16(), seen])
     assert seen.found=={torch.bfloat16} and {p.dtype for p in small.model.parameters()}=={torch.float32}
