@@ -48,6 +48,7 @@ Modules:
 - `elastic_nets.use.save`: A subnet as a file that opens anywhere: weights and a few lines of JSON, nothing that runs when it is read
 - `elastic_nets.use.search`: Who has trained a family names a budget, and gets the most accurate network within it
 - `elastic_nets.use.switch`: One supernet in memory serves a range of budgets: picking a network takes a microsecond, in any number of threads
+- `elastic_nets.zoo.attentive`: The largest network of AttentiveNAS in plain PyTorch, and the `Space` of all the networks inside it
 - `elastic_nets.zoo.data`: Data that is always there, and the papers' data sets, in three splits each
 - `elastic_nets.zoo.models`: The networks of the papers, in plain PyTorch: what the rest of the library makes elastic
 - `elastic_nets.zoo.spaces`: The largest network of each paper in plain PyTorch, and the `Space` of all the networks inside it"""

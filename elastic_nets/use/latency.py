@@ -85,7 +85,7 @@ def check_device(
         if torch.device(device).type in here: return torch.empty(0, device=device)
         why = 'this machine does not have it'
     except (RuntimeError, TypeError, AssertionError) as e: why = ' '.join(str(e).split())[:100]
-    raise ValueError(f'device: {device!r} is not possible here ({why}); {" and ".join(here)} can be used')
+    raise ValueError(f'device: got {device!r}, which is not possible here ({why}); {" and ".join(here)} can be used')
 
 # %% ../../nbs/use/42_latency.ipynb #179af7ee
 def time_subnets(

@@ -102,7 +102,7 @@ ERRORS = [
     ('a table without subnets', lambda: read_table(StringIO('a,b')), 'no column subnet; it has a, b'),
     ('a subnet that is none', lambda: read_table(StringIO('subnet\nos.remove(1)')), 'is no Subnet as it prints'),
     ('a study that is none', lambda: learner().search_subnet(storage=__file__), 'is a file of something else'),
-    ('a gain of everything', lambda: widths_that_pay(supernet(), gain=1), 'gain: a share from 0'),
-    ('wider than there is', lambda: widths_that_pay(supernet(), (2,)), 'widths: multipliers in (0, 1]'),
+    ('a gain of everything', lambda: widths_that_pay(supernet(), gain=1), 'gain: a number in [0, 1), got 1'),
+    ('wider than there is', lambda: widths_that_pay(supernet(), (2,)), 'widths: a number in (0, 1], got 2'),
     ('another space', lambda: supernet().constrain(macs='50%', space=other_space()), 'is not of this supernet'),
 ]
