@@ -6,15 +6,14 @@ import pytest
 import torch
 import elastic_nets.all as elastic
 from elastic_nets.all import (
-    StagePlan, Supernet, bignas, channel_gradients, delayed_shrinking, profile_space, resnet_cifar)
+    GradientProbe, StagePlan, Supernet, bignas, channel_gradients, delayed_shrinking, profile_space, resnet_cifar)
 from types import SimpleNamespace
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt # noqa: E402
 
-class Shrunk:
-    "What `GradientProbe` keeps of two steps"
-    rows = [dict(layer='a.weight', step=s, full=1., shrink=2., used=1.5, cos_shrink=.5, cos_used=.9) for s in (1,2)]
+probe = GradientProbe() # with what it keeps of two steps
+probe.rows = [dict(layer='a.weight', step=s, full=1., shrink=2., used=1.5, cos_shrink=.5, cos_used=.9) for s in (1,2)]
 
 weight, maps = torch.randn(6,4,3,3), torch.randn(6,50)
 net = resnet_cifar(8, width=8, n_in=1)
@@ -28,7 +27,7 @@ CALLS = dict(
     plot_matrix=(weight,), plot_onion=((8,8), [2,4,8]), plot_blocks=(weight, (3,2)), plot_correlation=(maps, 4),
     plot_insertion=(dict(before=[1,2], after=[1,2,2]),), plot_graph=(sn.graph,),
     plot_front=(table, dict(small=subnets[0])), plot_pareto=(table,), plot_loss=(recorder, 'grown'),
-    plot_epsilon=(dict(a=bignas().schedule, b=delayed_shrinking().schedule), 50), plot_gradients=(Shrunk,),
+    plot_epsilon=(dict(a=bignas().schedule, b=delayed_shrinking().schedule), 50), plot_gradients=(probe,),
     plot_channel_gradients=([channel_gradients(torch.randn(4,3), 2) for _ in range(3)], 'angle'))
 METHODS = {'ChannelGraph.plot': (sn.graph.plot, 1), 'SpaceProfile.plot': (profile_space(sn, n=5).plot, 2),
            'StagePlan.plot': (StagePlan((.5,1.), (0.,.5), MEASURED, 'width').plot, 1)}

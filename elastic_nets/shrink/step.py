@@ -139,7 +139,7 @@ def backwards(
     "A forward and a backward of each network; after each, its gradient is in `.grad`, and (network, loss) is given out"
     check_supernet(sn)
     of_kind((list,tuple,L), 'a list of Subnets', nets=nets)
-    for net in nets: of_kind(Subnet, 'a Subnet', nets=net)
+    of_kind(Subnet, 'a Subnet', **{f'nets[{i}]':net for i,net in enumerate(nets)})
     of_kind((Subnet,type(None)), 'a Subnet', top=top)
     of_kind(Callable, 'a function (net, output) -> scalar, such as Losses(...),', loss_of=loss_of)
     number_in('[0, inf)', eps=eps)
