@@ -147,11 +147,25 @@ def _close(a, b):
     if a.shape!=b.shape or not torch.isfinite(b).all(): return False
     return torch.allclose(a, b, rtol=1e-6, atol=1e-9*(1+b.abs().max().item()))
 
+# %% ../../nbs/channels/08_trace.ipynb #8e1ffd8b
+def check_model(
+    model, # What somebody gave as a model
+    name:str='model', # Of the argument
+):
+    "`TypeError` where something else than a module was given, with what would be one"
+    if isinstance(model, nn.Module): return
+    inner = getattr(model, 'model', None)
+    hint = '; take its `.model`' if isinstance(inner, nn.Module) else ''
+    if isinstance(model, type): hint = f', a class; make a module of it, {model.__name__}(...)'
+    elif hasattr(model, '__name__'): hint = f'; call it, {model.__name__}(...)'
+    said = repr(model) if isinstance(model, type) else f'a {type(model).__name__}'
+    raise TypeError(f'{name}: a module is expected (nn.Module), got {said}{hint}')
+
 # %% ../../nbs/channels/08_trace.ipynb #0c2ccb44
-def _check_pair(model, graph):
+def check_pair(model, graph):
     "`TypeError` unless these are a model and a graph"
     check_model(model)
-    if isinstance(graph, ChannelGraph): return
+    if hasattr(graph, 'axes'): return
     raise TypeError(f'graph: what trace_channels returned is expected, got a {type(graph).__name__}')
 
 # %% ../../nbs/channels/08_trace.ipynb #7959689f
@@ -163,7 +177,8 @@ def check_channels(
     kwargs:dict={}, # Inputs by keyword
 ):
     "Raise `NotElasticError` unless the cut network equals the silenced one, on random weights in float64"
-    gen = _check_pair(model, graph) or torch.Generator().manual_seed(seed)
+    check_pair(model, graph)
+    gen = torch.Generator().manual_seed(seed)
     keep = {g.name: _some(g.size//g.unit, gen) for g in graph.elastic.values()}
     xb, kwargs = [one_sample(x, torch.float64) for x in (as_inputs(xb), kwargs)]
     full = trace_mode(random_copy(model, gen), graph.aux)
@@ -180,16 +195,15 @@ def check_channels(
         idx = torch.arange(x.shape[dim])[axis_index(graph, axis, kept)]
         return name in cut_outs and _close(cut_outs[name], x.index_select(dim, idx))
     wrong = next((n for n,x in full_outs.items() if not _same(n, x)), None)
-    failed = isinstance(got, Exception)
-    if wrong is None and not failed and len(want)==len(got) and all(map(_close, got, want)): return
-    error = NotElasticError(_misunderstood(wrong or 'the output', got if failed else None))
+    if wrong is None and not isinstance(got, Exception) and len(want)==len(got) and all(map(_close, got, want)): return
+    error = NotElasticError(_misunderstood(wrong or 'the output', got))
     error.layer = wrong
     raise error
 
 # %% ../../nbs/channels/08_trace.ipynb #ba822085
 def _misunderstood(where, error):
     "What `check_channels` says"
-    why = f' ({type(error).__name__}: {error})' if error else ''
+    why = f' ({type(error).__name__}: {error})' if isinstance(error, Exception) else ''
     return (f'{where}: after a cut it does not compute what the full network computes there{why}. Its channels were '
             'misunderstood: register a rule for its class with `channel_rule`, or write the groups by hand '
             '(`groups=`).')
@@ -384,20 +398,6 @@ def _measured(graph, model):
     "`graph`, with how much of `model` is elastic, and how much of it stays whatever is chosen"
     graph.shares, graph.left = graph.share(model), least(graph, model)
     return graph
-
-# %% ../../nbs/channels/08_trace.ipynb #8e1ffd8b
-def check_model(
-    model, # What somebody gave as a model
-    name:str='model', # Of the argument
-):
-    "`TypeError` where something else than a module was given, with what would be one"
-    if isinstance(model, nn.Module): return
-    inner = getattr(model, 'model', None)
-    hint = '; take its `.model`' if isinstance(inner, nn.Module) else ''
-    if isinstance(model, type): hint = f', a class; make a module of it, {model.__name__}(...)'
-    elif hasattr(model, '__name__'): hint = f'; call it, {model.__name__}(...)'
-    said = repr(model) if isinstance(model, type) else f'a {type(model).__name__}'
-    raise TypeError(f'{name}: a module is expected (nn.Module), got {said}{hint}')
 
 # %% ../../nbs/channels/08_trace.ipynb #0a5e3bd5
 def check_batch(
