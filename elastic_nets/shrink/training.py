@@ -77,8 +77,7 @@ def _check_arguments(recipe, seed, distill, watch):
         raise TypeError(f'distill: a function (pred, teacher) -> scalar is expected, got {distill!r}')
     if distill is not None and targets_of(recipe)=={'hard'}:
         raise ValueError('distill: this recipe has no use for one, its subnets learn from hard labels; leave it out, '
-                         'or use '
-                         "Gradient('distill')")
+                         "or use Gradient('distill')")
 
 # %% ../../nbs/shrink/24_training.ipynb #8f2d26e0
 class OnionTraining(Callback):
