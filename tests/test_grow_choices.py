@@ -1,16 +1,12 @@
 "Choices in growing: lengths of new vectors, shares of copies, a rate for new channels, the moment by the gap, alarms"
 import warnings
 from copy import deepcopy
-from dataclasses import replace
 import pytest, torch
 from fastai.callback.core import Callback
-from fastai.learner import Learner
 from fastai.optimizer import Adam, SGD
-from torch import nn
-from elastic_nets.grow import growing
 from elastic_nets.grow.growing import GrowDepth, GrowWidth, growth_state, load_growth_state
 from elastic_nets.grow.seeded import SkinAlarm, seeded_onion
-from elastic_nets.grow.stages import StagePlan, gap_of, wait_of
+from elastic_nets.grow.stages import gap_of, wait_of
 from elastic_nets.grow.widen import init_half, init_lemon, init_orthogonal
 from elastic_nets.shrink.training import OnionTraining
 from elastic_nets.zoo.data import digits_dls
