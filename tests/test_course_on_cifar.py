@@ -2,11 +2,13 @@
 
 Down to that cell; with `make course`, to the end
 """
-import ast, os, re
+import ast, os, re, warnings
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import PIL.Image
 import pytest
+from fastai.torch_core import defaults
 from notebooks import notebooks, parsed
 
 matplotlib.use('Agg')
@@ -41,13 +43,15 @@ def test_chapter_runs_on_cifar(nb, noise, monkeypatch, tmp_path):
     "Without its assertions, which are about digits"
     import elastic_nets.all
     monkeypatch.setattr(elastic_nets.all, 'cifar_dls', noise)
+    monkeypatch.setattr(defaults, 'callbacks', [*defaults.callbacks]) # chapters change them, and how pictures look
     monkeypatch.chdir(tmp_path)
     here, ns = cell_of(nb)[0], {'__name__': '__main__'}
     end = len(nb.code) if os.getenv('COURSE') else nb.code.index(here)+1
-    for src in nb.code[:end]:
-        if re.match(r'#\|\s*slow', src): continue
-        src = ast.unparse(parsed(at_full_size(src, 6) if src==here else src))
-        exec(compile(src, nb.name, 'exec', optimize=1), ns)
+    with plt.rc_context(), warnings.catch_warnings():
+        for src in nb.code[:end]:
+            if re.match(r'#\|\s*slow', src): continue
+            src = ast.unparse(parsed(at_full_size(src, 6) if src==here else src))
+            exec(compile(src, nb.name, 'exec', optimize=1), ns)
     data = ns['data']() if callable(ns['data']) else ns['data']
     assert tuple(data.one_batch()[0].shape[1:])==(3,32,32)
 

@@ -85,14 +85,14 @@ def neighbours(
     rng, # `random.Random`
 ) -> list: # Of other subnets, all different; fewer than `n` where there are no more
     "Subnets that differ from one of `subnets` in a choice or a few, made to fit and filled"
-    whole, found = getattr(space, 'space', space), {}
+    whole, found, misses = getattr(space, 'space', space), {}, 0
     n_values = choice_counts(whole)
-    for _ in range(20*n):
-        if len(found)>=n: break
+    while len(found)<n and misses<50: # in a row: there are hardly any more
         ranks = ranks_of(whole, rng.choice(subnets))
         changed = rng.sample([*ranks], min(len(ranks), rng.choice((1,1,2,3))))
         s = proposed(space, {**ranks, **{c:rng.randrange(n_values[c]) for c in changed}})
-        if s not in subnets: found[s] = None
+        misses = misses+1 if s in subnets or s in found else 0
+        if not misses: found[s] = None
     return list(found)
 
 # %% ../../nbs/use/41_search.ipynb #b727acaa
@@ -253,11 +253,11 @@ def likely_best(
     lower:bool, # Is less better?
     n:int, # How many
     rng, # `random.Random`
-    draws:int=300, # Random subnets that are looked at; as many neighbours of the best come in addition
+    draws:int=100, # Random subnets that are looked at; a quarter as many neighbours of the best come in addition
 ) -> list: # Of subnets that it has not learnt from
     "The subnets of which `predictor` expects most"
     best = [*predictor.table.sort_values(predictor.metric, ascending=lower).subnet[:8]]
-    found = [space.sample(rng) for _ in range(draws)] + neighbours(space, best, draws, rng)
+    found = [space.sample(rng) for _ in range(draws)] + neighbours(space, best, draws//4, rng)
     found = [s for s in dict.fromkeys(found) if s not in {*predictor.table.subnet}]
     order = np.argsort(predictor.predict(found)*(1 if lower else -1), kind='stable') if found else []
     return [found[i] for i in order[:n]]
