@@ -326,8 +326,8 @@ def _ask_and_tell(learn, space, study, n, metrics, calibrate, seed, predictor=No
     whole, evaluated = getattr(space, 'space', space), {t.user_attrs['subnet'] for t in finished(study)}
     numbers = {c:IntDistribution(0, k-1) for c,k in choice_counts(whole).items()}
     bar = progress_bar(range(n), leave=False) if hasattr(learn, 'progress') else None
-    for _ in range(20*n): # a small space may have fewer than n
-        if len(evaluated)>=min(n, _count(whole)): return
+    idle = 0 # rounds without a new subnet: there may be fewer than n within a budget
+    while len(evaluated)<min(n, _count(whole)) and idle<5:
         k = min(together, n-len(evaluated))
         rng = random.Random(f'{seed} {len(evaluated)}')
         if evaluated: _suggest_next(study, learn.supernet, space, k, rng, predictor)
@@ -338,7 +338,8 @@ def _ask_and_tell(learn, space, study, n, metrics, calibrate, seed, predictor=No
         for trial,subnet in zip(trials, subnets):
             trial.set_user_attr('subnet', subnet.to_json())
             study.tell(trial, float(values[subnet]))
-        evaluated = {t.user_attrs['subnet'] for t in finished(study)}
+        known, evaluated = evaluated, {t.user_attrs['subnet'] for t in finished(study)}
+        idle = 0 if len(evaluated)>len(known) else idle+1
         if bar is not None: bar.update(min(n-1, len(evaluated)))
 
 # %% ../../nbs/use/41_search.ipynb #63553a7c
