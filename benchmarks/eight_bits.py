@@ -12,7 +12,6 @@ from fastai.metrics import accuracy
 from elastic_nets.shrink.methods import delayed_shrinking
 from elastic_nets.shrink.training import OnionTraining
 from elastic_nets.use.deploy import to_int8, to_onnx
-from elastic_nets.use.half import Bfloat16
 from elastic_nets.zoo.data import cifar_dls, digits_dls
 from elastic_nets.zoo.models import resnet_cifar
 from common import Job, main, results, set_seed
@@ -37,9 +36,8 @@ def family(dls, net, epochs):
     "A family; the subnets that are exported are the full network and one of half the MACs"
     learn = Learner(dls, net, metrics=accuracy)
     sn = learn.to_supernet(depths=(0,1))
-    cbs = [OnionTraining(delayed_shrinking(), estimate=False, watch=())]
-    if len(dls.train.dataset)>5000: cbs.append(Bfloat16())
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 4e-3, cbs=cbs)
+    onion = OnionTraining(delayed_shrinking(), estimate=False, watch=())
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 4e-3, cbs=onion)
     return learn, {'full': sn.space.max, 'half': sn.constrain(macs='50%').sample(0)}
 
 @torch.no_grad()
@@ -55,7 +53,6 @@ def train(c):
     found = {}
     for name,s in subnets.items():
         small = learn.subnet(s)
-        small.remove_cbs([cb for cb in small.cbs if isinstance(cb, Bfloat16)])
         with tempfile.TemporaryDirectory() as d:
             file, bits = exported(small.model, small, d, rounds=1)
             (before, n), (after, _) = tested(small, file), tested(small, bits)

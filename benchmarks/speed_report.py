@@ -9,7 +9,7 @@ from supernet_speed import PASSES, SECONDS, path
 page = Page('speed')
 
 FOUND = json.loads(path.read_text(encoding='utf-8'))
-RATIOS, TRACING, MACHINE = FOUND['ratios'], FOUND['tracing'], FOUND['machine']
+RATIOS, TRACING = FOUND['pairs']['rows'], FOUND['tracing']['rows']
 
 def kept(value, target): return 'yes' if value<=target else '**no**'
 
@@ -28,9 +28,10 @@ def steps():
 @page.place
 def tracing():
     def line(r):
-        return [r['model'], r['pixels'], f"{r['seconds']:.2f}", f"{r['forward']:.2f}", f"{r['limit']:.2f}",
-                kept(r['seconds'], r['limit'])]
-    return table(['model','pixels','seconds','one pass','limit','kept'], map(line, TRACING))
+        return [r['model'], r['pixels'], *(f'{r[k]:.2f}' for k in ('traced','seconds','forward','limit')),
+                kept(r['traced'], r['limit']), kept(r['seconds'], r['limit'])]
+    heads = ['model','pixels','traced, s','supernet, s','one pass, s','limit, s','traced in time','supernet in time']
+    return table(heads, map(line, TRACING))
 
 def of_kind(what): return [r for r in RATIOS if r['what']==what]
 
@@ -65,7 +66,7 @@ def slowest():
 def n_models(): return len(TRACING)
 
 @page.place
-def pairs(): return FOUND['pairs']
+def pairs(): return FOUND['pairs']['pairs']
 
 @page.place
 def seconds(): return SECONDS
@@ -74,10 +75,27 @@ def seconds(): return SECONDS
 def passes(): return PASSES
 
 @page.place
-def made_where():
-    m = MACHINE
+def repeats():
+    n = FOUND['tracing']['repeats']
+    return 'once' if n==1 else f'{n} times, the median counts'
+
+@page.place
+def too_slow():
+    def over(key): return sum(r[key]>r['limit'] for r in TRACING)
+    return (f"Of {len(TRACING)} models, {over('traced')} take longer to trace, "
+            f"and {over('seconds')} to become a supernet")
+
+def where(part):
+    "Machine, load and commit of a part"
+    m, seed = FOUND[part]['machine'], FOUND[part]['seed']
     changes = ' with changes' if m['changed'] else ''
     return (f"{m['cpu']}, {m['cores']} cores, {m['threads']} threads, float32, torch {m['torch']}; "
-            f"load {m['load']} before it began; commit {m['commit']}{changes}, seed {FOUND['seed']}, {m['date']}")
+            f"load {m['load']} before it began; commit {m['commit']}{changes}, seed {seed}, {m['date']}")
+
+@page.place
+def steps_where(): return where('pairs')
+
+@page.place
+def tracing_where(): return where('tracing')
 
 if __name__=='__main__': page.write()

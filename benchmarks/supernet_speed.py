@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 import torch, torchvision
 from torch import nn
+from elastic_nets.channels.trace import trace_channels
 from elastic_nets.zoo.models import resnet_cifar
 from elastic_nets.subnets.supernet import Supernet
 from common import COMMIT, processor, results, root
@@ -79,20 +80,23 @@ def seconds_of(f):
     f()
     return time.perf_counter()-start
 
-def time_tracing(seed, repeats=3):
-    """Every model of the tests' zoo, and `LARGE`: seconds until it is a supernet, and the limit,
-    which is 3 s, or 5 forward passes of a batch of 64"""
+def time_tracing(seed, repeats):
+    """Every model of the tests' zoo, and `LARGE`: seconds until its channels are found and checked, seconds until it is
+    a supernet whose subnets are checked, too, and the limit: 3 s, or 5 forward passes of a batch of 64"""
     sys.path.insert(0, str(root/'tests'))
     from zoo import large_case, zoo
     res = []
     for name,case in {**zoo, **{n:large_case(n) for n in LARGE}}.items():
         model, xb = case.model(seed), case.xb(64)
-        found = [seconds_of(lambda: Supernet(m, xb)) for m in (copy.deepcopy(model) for _ in range(repeats))]
+        def median_seconds(f):
+            copies = (copy.deepcopy(model) for _ in range(repeats))
+            return round(median(seconds_of(partial(f, m, xb)) for m in copies), 3)
+        traced, seconds = median_seconds(trace_channels), median_seconds(Supernet)
         with torch.no_grad():
             model(xb[:2])
             forward = seconds_of(lambda: model(xb))
-        res.append(dict(model=name, pixels=case.size, seconds=round(median(found),3), slowest=round(max(found),3),
-                        forward=round(forward,3), limit=round(max(SECONDS, PASSES*forward),2)))
+        res.append(dict(model=name, pixels=case.size, traced=traced, seconds=seconds, forward=round(forward,3),
+                        limit=round(max(SECONDS, PASSES*forward),2)))
         print(res[-1], flush=True)
     return res
 
@@ -103,20 +107,23 @@ def machine():
     return dict(cpu=processor(), cores=os.cpu_count(), threads=torch.get_num_threads(), **versions, commit=commit,
                 changed=commit!=COMMIT, load=round(os.getloadavg()[0],2), date=datetime.date.today().isoformat())
 
+PARTS = {
+    'pairs': lambda a: dict(seed=a.seed, pairs=a.pairs, rows=time_pairs(a.pairs, a.seed)),
+    'tracing': lambda a: dict(seed=a.seed, repeats=a.repeats, rows=time_tracing(a.seed, a.repeats))}
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--pairs', type=int, default=30, help='pairs per ratio')
-    parts = ('pairs','tracing')
-    p.add_argument('--parts', nargs='+', choices=parts, default=parts, help='what to measure')
+    p.add_argument('--parts', nargs='+', choices=PARTS, default=[*PARTS], help='what to measure; the other stays')
+    p.add_argument('--repeats', type=int, default=3, help='supernets of each model')
     p.add_argument('--threads', type=int, default=os.cpu_count(), help='of torch')
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--out', type=Path, default=path, help='JSON to write; docs/speed.md is made from the default one')
     a = p.parse_args()
     torch.set_num_threads(a.threads)
-    res = dict(machine=machine(), seed=a.seed, pairs=a.pairs)
-    if 'pairs' in a.parts: res['ratios'] = time_pairs(a.pairs, a.seed)
-    if 'tracing' in a.parts: res['tracing'] = time_tracing(a.seed)
+    found = json.loads(a.out.read_text(encoding='utf-8')) if a.out.exists() else {}
+    for part in a.parts: found[part] = dict(machine=machine(), **PARTS[part](a))
     a.out.parent.mkdir(parents=True, exist_ok=True)
-    a.out.write_text(json.dumps(res, indent=1)+'\n', encoding='utf-8')
+    a.out.write_text(json.dumps(found, indent=1)+'\n', encoding='utf-8')
 
 if __name__ == '__main__': main()

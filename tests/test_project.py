@@ -1,11 +1,10 @@
 "The notebooks run, the modules are theirs, and the package installs"
 import importlib, re, runpy, shutil
 import pytest
-from notebooks import handmade, imports, modules, nothing, notebooks, package, root, run
+from notebooks import execute, handmade, imports, modules, nothing, notebooks, package, root, run
 
 @pytest.mark.parametrize('nb', notebooks, ids=repr)
-def test_notebook_runs(nb):
-    assert 'Success' in run('nbdev-test', nb.path)
+def test_notebook_runs(nb, tmp_path): execute(nb.path, tmp_path/'log')
 
 def test_each_module_can_be_the_first():
     "Imported alone, nothing of the package being there yet"

@@ -222,13 +222,12 @@ def observe(
     xb:tuple, # Inputs
     kwargs:dict={}, # Inputs by keyword
     names=(), # Layers to watch
-    backward:bool=True, # Look at gradients too?
 ) -> Observed:
     "Run `model` forward and backward"
     result, layers = _outputs(model, xb, kwargs, names)
     def _odd(o): return torch.arange(o.numel(), dtype=o.dtype).add(1).cos().view(o.shape)
     terms = [(o*_odd(o)).sum() for o in result if o.requires_grad] if isinstance(result, list) else []
-    if terms and backward: sum(terms).backward()
+    if terms: sum(terms).backward()
     grads = {n:p.grad for n,p in model.named_parameters(remove_duplicate=False)}
     model.zero_grad()
     return Observed(result, {n:o.detach() for n,o in layers.items() if isinstance(o, torch.Tensor)}, grads)

@@ -482,14 +482,14 @@ def check_subnets(
     xb, _ = corners(twin.model, xb, {}, sn.graph.positions)
     if n is None: n = 1 if sum(p.numel() for p in twin.model.parameters())>3e7 else 2
     space = twin.space
-    def look(model, place, s): # whole layers run their own forward: what they learn is as it was
-        return observe(model, xb, names=[n for n in sn.graph.outs if place.has(n)], backward=s!=space.max)
-    plain = look(twin.model, twin.place(space.max), space.max)
+    def look(model, place): # whole layers run their own forward: what they learn is as it was
+        return observe(model, xb, names=[n for n in sn.graph.outs if place.has(n)])
+    plain = look(twin.model, twin.place(space.max))
     twin.layers = _make_elastic(twin.model, twin.graph, space)
     for s in dict.fromkeys([space.max, space.min, *[space.sample(rng) for _ in range(n)]]):
         place = twin.place(s)
-        with twin.active(s): active = look(twin.model, place, s)
-        wrong = difference(active, plain if s==space.max else look(twin.extract(s), place, s), place)
+        with twin.active(s): active = look(twin.model, place)
+        wrong = difference(active, plain if s==space.max else look(twin.extract(s), place), place)
         if wrong: raise NotElasticError(f'{s}: where it is active and where it is taken out, {wrong}. Please tell us; '
                                         '`check=False` goes on without this check')
 
