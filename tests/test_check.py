@@ -22,8 +22,14 @@ def leaks(m, x):
     y, w = nn.functional.linear(x, m.weight, m.bias), m._parameters['weight']
     return y + (w.sum()-w.sum().detach()) if torch.is_grad_enabled() else y
 
+def only_where_whole(m, x):
+    "Learns twice as much while it is elastic and nothing of it is cut"
+    y, whole = nn.functional.linear(x, m.weight, m.bias), m.weight.shape==m._parameters['weight'].shape
+    return 2*y-y.detach() if whole and type(m) is not Reads else y
+
 @pytest.mark.parametrize('f,match', [(behind_the_back, 'active, it raises RuntimeError'),
-                                     (leaks, '2.weight gets another gradient')])
+                                     (leaks, '2.weight gets another gradient'),
+                                     (only_where_whole, "'0': 8}.*0.weight gets another gradient")])
 def test_a_layer_that_works_otherwise_when_it_is_active(f, match):
     net, x = nn.Sequential(nn.Linear(4,8), nn.ReLU(), Reads(8,3,f)), torch.randn(2,4)
     fails(match, lambda: Supernet(net, x), NotElasticError)

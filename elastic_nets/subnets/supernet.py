@@ -482,8 +482,7 @@ def check_subnets(
     xb, _ = corners(twin.model, xb, {}, sn.graph.positions)
     if n is None: n = 1 if sum(p.numel() for p in twin.model.parameters())>3e7 else 2
     space = twin.space
-    def look(model, place): # whole layers run their own forward: what they learn is as it was
-        return observe(model, xb, names=[n for n in sn.graph.outs if place.has(n)])
+    def look(model, place): return observe(model, xb, names=[n for n in sn.graph.outs if place.has(n)])
     plain = look(twin.model, twin.place(space.max))
     twin.layers = _make_elastic(twin.model, twin.graph, space)
     for s in dict.fromkeys([space.max, space.min, *[space.sample(rng) for _ in range(n)]]):
