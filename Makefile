@@ -74,7 +74,8 @@ dist: $(READY) # wheel and source distribution, each installed in an environment
 
 test-oldest: # with the oldest versions that pyproject.toml allows; PYTHON=python3.10 is the oldest of those
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/pip install -qq pytest hypothesis psutil accelerate "timm<1.0.20" "setuptools>=77" $$($(PYTHON) scripts/floors.py)
+	$(OLDEST)/bin/pip install -qq pytest hypothesis psutil accelerate transformers "timm<1.0.20" "setuptools>=77" \
+		optuna scikit-learn ipywidgets "onnx>=1.18" "onnxscript>=0.5" "onnxruntime>=1.22" $$($(PYTHON) scripts/floors.py)
 	$(OLDEST)/bin/pip install -qq --no-deps --no-build-isolation -e .
 	$(OLDEST)/bin/python -m pytest -q $$($(PYTHON) scripts/floors.py tests) $(ARGS)
 

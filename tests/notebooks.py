@@ -15,8 +15,8 @@ def run(*args, cwd=root, **env):
     return r.stdout
 
 fresh = multiprocessing.get_context('forkserver')
-# what nearly every notebook imports, and nothing of this package: what is there of it is a notebook's own affair
-fresh.set_forkserver_preload(['nbdev.test', 'fastai.callback.all', 'fastai.vision.all', 'matplotlib.pyplot'])
+# what nearly every notebook waits for; neither fastai, which patches tensors, nor this package: lessons import these
+fresh.set_forkserver_preload(['nbdev.test', 'torch', 'torchvision', 'pandas', 'matplotlib.pyplot', 'scipy.stats'])
 
 def _execute(path, log):
     "In a process of its own; all that is said goes into the file `log`"

@@ -111,9 +111,11 @@ def _export(net, xb, path, opset):
     shapes = tuple({0:torch.export.Dim.DYNAMIC} for _ in xb)
     names = ['input'] if len(xb)==1 else [f'input_{i}' for i in range(len(xb))]
     with _quietly():
-        try: torch.onnx.export(net, batch_of(xb, 3), path, dynamo=True, dynamic_shapes=shapes, opset_version=opset,
-                               input_names=names, external_data=False, verbose=False)
-        except Exception as e: # of the exporter: it has many classes, and says where it stopped
+        try: # older exporters follow one branch where `torch.export` says that it cannot
+            program = torch.export.export(net, batch_of(xb, 3), dynamic_shapes=shapes, strict=False)
+            torch.onnx.export(program, (), path, dynamo=True, opset_version=opset, input_names=names,
+                              external_data=False, verbose=False)
+        except Exception as e: # it has many classes, and says where it stopped
             raise ValueError(f'{type(net).__name__} cannot be written as ONNX: {e}') from e
 
 # %% ../../nbs/use/47_deploy.ipynb #dc156914
