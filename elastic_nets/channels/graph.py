@@ -65,7 +65,8 @@ class ChannelGraph:
     def __post_init__(self): self.names = list(self.groups)
 
     @property
-    def elastic(self): # The groups that can be cut
+    def elastic(self):
+        "The groups that can be cut: name -> `ChannelGroup`"
         return {k:g for k,g in self.groups.items() if not g.why}
 
 # %% ../../nbs/channels/02_graph.ipynb #0620674e
