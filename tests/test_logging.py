@@ -94,6 +94,7 @@ def test_wandb_shows_subnets_and_epsilon(tmp_path, wandb):
         assert seen(name)==pytest.approx(want, nan_ok=True, rel=1e-6)
         assert run.summary[name]==pytest.approx(want[-1], rel=1e-6)
     assert .5<run.summary['epsilon']<1 and 0<run.summary['acc_min']<1
+    assert run.config['batch size']==256 and run.config['OnionTraining']
 
 @pytest.mark.parametrize('cb,depth,by,sizes', GROWS)
 def test_wandb_shows_stages(tmp_path, wandb, cb, depth, by, sizes):
