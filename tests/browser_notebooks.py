@@ -22,10 +22,10 @@ def voila(tmp_path_factory):
         process = subprocess.Popen(cmd, env=env, stdout=out, stderr=out, start_new_session=True)
     address = f'http://127.0.0.1:{port}/'
     try:
-        for _ in range(120):
+        for _ in range(600):
             try: urllib.request.urlopen(f'{address}voila/static/style.css', timeout=1)
             except urllib.error.HTTPError: break # it answers
-            except OSError: time.sleep(.5)
+            except OSError: time.sleep(.1) # not yet
             else: break
         yield address
     finally: os.killpg(process.pid, signal.SIGTERM)
@@ -61,10 +61,8 @@ def test_slider_moves_picture_and_line(page, label, key, text):
     before, said = picture.get_attribute('src'), line.inner_text()
     press(page, box, label, key)
     page.wait_for_function('([img, src]) => img.src !== src', arg=[picture.element_handle(), before], timeout=30_000)
-    for _ in range(50):
-        if line.inner_text()!=said: break
-        page.wait_for_timeout(100)
-    assert text in line.inner_text() and line.inner_text()!=said
+    page.wait_for_function('([e, said]) => e.innerText !== said', arg=[line.element_handle(), said], timeout=30_000)
+    assert text in line.inner_text()
 
 def test_an_error_is_shown_in_the_widget(page):
     "The second stage is pushed behind the third"

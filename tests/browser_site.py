@@ -38,18 +38,18 @@ def test_parameters_of_growwidth_are_shown(page, site):
 
 @pytest.mark.parametrize('which', range(3))
 def test_a_player_plays(page, site, which):
+    page.clock.install() # of the page; time passes when we say so, and nobody waits for it
     page.goto(f'{site}/nbs/look/51_explore.html')
     player = page.locator('.animation').nth(which)
     picture, slider = player.locator('img'), player.locator('input[type=range]')
     player.locator('button[title="First frame"]').click()
     before = picture.get_attribute('src'), slider.input_value()
     player.locator('button[title="Play"]').click()
-    page.wait_for_timeout(1500)
+    page.clock.run_for(1500)
     assert (picture.get_attribute('src'), slider.input_value())!=before
     player.locator('button[title="Pause"]').click()
-    page.wait_for_timeout(600) # the last frame that was on its way
     stopped = slider.input_value()
-    page.wait_for_timeout(900)
+    page.clock.run_for(1500)
     assert slider.input_value()==stopped
 
 def brightness(png):

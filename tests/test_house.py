@@ -1,6 +1,7 @@
 "The rules of this house: lines that can be read, lessons right below the code, names that say who may use them"
 import ast, dataclasses, importlib, inspect, pydoc, re
 import pytest
+from fastai.callback.core import event
 from fastai.learner import Learner
 from fastcore.docments import docments
 import elastic_nets.all as elastic
@@ -134,6 +135,24 @@ def public_functions():
             if is_ours(o.__init__) or '__dataclass_fields__' in vars(o): yield o.__name__, o
             yield from methods_to_call(o)
     yield from methods_to_call(Learner)
+
+def members(cls):
+    "Public methods and properties written here; events, which fastai calls, aside"
+    for name in dir(cls):
+        o = inspect.getattr_static(cls, name)
+        f = getattr(o, 'fget', None) or getattr(o, 'func', None) or getattr(o, '__func__', o)
+        if name[0]!='_' and is_ours(f) and not hasattr(event, name): yield f'{cls.__name__}.{name}', o
+
+def says_nothing(o):
+    "Is there no docstring of its own? (A dataclass without one gets its signature.)"
+    return not o.__doc__ or inspect.isclass(o) and o.__doc__.startswith(f'{o.__name__}(')
+
+def test_public_names_say_what_they_are():
+    named = [(n,o) for n,o in vars(elastic).items() if n[0]!='_' and (is_ours(o) or inspect.isclass(o))]
+    classes = [o for _,o in named if inspect.isclass(o)]
+    named += [m for c in (*classes, Learner) for m in members(c)]
+    assert {'GrowWidth.keep', 'GrowWidth.graph', 'Learner.search_subnet', 'Space.choices'}<={n for n,_ in named}
+    nothing(sorted({n for n,o in named if says_nothing(o)}), 'a public name has a docstring')
 
 def described(o):
     "Parameter -> its comment"

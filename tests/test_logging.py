@@ -1,5 +1,5 @@
 "Subnets, epsilon, stages and sizes are metrics: where people look (TensorBoard, W&B, CSV files) they are found"
-import math
+import math, re
 import pandas as pd
 import pytest
 from fastai.callback.progress import CSVLogger
@@ -11,6 +11,7 @@ from elastic_nets.shrink.training import OnionTraining
 from elastic_nets.shrink.watching import NotYet
 from elastic_nets.zoo.data import digits_dls
 from elastic_nets.zoo.models import resnet_cifar
+from notebooks import notebooks
 
 def learner(path, depth=8):
     learn = Learner(digits_dls(bs=256, device='cpu'), resnet_cifar(depth, width=8, n_in=1), metrics=accuracy, path=path)
@@ -57,6 +58,12 @@ def test_tensorboard_shows_stages(tmp_path, cb, depth, by, sizes):
     assert learn.metrics.attrgot('name')==['accuracy']
 
 
+def lines_that_help():
+    "What 23_watching says to write before a fit with `WandbCallback`"
+    texts = [''.join(c['source']) for nb in notebooks if nb.name=='shrink/23_watching.ipynb' for c in nb.cells]
+    lines, = re.findall(r'^```python\n(import fastai\.callback\.wandb .+?)^```', '\n'.join(texts), re.M|re.S)
+    return lines
+
 @pytest.fixture
 def wandb(tmp_path, monkeypatch):
     "Weights & Biases without a network: a run that only writes into a temporary folder, and what it was given"
@@ -64,8 +71,9 @@ def wandb(tmp_path, monkeypatch):
     for name,value in dict(MODE='offline', SILENT='true', DIR=tmp_path, CACHE_DIR=tmp_path, DATA_DIR=tmp_path).items():
         monkeypatch.setenv(f'WANDB_{name}', str(value))
     import fastai.callback.wandb as theirs
-    ask = getattr(theirs, 'init_args', None) # fastai 2.8.12 asks numbers, too, for their attributes, in every fit
-    if ask: monkeypatch.setattr(theirs, 'init_args', lambda o: ask(o) if hasattr(o, '__dict__') else {})
+    if hasattr(theirs, 'init_args'):
+        monkeypatch.setattr(theirs, 'init_args', theirs.init_args) # put back afterwards
+        exec(lines_that_help(), {})
     run = wandb.init(project='onion', dir=tmp_path)
     said, log = [], wandb.log
     monkeypatch.setattr(wandb, 'log', lambda row, **kw: (said.append(dict(row)), log(row, **kw)))
@@ -86,6 +94,7 @@ def test_wandb_shows_subnets_and_epsilon(tmp_path, wandb):
         assert seen(name)==pytest.approx(want, nan_ok=True, rel=1e-6)
         assert run.summary[name]==pytest.approx(want[-1], rel=1e-6)
     assert .5<run.summary['epsilon']<1 and 0<run.summary['acc_min']<1
+    assert run.config['batch size']==256 and run.config['OnionTraining']
 
 @pytest.mark.parametrize('cb,depth,by,sizes', GROWS)
 def test_wandb_shows_stages(tmp_path, wandb, cb, depth, by, sizes):

@@ -65,7 +65,8 @@ class ChannelGraph:
     def __post_init__(self): self.names = list(self.groups)
 
     @property
-    def elastic(self): # The groups that can be cut
+    def elastic(self):
+        "The groups that can be cut: name -> `ChannelGroup`"
         return {k:g for k,g in self.groups.items() if not g.why}
 
 # %% ../../nbs/channels/02_graph.ipynb #0620674e
@@ -307,7 +308,7 @@ def plot(self:ChannelGraph,
         ax.scatter(made, [y]*len(made), color=color, s=18)
         ax.scatter(read, [y]*len(read), facecolors='white', edgecolors=[color], s=18, zorder=3)
     _explain(ax, layers, groups)
-    ax.set_title(self.summary(), fontsize=9, loc='left')
+    ax.set_title(self.summary().replace('; ', ';\n'), fontsize=9, loc='left')
     return ax
 
 # %% ../../nbs/channels/02_graph.ipynb #538f6fc7

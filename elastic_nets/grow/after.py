@@ -33,9 +33,15 @@ class AfterGrowth(Callback):
         self._skins = None # `SkinRates`, where channels have rates of their own
 
     @property
-    def band(self): return max(5, round(.02*self.n_epoch*self.n_iter)) # steps
-    def step_now(self): return self.epoch*self.n_iter+self.iter
-    def mean_loss(self): return sum(map(float, self.losses))/len(self.losses)
+    def band(self):
+        "Steps that are compared: a fiftieth of the fit, at least 5"
+        return max(5, round(.02*self.n_epoch*self.n_iter))
+    def step_now(self):
+        "Steps of this fit before the one at hand"
+        return self.epoch*self.n_iter+self.iter
+    def mean_loss(self):
+        "Mean training loss of the last `band` steps, as a float"
+        return sum(map(float, self.losses))/len(self.losses)
 
 # %% ../../nbs/grow/28_after.ipynb #fb8bfda0
 @patch

@@ -96,10 +96,14 @@ def _reset(self:_Grow):
     self._since = perf_counter() # when the stage began
 
 @patch(as_prop=True)
-def keep(self:_Grow): return self._growth.keep
+def keep(self:_Grow):
+    "What the network of this stage has, in a fit: group -> channels (`GrowWidth`), or stage of blocks -> blocks"
+    return self._growth.keep
 
 @patch(as_prop=True)
-def graph(self:_Grow): return self._growth.graph
+def graph(self:_Grow):
+    "The `ChannelGraph` of the network that it grows to, in a fit"
+    return self._growth.graph
 
 @patch
 @contextmanager
@@ -414,7 +418,8 @@ class GrowDepth(_Grow):
         self.block, self.place, self.half_life, self.zero_last, self._ema = block, place, half_life, zero_last, None
     def _counts(self, graph, size): return depths_at(self._net, graph, size)
     def _cut(self, graph, size): return start_shallow(self._net, graph, size, self.opt)
-    def after_step(self): # the average follows
+    def after_step(self):
+        "The average follows"
         with self._timed():
             if self._ema: self._ema.update()
 

@@ -10,7 +10,7 @@ notebook with ipywidgets: `pip install 'elastic_nets[explore]'`."""
 __all__ = ['SubnetExplorer', 'GrowthExplorer', 'EpsilonExplorer']
 
 # %% ../../nbs/look/51_explore.ipynb #7e8b24b5
-import io, math, PIL.Image, re, torch
+import io, math, numpy as np, PIL.Image, re, torch
 from base64 import b64decode, b64encode
 from contextlib import contextmanager
 from fastcore.basics import patch
@@ -40,24 +40,63 @@ def figure(
     size:tuple, # In inches
     **kw, # As `Figure` takes them
 ): # A figure for `draw`
-    "A figure that belongs to no window, with fixed margins: to find good ones takes longer than to draw"
-    fig = Figure(size, layout='none', **kw)
-    fig.subplots_adjust(left=.11, right=.97, bottom=.17, top=.84, wspace=.3)
+    "A figure that belongs to no window, with room for its labels"
+    fig = Figure(size, layout='constrained', **kw)
     FigureCanvasAgg(fig)
     return fig
 
 # %% ../../nbs/look/51_explore.ipynb #49b8893c
-def picture_of(
-    draw, # (figure, **values) -> text
-    values:dict, # What it is called with
-    size:tuple=(6.,2.6), # Of the picture in inches
+class Scene:
+    "A picture in two parts: what stays is drawn once and kept, so that a move costs only what moves"
+    def __init__(self,
+        ground, # (figure, **values): axes, and what stays in them
+        draw, # (figure, **values) -> text: what moves
+        stays=lambda **values: None, # (**values) -> a value; as long as it is the same, the ground is
+        size:tuple=(6.,2.6), # Of the picture in inches
+    ):
+        self.ground, self.draw, self.stays, self.size = ground, draw, stays, size
+        self.fig = self.key = self.laid = None
+
+    def lay(self, fig, **values):
+        "The ground, in a figure; what moves will not change its limits"
+        self.ground(fig, **values)
+        for ax in fig.axes: ax.axis(ax.axis())
+
+    def whole(self, fig, **values):
+        "Both parts in a figure; what it says"
+        self.lay(fig, **values)
+        return self.draw(fig, **values)
+
+# %% ../../nbs/look/51_explore.ipynb #c5a1d0e2
+@patch
+def picture(self:Scene,
+    **values, # What both functions are called with
 ) -> tuple: # (PNG as bytes, text)
-    "What `draw` draws, as a file, and what it says"
+    "The picture as a file, and what it says"
     with onion_style():
-        fig = figure(size)
-        says, png = draw(fig, **values), io.BytesIO()
-        fig.savefig(png, format='png', pil_kwargs=dict(compress_level=1)) # quick, not small
+        if self.fig is None or self.key!=self.stays(**values):
+            self.lay(fig := figure(self.size), **values)
+            fig.canvas.draw()
+            self.fig, self.key, self.laid = fig, self.stays(**values), fig.canvas.copy_from_bbox(fig.bbox)
+        self.fig.canvas.restore_region(self.laid)
+        with self._taken_out() as moving:
+            says = self.draw(self.fig, **values)
+            for artist in sorted(moving(), key=lambda a: a.zorder): self.fig.draw_artist(artist)
+        png = io.BytesIO()
+        PIL.Image.fromarray(np.asarray(self.fig.canvas.buffer_rgba())).save(png, 'png', compress_level=1) # quick
     return png.getvalue(), says
+
+@patch
+@contextmanager
+def _taken_out(self:Scene):
+    "What is drawn into the axes meanwhile, as a function that lists it; afterwards it is not there any more"
+    still = {a for ax in self.fig.axes for a in ax.get_children()}
+    bars = {ax: len(ax.containers) for ax in self.fig.axes}
+    def moving(): return [a for ax in self.fig.axes for a in ax.get_children() if a not in still]
+    try: yield moving
+    finally:
+        for a in moving(): a.remove()
+        for ax,n in bars.items(): del ax.containers[n:]
 
 # %% ../../nbs/look/51_explore.ipynb #aa042e5c
 def widgets():
@@ -69,26 +108,28 @@ def widgets():
 
 # %% ../../nbs/look/51_explore.ipynb #098c9990
 class Explorer:
-    "Sliders, and what a function draws and says of their values"
-    size = 6.,2.6 # Of the picture in inches
-    def _setup(self, draw, controls, buttons=()):
+    "Sliders, and what a scene draws and says of their values"
+    def _setup(self, scene, controls, buttons=()):
         w = widgets()
-        self.draw, self.controls = draw, controls
+        self.scene, self.draw, self.controls = scene, scene.whole, controls
         self.picture, self.line, self.error = w.Image(format='png'), w.HTML(), None
         self.box = w.VBox([w.VBox([*controls.values()]), self.picture, self.line, w.HBox([*buttons])])
         for control in controls.values(): control.observe(lambda change: self.update(), 'value')
         self.update()
 
     @property
-    def values(self): return {name:control.value for name,control in self.controls.items()}
+    def values(self):
+        "Name of a slider -> its value"
+        return {name:control.value for name,control in self.controls.items()}
     @property
-    def text(self): return re.sub('<[^>]*>', '', self.line.value)
+    def text(self):
+        "The line below the picture, without HTML"
+        return re.sub('<[^>]*>', '', self.line.value)
 
     def update(self):
         "Draw anew; what goes wrong stands in the line"
         with self.saying_errors():
-            self.picture.value, says = picture_of(self.draw, self.values, self.size)
-            self.line.value = says
+            self.picture.value, self.line.value = self.scene.picture(**self.values)
 
     def _ipython_display_(self):
         from IPython.display import display
@@ -185,22 +226,28 @@ def subnet_at(
     return sn.space._build(pick)
 
 # %% ../../nbs/look/51_explore.ipynb #52ccabb7
-def draw_subnet(
+def draw_network(
     ax, # Axes
     sn, # A `Supernet`
-    subnet, # Of its space
 ):
-    "The channels of every group: those of the subnet dark, the others light; groups of dropped blocks are light"
+    "The channels of every group, light"
     groups = list(sn.graph.groups.values())
-    sizes, place = [g.size for g in groups], sn.place(subnet)
-    here = [subnet.width.get(g.name, g.size) if place.has(f'{g.name}.weight') else 0 for g in groups]
-    dark,light = onion_colors(2)
-    ax.barh(range(len(groups)), sizes, color=light, height=.85)
-    ax.barh(range(len(groups)), here, color=dark, height=.85)
+    ax.barh(range(len(groups)), [g.size for g in groups], color=onion_colors(2)[1], height=.85)
     few = range(0, len(groups), max(1, len(groups)//12))
     ax.set_yticks(few, [groups[i].name for i in few], fontsize=6)
     ax.set(xlabel='channels', title='the network')
     ax.invert_yaxis()
+
+# %% ../../nbs/look/51_explore.ipynb #c5a1d0e3
+def draw_subnet(
+    ax, # Axes with the network
+    sn, # A `Supernet`
+    subnet, # Of its space
+):
+    "The channels that a subnet has, dark; dropped blocks have none"
+    groups, place = list(sn.graph.groups.values()), sn.place(subnet)
+    here = [subnet.width.get(g.name, g.size) if place.has(f'{g.name}.weight') else 0 for g in groups]
+    ax.barh(range(len(groups)), here, color=onion_colors(2)[0], height=.85)
 
 # %% ../../nbs/look/51_explore.ipynb #e2ed784e
 class SubnetExplorer(Explorer):
@@ -223,10 +270,13 @@ class SubnetExplorer(Explorer):
         buttons['evaluate'].on_click(lambda _: self.evaluate())
         buttons['extract'].on_click(lambda _: self.extract())
         self.buttons = buttons
-        self._setup(self._draw, controls, buttons.values())
+        scene = Scene(self._ground, self._draw, lambda **shares: len(self.known)) # as long as nothing is evaluated
+        self._setup(scene, controls, buttons.values())
 
     @property
-    def subnet(self): return subnet_at(self.sn, **self.values)
+    def subnet(self):
+        "The `Subnet` at which the sliders stand"
+        return subnet_at(self.sn, **self.values)
 
 # %% ../../nbs/look/51_explore.ipynb #ab104a87
 @patch
@@ -259,16 +309,22 @@ def facts(self:SubnetExplorer,
     return {**res, metric: float(row[metric].iloc[0]) if len(row) else None}
 
 @patch
-def _draw(self:SubnetExplorer, fig, **shares):
-    "The network, and where it stands"
-    subnet = subnet_at(self.sn, **shares)
-    facts, left, right = self.facts(subnet), *fig.subplots(1, 2)
-    draw_subnet(left, self.sn, subnet)
+def _ground(self:SubnetExplorer, fig, **shares):
+    "The whole network, and the front"
+    left,right = fig.subplots(1, 2)
+    draw_network(left, self.sn)
     plot_pareto(self.table, ax=right)
+    right.set(title='where it stands')
+
+@patch
+def _draw(self:SubnetExplorer, fig, **shares):
+    "The subnet, and where it stands"
+    subnet, (left,right) = subnet_at(self.sn, **shares), fig.axes
+    facts = self.facts(subnet)
+    draw_subnet(left, self.sn, subnet)
     right.axvline(facts['macs']/1e6, color='C1', lw=.8)
     metric, value = list(facts.items())[-1]
     if value is not None: right.plot(facts['macs']/1e6, value, 'o', ms=9, mfc='none', mec='C1', mew=2)
-    right.set(title='where it stands')
     good = f'{metric} {value:.3f}' if value is not None else f'{metric}: press <i>evaluate</i>'
     return (f'{facts["macs"]/1e6:.3g} million MACs, {facts["params"]:,} parameters, {facts["ms"]:.3g} ms a picture, '
             f'{good}')
@@ -307,7 +363,7 @@ class GrowthExplorer(Explorer):
         for i,(size,start) in enumerate(zip(plan.sizes, plan.starts), 1):
             if start: controls[f'start_{i}'] = slider(f'start_{i}', start, .01)
             if size<1: controls[f'size_{i}'] = slider(f'size_{i}', size, lo)
-        self._setup(self._draw, controls)
+        self._setup(Scene(self._ground, self._draw), controls)
 
 # %% ../../nbs/look/51_explore.ipynb #49c462ed
 @patch
@@ -321,17 +377,32 @@ def plan_at(self:GrowthExplorer,
     return StagePlan(sizes, starts, self.plan.measured, self.plan.by)
 
 @patch
-def _draw(self:GrowthExplorer, fig, **values):
-    "The staircase, and the cost of the fit as a share of one at full size"
-    plan, (left,right) = self.plan_at(**values), fig.subplots(1, 2, width_ratios=(1.6,1))
-    for p,look in ((self.plan, dict(ls=':', color='.6', label='as planned')), (plan, dict(label='now'))):
-        left.plot([*p.starts, 1], [*p.sizes, 1], drawstyle='steps-post', **look)
+def _ground(self:GrowthExplorer, fig, **values):
+    "The staircase as it was planned, and room for what changes"
+    left,right = fig.subplots(1, 2, width_ratios=(1.6,1))
+    left.plot(*_stairs(self.plan), ls=':', color='.6', label='as planned')
+    left.plot([], [], color='C0', label='now')
     left.set(xlabel='part of the fit', ylabel='size', ylim=(0,1.05), xlim=(0,1))
     left.legend(loc='lower right')
-    costs = {by:1/plan.speedup(by) for by in ('macs','seconds')}
-    right.bar(['MACs','seconds'], list(costs.values()), color=['C2','C0'])
     right.axhline(1, color='.6', ls=':')
-    right.set(title='cost, of a fit at full size')
+    right.set_xticks((0,1), ['MACs','seconds'])
+    slowest = max(seconds for _,seconds,_ in self.plan.measured)/self.plan.measured[-1][1]
+    right.set(title='cost, of a fit at full size', xlim=(-.49,1.49), ylim=(0,1.05*max(1, slowest)))
+
+def _stairs(plan):
+    "Corners of its staircase"
+    sizes = [s for s in plan.sizes for _ in (0,1)]
+    starts = [0, *[s for s in plan.starts[1:] for _ in (0,1)], 1]
+    return starts, sizes
+
+# %% ../../nbs/look/51_explore.ipynb #c5a1d0e4
+@patch
+def _draw(self:GrowthExplorer, fig, **values):
+    "The staircase as it is now, and the cost of the fit as a share of one at full size"
+    plan, (left,right) = self.plan_at(**values), fig.axes
+    left.plot(*_stairs(plan), color='C0')
+    costs = {by:1/plan.speedup(by) for by in ('macs','seconds')}
+    right.bar((0,1), list(costs.values()), color=['C2','C0'])
     change = costs['seconds']-1/self.plan.speedup('seconds')
     return (f'{1/costs["macs"]:.2f}x by MACs, {1/costs["seconds"]:.2f}x by seconds; '
             f'the plan that was measured: {self.plan.speedup("seconds"):.2f}x ({change:+.1%} of the whole cost)')
@@ -366,7 +437,8 @@ class EpsilonExplorer(Explorer):
     ):
         if type(n) is not int or n<2: raise ValueError(f'n: a number of steps from 2, got {n!r}')
         w, self.n = widgets(), n
-        self._setup(self._draw, dict(
+        scene = Scene(self._ground, self._draw, _room)
+        self._setup(scene, dict(
             step=w.IntSlider(n//4, 0, 2*n, description='step'),
             angle=w.IntSlider(100, 0, 180, 5, description='angle (degrees)'),
             length=w.FloatSlider(1., min=.2, max=3., step=.1, description='length')))
@@ -380,27 +452,38 @@ class EpsilonExplorer(Explorer):
         sub = [length*math.cos(turn), length*math.sin(turn)]
         return torch.tensor([1.,0.], dtype=torch.float64), torch.tensor(sub, dtype=torch.float64)
 
+# %% ../../nbs/look/51_explore.ipynb #c5a1d0e5
+def _room(length=1., **values):
+    "How far the axes reach: for gradients of the next whole length"
+    return 1.2*math.ceil(round(length, 6))
+
 # %% ../../nbs/look/51_explore.ipynb #bd721d4c
+_GRADIENTS = {'full':'.5', 'subnets':'C2', 'epsilon x subnets':'C0', 'sum':'C1'}
+_STEPS = {'SGD':'C1', 'momentum':'C4', 'Adam':'C5'}
+
+@patch
+def _ground(self:EpsilonExplorer, fig, length=1., **values):
+    "Axes and legends"
+    room = _room(length)
+    shown = ('gradients', _GRADIENTS, room), ('steps, turned round', _STEPS, max(1.5, room))
+    for ax,(title,colors,limit) in zip(fig.subplots(1, 2), shown):
+        for name,color in colors.items(): ax.plot([], [], color=color, label=name)
+        ax.set(xlim=(-limit,limit), ylim=(-.3*limit,limit), title=title)
+        ax.set_aspect('equal')
+        ax.legend(loc='upper left', fontsize=6)
+
 @patch
 def _draw(self:EpsilonExplorer, fig, step=5, angle=100, length=1.):
     "The gradients and their sum; the three steps"
     full, sub = self.gradients(angle, length)
-    eps, (left,right) = eps_at(step, self.n), fig.subplots(1, 2)
-    arrows = {'full': (full, '.5'), 'subnets': (sub, 'C2'), 'epsilon x subnets': (eps*sub, 'C0'),
-              'sum': (full+eps*sub, 'C1')}
-    _arrows(left, arrows, 'gradients', max(1.2, 1.1*length))
-    steps = ramp_steps(full, sub, step, self.n)
-    turned_round = {k: (-s, c) for (k,s),c in zip(steps.items(), ('C1','C4','C5'))}
-    _arrows(right, turned_round, 'steps, turned round', max(1.5, 1.1*length))
+    eps, steps = eps_at(step, self.n), ramp_steps(full, sub, step, self.n)
+    _arrows(fig.axes[0], (full, sub, eps*sub, full+eps*sub), _GRADIENTS)
+    _arrows(fig.axes[1], [-steps[name] for name in _STEPS], _STEPS)
     def degrees(v): return math.degrees(math.atan2(v[1], v[0]))
     turned = ', '.join(f'{k} {degrees(-s):.0f}' for k,s in steps.items())
     return f'epsilon {eps:.3f}; degrees away from the full network: {turned}'
 
-def _arrows(ax, arrows, title, limit):
-    "Arrows from the origin, with a legend"
-    for name,(v,color) in arrows.items():
+def _arrows(ax, arrows, colors):
+    "Arrows from the origin"
+    for v,color in zip(arrows, colors.values()):
         ax.annotate('', v.tolist(), (0,0), arrowprops=dict(arrowstyle='-|>', color=color, lw=1.6, shrinkA=0, shrinkB=0))
-        ax.plot([], [], color=color, label=name)
-    ax.set(xlim=(-limit,limit), ylim=(-.3*limit,limit), title=title)
-    ax.set_aspect('equal')
-    ax.legend(loc='upper left', fontsize=6)

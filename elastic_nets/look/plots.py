@@ -198,7 +198,8 @@ def plot_graph(
         says = textwrap.fill(f'frozen: {g.why}', 60, max_lines=2) if g.why else ''
         ax.text(g.size, y, says, va='center', fontsize=6)
     ax.set_yticks(range(len(groups)), [g.name for g in groups])
-    ax.set(xlabel='channels', title=graph.summary(), xlim=(0, 1.02*max([g.size for g in groups], default=1)))
+    title = graph.summary().replace('; ', ';\n')
+    ax.set(xlabel='channels', title=title, xlim=(0, 1.02*max([g.size for g in groups], default=1)))
     ax.invert_yaxis()
     return ax
 

@@ -106,12 +106,16 @@ class ByImportance(OnionPart):
         lo, hi = macs(space.min), macs(space.max)
         return min(int(6*(macs(net)-lo)/(hi-lo)), 5)
 
-    def odds(self, net): # a size that was not seen yet is as urgent as the worst
+    def odds(self,
+        net, # A `Subnet`
+    ) -> float:
+        "The running loss of its size; a size that was not seen yet is as urgent as the worst"
         return self.size_loss.get(self._size(net), max(self.size_loss.values(), default=1.))
 
     def seen_losses(self,
         losses:list, # Of (network, its loss)
     ):
+        "The running loss of a size follows: a tenth of the way"
         for net,loss in losses:
             if net==self.onion_training.top: continue
             size = self._size(net)
@@ -124,6 +128,7 @@ class OwnMomentum(OnionPart):
     def check(
         update, # The `Update` that asks for it
     ):
+        "`ValueError` where networks have no steps of their own"
         if update.steps!='joint': return
         raise ValueError("rule: OwnMomentum needs a step for each network; choose steps='small first' or 'large first'")
 
@@ -147,12 +152,17 @@ class OwnMomentum(OnionPart):
         net, # The network that has its gradient
         loss, # Its loss
     ):
+        "The optimizer's next step is made with the state of this network"
         self._use(self._rank(net))
     def after_step(self): self._use(0)
-    def leave(self):
-        if self.states: self._use(0)
+
 
 # %% ../../nbs/shrink/26_choices.ipynb #e42f3aa8
+@patch
+def leave(self:OwnMomentum):
+    "The optimizer has the state of the largest network again"
+    if self.states: self._use(0)
+
 @patch
 def all_states(self:OwnMomentum):
     "The states of all ranks, as one optimizer has them: where channels are sorted"
@@ -167,6 +177,7 @@ class RatePerSkin(OnionPart):
     def check(
         update, # The `Update` that asks for it
     ):
+        "`ValueError` where each network has a step of its own"
         if update.steps=='joint': return
         raise ValueError('rule: RatePerSkin is for one step for all; with a step for each network a weight has as '
                          'many steps as '

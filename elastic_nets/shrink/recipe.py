@@ -244,7 +244,11 @@ class Delayed:
         _share('lr_floor', self.lr_floor)
         _flags(self, 'code')
 
-    def fit_to(self, space): return self # it suits every space
+    def fit_to(self,
+        space:Space, # Of the supernet
+    ):
+        "This schedule itself, as it suits every space"
+        return self
 
 # %% ../../nbs/shrink/21_recipe.ipynb #82ed10b5
 @patch

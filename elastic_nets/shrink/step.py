@@ -233,7 +233,10 @@ class Timetable:
         self.levels = levels_of(recipe.construct, self.space, sn.macs) if recipe.construct.levels else None
         self._spaces, self._fixed = {}, {}
 
-    def at(self, step): # The `StepPlan` of a step
+    def at(self,
+        step:int, # From 0 to n-1
+    ) -> StepPlan:
+        "What is trained in a step"
         return self.schedule.at(step, self.n, self.lr)
 
 # %% ../../nbs/shrink/22_step.ipynb #a8af333b

@@ -97,7 +97,9 @@ class OnionTraining(Callback):
         self.plan, self.eps, self.nets, self.top, self.now = None, None, [], None, None
 
     @property
-    def learn(self): return self._learn
+    def learn(self):
+        "The learner that it belongs to; None where there is none"
+        return self._learn
     @learn.setter
     def learn(self, learn): # fastai sets None when a fit is over, an interrupted one too
         if learn is None and self._learn is not None: self._leave()

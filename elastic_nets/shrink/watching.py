@@ -38,7 +38,8 @@ class OnionPart(Callback):
     "A callback that `OnionTraining` adds for the time of a fit; `self.onion_training` is that one"
     order,run_valid = 8,True
     def before_fit(self): pass # when it is added
-    def leave(self): pass # what there is to undo, before it is taken out
+    def leave(self):
+        "Undo what there is to undo, before it is taken out"
 
 # %% ../../nbs/shrink/23_watching.ipynb #6b8f6505
 class Passes:

@@ -169,7 +169,8 @@ class Space:
         for k,v in new.items(): object.__setattr__(self, k, v)
         _check_given(self)
 
-    def choices(self): # Every (dim, name, values) in the order they are decided: first what others depend on or live in
+    def choices(self) -> list:
+        "Every (dim, name, values) in the order they are decided: first what others depend on or live in"
         def _before(c):
             if c in self.inside: yield 'depth', self.inside[c][0]
             if c in self.given: yield self.given[c][0]

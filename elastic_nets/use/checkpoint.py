@@ -420,7 +420,9 @@ class ElasticCheckpoint(Callback):
         self.path, self.every, self.keep, self.fits, self.resume, self.idle = Path(path), every, keep, 0, None, True
 
     @property
-    def learn(self): return self._learn
+    def learn(self):
+        "The learner that it belongs to; None where there is none"
+        return self._learn
     @learn.setter
     def learn(self, learn): # fastai sets None when a fit is over
         old = {} if self._learn is None else vars(self._learn)

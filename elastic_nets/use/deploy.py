@@ -51,7 +51,10 @@ class OnnxNet(nn.Module):
         except Exception as e: # onnxruntime has a class for each kind of damage
             raise ValueError(f'path: {str(path)!r} is no ONNX file, or cut short: {e}') from e
 
-    def forward(self, *xb): # Inputs in the order of the file
+    def forward(self,
+        *xb, # Inputs in the order of the file
+    ):
+        "The output of the file as a tensor on the CPU, a tuple where there are several; a batch of any size"
         names = [i.name for i in self.session.get_inputs()]
         if len(xb)!=len(names): raise ValueError(f'{self.path.name} takes {len(names)} inputs, got {len(xb)}')
         feeds = {n:x.detach().as_subclass(torch.Tensor).cpu().numpy() for n,x in zip(names, xb)}

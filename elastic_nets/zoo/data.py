@@ -392,8 +392,13 @@ class MeanIoU(Metric):
     ): self.ignore_index,self.axis = ignore_index,axis
     name = 'miou'
 
-    def reset(self): self.counts = torch.zeros(1, 1)
-    def accumulate(self, learn):
+    def reset(self):
+        "No pixel was seen yet"
+        self.counts = torch.zeros(1, 1)
+    def accumulate(self,
+        learn, # After a batch
+    ):
+        "Count the pixels of a batch by true class and predicted one"
         c = learn.pred.shape[self.axis]
         pred,targ = [o.as_subclass(torch.Tensor).flatten() for o in (learn.pred.argmax(self.axis), learn.y)]
         seen = targ != self.ignore_index
@@ -401,6 +406,7 @@ class MeanIoU(Metric):
 
     @property
     def value(self):
+        "Mean over the classes, as a float"
         hit = self.counts.diag()
         any_ = self.counts.sum(0) + self.counts.sum(1) - hit
         return (hit[any_>0]/any_[any_>0]).mean().item()
