@@ -4,6 +4,7 @@ from functools import partial
 import torch
 from fastai.callback.core import CancelFitException, Callback
 from fastai.callback.progress import ProgressCallback
+from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from torch import nn
 from torchvision.models import DenseNet, SqueezeNet
@@ -64,6 +65,10 @@ def at(graph, name, keep, p):
     return torch.meshgrid(*indices(graph, name, keep, p), indexing='ij')
 
 data = partial(digits_dls, bs=128, device='cpu')
+
+def few():
+    "Loaders of eight small batches, for fits in which nothing is to be learned"
+    return DataLoaders(*[dl.new(n=n) for dl,n in zip(digits_dls(bs=8, device='cpu').loaders, (64,16))], device='cpu')
 
 def net(): return resnet_cifar(8, width=8, n_in=1)
 

@@ -12,7 +12,7 @@ from elastic_nets.shrink.training import OnionTraining
 from elastic_nets.zoo.data import digits_dls
 from elastic_nets.zoo.models import resnet_cifar
 from helpers import Float32Loss, new_learner, digits, quietly
-from helpers_grow import deep, flat, learner
+from helpers_grow import deep, few, flat, learner
 
 # Inits
 
@@ -134,12 +134,10 @@ class Gaps(Callback):
 @pytest.mark.parametrize('grow', [GrowWidth, GrowDepth])
 def test_the_network_grows_when_the_gap_says_so(grow, gaps, epochs):
     cb = grow(plan='auto', stages=3)
-    learn = learner() if grow is GrowWidth else learner(deep_of_four())
+    learn = learner(None if grow is GrowWidth else deep(), few())
     n = len(learn.dls.train)
     quietly(learn, 'fit', 9, 0., cbs=[cb, Gaps(gaps)])
     assert [r['step'] for r in cb.rows]==[e*n for e in epochs] and not hasattr(learn.model, 'growth')
-
-def deep_of_four(): return deep()
 
 def test_auto_keeps_its_start_and_stages():
     assert GrowWidth(plan='auto', start=.25, stages=2).plan==GrowWidth(start=.25, stages=2).plan

@@ -158,6 +158,7 @@ def share(self:ChannelGraph,
     model:nn.Module, # The network that was traced
 ) -> dict: # 'params' and 'macs', in [0, 1]
     "Which share of the parameters and MACs of `model` can be cut"
+    if not isinstance(model, nn.Module): raise TypeError(f'model: a module is expected, got a {type(model).__name__}')
     elastic = torch.tensor([not g.why for g in self.groups.values()]+[False]) # the last: group -1
     def _free(name): return any(a is not None and bool(elastic[a.group].any()) for a in self.axes.get(name, ()))
     def _ratio(sizes): return sum(v for n,v in sizes.items() if _free(n))/max(1, sum(sizes.values()))
@@ -292,6 +293,20 @@ def _repr_html_(self:ChannelGraph):
     remedies = [f'<br>to thaw <i>{escape(why)}</i>: {escape(what)}' for why,what in self.remedies().items()]
     return f'<table>{_tr(_HEAD, "th")}{rows}</table>{"".join(stages+remedies)}<br>{self.summary()}'
 
+# %% ../../nbs/channels/02_graph.ipynb #c04f8294
+def axes_for(
+    ax, # What somebody gave: Axes of matplotlib, or a list of `n`; None: new ones
+    n:int=1, # How many are drawn on
+    **kwargs, # Of `plt.subplots`, for new ones
+): # Axes, or several
+    "What a picture is drawn on; `TypeError` where something else was given"
+    from matplotlib import axes, pyplot as plt
+    if ax is None: return plt.subplots(1, n, **kwargs)[1]
+    given = [ax] if n==1 else [*ax] if hasattr(ax, '__iter__') else []
+    if len(given)==n and all(isinstance(a, axes.Axes) for a in given): return ax
+    want = 'Axes of matplotlib are' if n==1 else f'a list of {n} Axes of matplotlib is'
+    raise TypeError(f'ax: {want} expected, as plt.subplots(1, {n})[1] gives, got a {type(ax).__name__}')
+
 # %% ../../nbs/channels/02_graph.ipynb #c2b1ef00
 @patch
 def plot(self:ChannelGraph,
@@ -300,7 +315,7 @@ def plot(self:ChannelGraph,
     "Which layer makes (dot) and reads (ring) which group; frozen ones are grey"
     import matplotlib.pyplot as plt
     layers, groups = {n:x for x,n in enumerate(self.positions)}, list(self.groups.values())
-    if ax is None: _,ax = plt.subplots(figsize=(6, min(6, 1.3+.16*len(groups))), layout='constrained')
+    ax = axes_for(ax, figsize=(6, min(6, 1.3+.16*len(groups))), layout='constrained')
     for y,g in enumerate(groups):
         color = 'lightgrey' if g.why else plt.cm.viridis(y/max(1, len(groups)))
         made, read = [[layers[n] for n in names if n in layers] for names in (g.makers, g.readers)]

@@ -176,6 +176,7 @@ def place(self:ChannelGraph,
     subnet, # A `Subnet`, or anything else with the dicts `width`, `depth` and `kernel` that is hashable
 ) -> Place:
     "Where `subnet` lives; worked out when it is first asked for, and kept"
+    if not hasattr(subnet, 'width'): raise TypeError(f'subnet: a Subnet is expected, got a {type(subnet).__name__}')
     places = vars(self).setdefault('_places', {})
     found = places.pop(subnet, None) or locate(self, subnet.width, subnet.depth, subnet.kernel)
     places[subnet] = found # the latest is the last

@@ -194,6 +194,8 @@ def optimizers(
     "The optimizers that `opt` stands for: each with those that it wraps, from the outside in"
     for o in opt if isinstance(opt, (tuple,list)) else (opt,):
         while o is not None:
+            if not hasattr(o, 'step') and not hasattr(o, 'state'):
+                raise TypeError(f'opt: an optimizer is expected, such as learn.opt, got a {type(o).__name__}')
             yield o
             o = getattr(o, 'opt', None)
 

@@ -168,6 +168,14 @@ def check_pair(model, graph):
     if hasattr(graph, 'axes'): return
     raise TypeError(f'graph: what trace_channels returned is expected, got a {type(graph).__name__}')
 
+# %% ../../nbs/channels/08_trace.ipynb #88c49375
+def seeded(
+    seed, # What was given as a seed
+) -> torch.Generator:
+    "Random numbers from a seed; `TypeError` where it is none"
+    if isinstance(seed, int): return torch.Generator().manual_seed(seed)
+    raise TypeError(f'seed: a whole number is expected, such as 0, got a {type(seed).__name__}')
+
 # %% ../../nbs/channels/08_trace.ipynb #7959689f
 def check_channels(
     model:nn.Module, # Uncut; not changed
@@ -178,7 +186,7 @@ def check_channels(
 ):
     "Raise `NotElasticError` unless the cut network equals the silenced one, on random weights in float64"
     check_pair(model, graph)
-    gen = torch.Generator().manual_seed(seed)
+    gen = seeded(seed)
     keep = {g.name: _some(g.size//g.unit, gen) for g in graph.elastic.values()}
     xb, kwargs = [one_sample(x, torch.float64) for x in (as_inputs(xb), kwargs)]
     full = trace_mode(random_copy(model, gen), graph.aux)

@@ -26,6 +26,7 @@ def insert_blocks(
     copies:list, # Of the last `len(copies)` blocks, in their order
 ) -> list:
     "Each copy right behind its original (network expansion, fig. 3b)"
+    of_kind((list,tuple), 'a list', blocks=blocks, copies=copies)
     n = len(blocks)-len(copies)
     return [*blocks[:n], *(b for pair in zip(blocks[n:], copies) for b in pair)]
 
@@ -35,6 +36,7 @@ def stack_blocks(
     copies:list, # Of the last `len(copies)` blocks, in their order
 ) -> list:
     "All copies on top (StackBERT, Gong et al. 2019)"
+    of_kind((list,tuple), 'a list', blocks=blocks, copies=copies)
     return [*blocks, *copies]
 
 # %% ../../nbs/grow/31_deepen.ipynb #2517d127
@@ -346,7 +348,7 @@ def place_by_name(
 ):
     "A function like `insert_blocks`, also by its name"
     if callable(place): return place
-    if place not in PLACES:
+    if not isinstance(place, str) or place not in PLACES:
         raise ValueError(f'place is one of {", ".join(map(repr, PLACES))} or a function, got {place!r}')
     return PLACES[place]
 

@@ -181,6 +181,7 @@ def _check_seeded(core, skins, late):
 # %% ../../nbs/grow/34_seeded.ipynb #4ea38ac1
 def _family(begin, distill, finish, eps):
     "Phases of the family, from share `begin` of the steps on"
+    Phase(1., eps=eps) # one that cannot be is refused, whether it is used or not
     borders = sorted({begin, 1., *[1-share for share in (distill, finish) if share]})
     def phase(a, b):
         soft, less = distill and a>=1-distill, finish and a>=1-finish

@@ -26,10 +26,10 @@ from inspect import signature
 from math import exp, prod
 from time import perf_counter
 from torch import nn
-from ..channels.graph import ChannelGraph
+from ..channels.graph import ChannelGraph, axes_for
 from ..channels.surgery import copy_model
 from ..channels.trace import trace_channels
-from ..subnets.subnet import whole_from
+from ..subnets.subnet import number_in, whole_from
 from ..subnets.batches import inputs_of, quiet
 from ..subnets.cost import synchronize
 from ..subnets.ranks import mean_over_ranks, ranks_of
@@ -65,6 +65,7 @@ class StagePlan:
         pct:float, # Part of the fit that is over, 0 to 1
     ) -> int:
         "Index of the stage in which `pct` of the fit lies"
+        number_in('[0, inf)', pct=pct)
         return max(i for i,s in enumerate(self.starts) if s<=pct+1e-9)
 
 # %% ../../nbs/grow/32_stages.ipynb #f0090a3b
@@ -104,8 +105,7 @@ def plot(self:StagePlan,
     label:str='plan', # Its name in the legend
 ):
     "The staircase; a plan that was measured stands beside the uniform one"
-    from matplotlib import pyplot as plt
-    ax = ax or plt.subplots(figsize=(5,2))[1]
+    ax = axes_for(ax, figsize=(5,2))
     plans = {label:self}
     if self.measured: plans['uniform'] = uniform_plan(self.measured[0][0], 3)
     for (name,p),line in zip(plans.items(), ('-','--')):

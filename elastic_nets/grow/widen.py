@@ -18,7 +18,7 @@ from ..channels.place import locate, put_all
 from elastic_nets.channels.surgery import (check_shapes, check_state, cut_channels, grow_tensors, growing_tensors,
     set_attrs)
 from ..channels.trace import check_model
-from ..subnets.subnet import of_kind, round_width
+from ..subnets.subnet import number_in, of_kind, round_width, whole_from
 
 # %% ../../nbs/grow/30_widen.ipynb #b58d80c4
 def _basis(x):
@@ -48,6 +48,8 @@ def init_random(
     n_in:int, # Inputs after growth
 ) -> torch.Tensor: # (n_out, n_in, *kernel)
     "Normal with variance 2 / fan-in (He et al. 2015)"
+    of_kind(torch.Tensor, 'a weight (out, in, *kernel)', w=w)
+    whole_from(1, n_out=n_out, n_in=n_in)
     x = torch.randn(n_out, n_in, *w.shape[2:], dtype=w.dtype)
     return x*(2/x[0].numel())**.5
 
@@ -59,8 +61,9 @@ def init_orthogonal(
     length:float=1., # Of new vectors, in lengths of the old ones on average
 ) -> torch.Tensor: # (n_out, n_in, *kernel)
     "New filters orthogonal to the old rows, new inputs to the old columns (network expansion, section 3.3)"
-    o,i,*kernel = w.shape
+    number_in('[0, inf)', length=length)
     x = init_random(w, n_out, n_in)
+    o,i,*kernel = w.shape
     if n_out>o:
         filters = w.flatten(1)
         new = _uncovered(filters, n_out-o)*length*filters.norm(dim=1).mean()
@@ -95,6 +98,7 @@ def init_replicate(
     new:int, # Channels after growth, in units
 ) -> tuple: # For each channel the one it copies, int64 (new,), and its share of the weight, float64 (new,)
     "Copy the old channels in turn (network expansion, section 4.5)"
+    whole_from(1, old=old, new=new)
     return torch.arange(new)%old, torch.ones(new, dtype=torch.float64)
 
 # %% ../../nbs/grow/30_widen.ipynb #98bf4794
@@ -115,6 +119,8 @@ def init_net2net(
     """Copy random channels and share their weights out unequally (Net2Net, section 2.2)
 
     The function stays the same, unless a layer or group norm reads the copies."""
+    whole_from(1, old=old)
+    whole_from(old, new=new)
     parents = torch.cat([torch.arange(old), torch.randint(old, (new-old,))])
     return parents, _share_out(parents)
 
@@ -127,6 +133,7 @@ def init_lemon(
     """Copy the channels in turn, with unequal shares (LEMON: Wang et al., ICLR 2024, arXiv 2310.07999)
 
     The function stays the same, unless a layer or group norm reads channels that are not copied equally often."""
+    whole_from(1, old=old, new=new)
     parents = torch.arange(new)%old
     return parents, _share_out(parents)
 
@@ -139,6 +146,7 @@ def init_bert2bert(
     """Copy every channel equally often, with unequal shares (bert2BERT, section 4.2.1)
 
     The function stays the same under layer norm, too."""
+    whole_from(1, old=old, new=new)
     if new%old:
         raise ValueError(f'bert2bert copies every channel equally often, and {new} is no multiple of {old}: '
                          'grow from 1/2 or 1/4 to 1, or take lemon')
@@ -158,6 +166,8 @@ def init_variance(
     """New channels in pairs that cancel; all weights scaled to the variance of the wider network
 
     Variance transfer: Yuan et al., NeurIPS 2023, arXiv 2306.12700."""
+    whole_from(1, old=old)
+    whole_from(old, new=new)
     pairs = (new-old)//2
     first, second, single = torch.arange(old+pairs), torch.arange(old, old+pairs), torch.arange(old+2*pairs, new)
     signs = torch.cat([torch.ones(len(first)), -torch.ones(pairs), torch.zeros(len(single))]).double()
@@ -173,7 +183,7 @@ def init_by_name(
 ):
     "A function, also by its name"
     if callable(init): return init
-    if init not in INITS: raise ValueError(f'init is one of {", ".join(map(repr, INITS))} or a function, got {init!r}')
+    if not isinstance(init, str) or init not in INITS: raise ValueError(f'init is one of {", ".join(map(repr, INITS))} or a function, got {init!r}')
     return INITS[init]
 
 # %% ../../nbs/grow/30_widen.ipynb #274c7ae6
@@ -200,6 +210,7 @@ def widths_at(
     submodule:str='', # Name of the part whose channels count
 ) -> dict: # Group -> channels
     "Channels at share `width`, for the groups that layers inside `submodule` make and nobody else"
+    of_kind(str, 'the name of a part, or "" for the whole,', submodule=submodule)
     inside = submodule and f'{submodule}.'
     groups = {n:g for n,g in graph.elastic.items() if all(f'{m}.'.startswith(inside) for m in g.makers)}
     return {n: max(g.unit, round_width(width, g.size, g.unit)) for n,g in groups.items()}
@@ -214,6 +225,7 @@ def start_narrow(
     "Cut `model` to the first channels of every elastic group"
     check_model(model)
     of_kind(ChannelGraph, 'a ChannelGraph, as trace_channels returns it,', graph=graph)
+    of_kind(str, 'the name of a part, or "" for the whole,', submodule=submodule)
     if submodule and submodule not in dict(model.named_modules()):
         children = ', '.join(n for n,_ in model.named_children())
         raise ValueError(f'submodule {submodule!r} is not in the model, which has {children}')

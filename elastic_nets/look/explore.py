@@ -10,7 +10,7 @@ notebook with ipywidgets: `pip install 'elastic_nets[explore]'`."""
 __all__ = ['SubnetExplorer', 'GrowthExplorer', 'EpsilonExplorer']
 
 # %% ../../nbs/look/51_explore.ipynb #7e8b24b5
-import io, math, numpy as np, PIL.Image, re, torch
+import io, math, numpy as np, os, PIL.Image, re, torch
 from base64 import b64decode, b64encode
 from contextlib import contextmanager
 from fastcore.basics import patch
@@ -23,6 +23,7 @@ from pathlib import Path
 from torch import nn
 from ..grow.stages import StagePlan
 from ..shrink.gradients import eps_at
+from ..subnets.subnet import number_in, of_kind, whole_from
 from ..subnets.learner import supernet_of
 from ..use.evaluate import evaluate_subnets
 from ..use.latency import time_subnets
@@ -258,6 +259,8 @@ class SubnetExplorer(Explorer):
         n:int=24, # At most so many networks are evaluated now; others when you press *evaluate*
         calibrate:int=1000, # Training samples for the batch norm statistics of each network
     ):
+        of_kind((str,os.PathLike), 'a folder', folder=folder)
+        whole_from(1, n=n)
         w = widgets()
         self.learn, self.sn, self.folder, self.calibrate = learn, supernet_of(learn), Path(folder), calibrate
         self.seconds, self.saved = {}, None
@@ -448,6 +451,7 @@ class EpsilonExplorer(Explorer):
         length, # Of the subnets' gradient; that of the full network is 1
     ):
         "Of the full network (to the right) and of the subnets"
+        number_in('(-inf, inf)', angle=angle, length=length)
         turn = math.radians(angle)
         sub = [length*math.cos(turn), length*math.sin(turn)]
         return torch.tensor([1.,0.], dtype=torch.float64), torch.tensor(sub, dtype=torch.float64)

@@ -11,13 +11,13 @@ __all__ = ['onion_colors', 'plot_matrix', 'plot_onion', 'plot_blocks', 'plot_cor
            'plot_front', 'plot_loss', 'plot_epsilon', 'channel_gradients', 'plot_channel_gradients']
 
 # %% ../../nbs/look/50_plots.ipynb #b64d0cef
-import matplotlib.pyplot as plt, numpy as np, pandas as pd, textwrap, torch
+import numpy as np, pandas as pd, textwrap, torch
 from fastai.callback.core import Callback
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.patches import Rectangle
 from torch import nn
-from ..channels.graph import ChannelGraph
-from ..subnets.subnet import of_kind, whole_from
+from ..channels.graph import ChannelGraph, axes_for
+from ..subnets.subnet import number_in, of_kind, whole_from
 from ..use.evaluate import plot_pareto, quality_of
 
 # %% ../../nbs/look/50_plots.ipynb #90a028d6
@@ -63,8 +63,9 @@ def plot_matrix(
     "Numbers as colours, white at zero; rows go down"
     w = as_weight(m=m)
     tiles = tile_kernels(w)
+    if limit is not None: number_in('(0, inf)', limit=limit)
     limit = limit or tiles.abs().max().item() or 1.
-    if ax is None: ax = plt.subplots(figsize=(4,3))[1]
+    ax = axes_for(ax, figsize=(4,3))
     picture = ax.imshow(tiles, cmap='RdBu', vmin=-limit, vmax=limit, extent=(0,w.shape[1],w.shape[0],0), aspect='equal')
     ax.set(title=title, xlabel=cols, ylabel=rows)
     ax.locator_params(integer=True)
@@ -77,6 +78,7 @@ def _nested(
     whole:tuple, # (outputs, inputs) of the weight
 ) -> list: # of (outputs, inputs)
     "`sizes` as pairs; `ValueError` unless each lies in the next and the last in the weight"
+    of_kind((list,tuple,range), 'a list, such as [2,4,8],', sizes=sizes)
     pairs = [(n,n) if isinstance(n, int) else tuple(n) for n in sizes]
     if not pairs: raise ValueError('sizes: none given; take some, such as [2,4,8]')
     for small,large in zip(pairs, [*pairs[1:], whole]):
@@ -103,11 +105,13 @@ def plot_onion(
     "Networks nested in one weight: rows are outputs, columns are inputs, and the core lies at the top left"
     fill = not isinstance(weight, torch.Tensor)
     if fill: of_kind((tuple,list), 'a weight or a shape (outputs, inputs)', weight=weight)
+    if len(weight if fill else weight.shape)<2: raise ValueError(f'weight: a shape (outputs, inputs), got {weight}')
     rows,cols = tuple(weight if fill else weight.shape)[:2]
     pairs = _nested(sizes, (rows,cols))
     labels = [f'{o} x {i}' for o,i in pairs] if labels is None else labels
+    of_kind((list,tuple), 'a list of names', labels=labels)
     if len(labels)!=len(pairs): raise ValueError(f'labels: one for each of the {len(pairs)} sizes, got {len(labels)}')
-    if ax is None: ax = plt.subplots(figsize=(4.5,3))[1]
+    ax = axes_for(ax, figsize=(4.5,3))
     if not fill: plot_matrix(weight, bar=False, ax=ax)
     colors = onion_colors(len(pairs)) if fill else [f'C{i+1}' for i in range(len(pairs))]
     _draw_layers(ax, pairs, colors, fill)
@@ -157,6 +161,7 @@ def plot_correlation(
     if maps.ndim!=2: raise ValueError(f'maps: a matrix (channels, numbers) is expected, got shape {tuple(maps.shape)}')
     r = torch.corrcoef(maps.detach().float().cpu()).nan_to_num() # a channel that is silent correlates with nothing
     old = len(r) if old is None else old
+    whole_from(1, old=old)
     ax = plot_blocks(r, (old, old), title, limit=1., names=False, ax=ax)
     ax.set(xlabel='channel', ylabel='channel')
     return ax
@@ -169,7 +174,7 @@ def plot_insertion(
     "Blocks side by side: originals dark, copies light"
     of_kind(dict, 'a dict of names and lists, such as {"inserted": [1,2,2]},', rows=rows)
     if not rows: raise ValueError('rows: none given; take some, such as {"inserted": [1,2,2]}')
-    if ax is None: ax = plt.subplots(figsize=(5,.5+.4*len(rows)))[1]
+    ax = axes_for(ax, figsize=(5,.5+.4*len(rows)))
     dark,light = onion_colors(3)[0], onion_colors(3)[2]
     for y,blocks in enumerate(rows.values()):
         for x,name in enumerate(blocks):
@@ -191,7 +196,7 @@ def plot_graph(
     "A bar per group of channels: elastic ones in colour, frozen ones in grey, with the reason"
     of_kind(ChannelGraph, 'a ChannelGraph, as trace_channels returns it,', graph=graph)
     groups = list(graph.groups.values())
-    if ax is None: ax = plt.subplots(figsize=(6,.8+.25*len(groups)))[1]
+    ax = axes_for(ax, figsize=(6,.8+.25*len(groups)))
     colors = ['0.7' if g.why else 'C0' for g in groups]
     ax.barh(range(len(groups)), [g.size for g in groups], color=colors, height=.7)
     for y,g in enumerate(groups):
@@ -234,13 +239,14 @@ def plot_loss(
     "The training loss, over seconds where they are known; a line stands where a stage begins"
     if not hasattr(recorder, 'losses'):
         raise TypeError(f'recorder: learn.recorder after a fit is expected, got a {type(recorder).__name__}')
+    if seconds is not None: number_in('(0, inf)', seconds=seconds)
     losses, stages = [float(l) for l in recorder.losses], getattr(recorder, 'stages', None)
     if not losses: raise ValueError('recorder: it has no losses; give that of a learner after a fit')
     if stages: begin, took = [s['step'] for s in stages], [s['seconds'] for s in stages]
     else: begin, took = [0], [seconds or len(losses)]
     ends = [*begin[1:], len(losses)+begin[0]]
     clock = np.interp(np.arange(len(losses)+1)+begin[0], [begin[0],*ends], np.cumsum([0,*took]))
-    if ax is None: ax = plt.subplots()[1]
+    ax = axes_for(ax)
     line, = ax.plot(clock[1:], losses, lw=1, label=label or None)
     for t in np.cumsum(took)[:-1]: ax.axvline(t, color=line.get_color(), lw=.8, ls=':')
     ax.set(xlabel='seconds' if stages or seconds else 'steps', ylabel='training loss')
@@ -258,7 +264,7 @@ def plot_epsilon(
     of_kind(dict, 'a dict of names and schedules', schedules=schedules)
     if bad := [s for s in schedules.values() if not hasattr(s, 'at')]:
         raise TypeError(f'schedules: each has `at`, as recipe.schedule has; got a {type(bad[0]).__name__}')
-    if ax is None: ax = plt.subplots(figsize=(6,2))[1]
+    ax = axes_for(ax, figsize=(6,2))
     for name,schedule in schedules.items(): ax.plot([schedule.at(i, n).eps for i in range(n)], label=name)
     ax.set(xlabel='step', ylabel='epsilon', ylim=(-.03,1.05))
     ax.legend()
@@ -287,8 +293,10 @@ def plot_channel_gradients(
 ): # The axes
     "Old channels against new ones over the steps after a growth"
     if what not in ('norm','angle'): raise ValueError(f"what: 'norm' or 'angle', got {what!r}")
+    of_kind((list,tuple), 'a list of what channel_gradients gave', rows=rows)
     if not rows: raise ValueError('rows: none given; take what channel_gradients gave in some steps')
-    if ax is None: ax = plt.subplots(figsize=(4,2.4))[1]
+    of_kind(dict, 'what channel_gradients gave', **{f'rows[{i}]':r for i,r in enumerate(rows)})
+    ax = axes_for(ax, figsize=(4,2.4))
     labels = dict(old='old channels', new='new channels', angle='new against the nearest old')
     for key in ('old','new') if what=='norm' else ('angle',):
         ax.plot([r[key] for r in rows], '.-', label=labels[key])

@@ -16,9 +16,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from fastcore.basics import patch
+from numbers import Real
 from ..subnets.subnet import Space, of_kind, whole_from
 from .gradients import owned
-from .recipe import Delayed
+from .recipe import Delayed, check_step
 from .watching import OnionPart
 from types import SimpleNamespace
 
@@ -99,11 +100,13 @@ def equal_macs(
 # %% ../../nbs/shrink/26_choices.ipynb #1505b7e1
 class ByImportance(OnionPart):
     "Odds of a subnet: the running loss of its size, a sixth of the range of MACs (for `Construct.odds`)"
-    def before_fit(self): self.size_loss = {}
+    ends = None # MACs of the smallest and of the largest network
+    def before_fit(self): self.size_loss, self.ends = {}, None
 
     def _size(self, net):
         space, macs = self.onion_training.now.todo.space, self.supernet.macs
-        lo, hi = macs(space.min), macs(space.max)
+        if self.ends is None: self.ends = macs(space.min), macs(space.max)
+        lo, hi = self.ends
         return min(int(6*(macs(net)-lo)/(hi-lo)), 5)
 
     def odds(self,
@@ -212,7 +215,8 @@ class Annealed(Delayed):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0<self.end<=1: raise ValueError(f'end: a share in (0, 1], got {self.end!r}')
+        if not isinstance(self.end, Real) or not 0<self.end<=1:
+            raise ValueError(f'end: a share in (0, 1], got {self.end!r}')
         over = self.warmup+(0. if self.code else self.ramp)
         if self.end!=1 and over>1-1e-9:
             raise ValueError(f'end: after a warm-up and a ramp of {self.warmup}+{self.ramp} of the steps there is '
@@ -227,6 +231,7 @@ def eps_at(self:Annealed,
     lr=lambda pct: 1., # Learning rate at a share of the steps
 ) -> float: # 0: full network alone
     "Weight of the subnets' losses"
+    check_step(step, n, lr)
     start, ramp = self.ramp_of(n)
     i, rest = step-start, n-1-start-ramp
     if i<ramp or rest<=0: return super(Annealed, self).eps_at(step, n, lr)

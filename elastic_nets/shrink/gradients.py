@@ -16,6 +16,7 @@ from functools import partial
 from torch import nn
 from torch.nn import functional as F
 from ..channels.place import locate, put
+from ..subnets.subnet import number_in
 from ..subnets.supernet import check_supernet
 
 # %% ../../nbs/shrink/20_gradients.ipynb #b85f7c8d
@@ -25,6 +26,8 @@ def eps_at(
     eps0:float=1e-4, # Epsilon at step 0 (DepS, section 4.2)
 ) -> float: # In (0, 1]
     "Weight of the subnets' gradients: a straight line from `eps0` to 1, then 1"
+    number_in('[0, inf)', step=step, n=n)
+    number_in('(0, 1]', eps0=eps0)
     return 1. if step>=n else eps0 + (1-eps0)*step/n
 
 # %% ../../nbs/shrink/20_gradients.ipynb #73b04b2d
@@ -36,6 +39,9 @@ def eps_lr_at(
     eps0:float=1e-4, # Effective learning rate at step 0, as a share of `lr_end`
 ) -> float: # In (0, 1]
     "Weight with which `lr` times the weight is a straight line to `lr_end` (DepS, published code)"
+    number_in('[0, inf)', step=step, n=n)
+    number_in('(-inf, inf)', lr=lr, lr_end=lr_end)
+    number_in('(0, 1]', eps0=eps0)
     return 1. if step>=n or lr<=0 else min(1., eps_at(step, n, eps0)*lr_end/lr)
 
 # %% ../../nbs/shrink/20_gradients.ipynb #6fa10d1e

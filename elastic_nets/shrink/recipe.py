@@ -21,7 +21,7 @@ from math import cos, inf, pi
 from numbers import Real
 from random import Random
 from typing import Callable
-from ..subnets.subnet import Space, of_kind, whole_from
+from ..subnets.subnet import Space, dice, of_kind, whole_from
 from .gradients import combine_sum, eps_at, eps_lr_at
 
 # %% ../../nbs/shrink/21_recipe.ipynb #772fe2ce
@@ -110,7 +110,7 @@ class Construct:
         if type(self.levels) is not int or self.levels==1 or self.levels<0:
             raise ValueError(f'levels: 0, or a number of networks from 2, got {self.levels!r}')
         object.__setattr__(self, 'dims', tuple(L(self.dims)))
-        if not self.dims or {*self.dims}-{*DIMS}: raise ValueError(f'dims: some of {DIMS}, got {self.dims!r}')
+        if not self.dims or any(d not in DIMS for d in self.dims): raise ValueError(f'dims: some of {DIMS}, got {self.dims!r}')
         one_of('when channels are sorted', 'sort', self.sort, 'never', 'once', 'phases')
         one_of('what is private in batch norm', 'bn', self.bn, 'shared', 'private', 'statistics')
         _check_levels(self)
@@ -151,6 +151,15 @@ def _sample_free(c, space, rng, k, full, odds):
     nets = [space.max]*full + [space.min]*(c.smallest and k>1)
     return nets + [_other(space, rng, odds, space.max if full else None) for _ in range(k-len(nets))]
 
+# %% ../../nbs/shrink/21_recipe.ipynb #b6586d2d
+def _check_draw(space, k, full, odds, levels):
+    "`TypeError` or `ValueError` where no networks can be drawn with these"
+    of_kind(Space, 'a Space', space=space)
+    if k is not None: whole_from(1, k=k)
+    of_kind(bool, 'True or False', full=full)
+    of_kind((Callable,type(None)), 'a function of a subnet', odds=odds)
+    of_kind((list,tuple,type(None)), 'a list of subnets', levels=levels)
+
 # %% ../../nbs/shrink/21_recipe.ipynb #a5e662fc
 @patch
 def sample_nets(self:Construct,
@@ -162,7 +171,8 @@ def sample_nets(self:Construct,
     levels:list=None, # The networks there are in the whole space, smallest first; None: `levels_of(self, space)`
 ) -> list: # The largest first, then the smallest, where they are there by rule
     "The networks of one step"
-    k = k or self.k
+    _check_draw(space, k, full, odds, levels)
+    k, rng = k or self.k, dice(rng)
     if not self.levels: return _sample_free(self, space, rng, k, full, odds)
     pool = [s for s in (levels or levels_of(self, space)) if s in space]
     if not pool:
@@ -250,13 +260,25 @@ class Delayed:
         "This schedule itself, as it suits every space"
         return self
 
+# %% ../../nbs/shrink/21_recipe.ipynb #ced98d34
+def check_step(
+    step, # What was given as a step
+    n, # And as the steps of a fit
+    lr, # And as the learning rate
+):
+    "`TypeError` or `ValueError` where a schedule is asked for something else than a step of a fit"
+    whole_from(0, step=step)
+    whole_from(1, n=n)
+    of_kind(Callable, 'a function of the share of the steps, such as lambda pct: 1-pct,', lr=lr)
+
 # %% ../../nbs/shrink/21_recipe.ipynb #82ed10b5
 @patch
 def ramp_of(self:Delayed,
     n:int, # Steps of this fit
 ) -> tuple:
     "First step with subnets, and steps until their weight is 1, in a fit of `n` steps"
-    ramp = max(round(self.ramp*n), self.ramp>0)
+    whole_from(1, n=n)
+    ramp = max(round(self.ramp*n), int(self.ramp>0))
     start = min(max(round(self.warmup*n)-(ramp if self.code else 0), 0), n-1)
     return start, min(ramp, n-start)
 
@@ -268,6 +290,7 @@ def eps_at(self:Delayed,
     lr=lambda pct: 1., # Learning rate at a share of the steps
 ) -> float: # 0: full network alone
     "Weight of the subnets' losses"
+    check_step(step, n, lr)
     start, ramp = self.ramp_of(n)
     i = step-start
     if i<0: return 0.
@@ -312,7 +335,7 @@ class Phase:
         _flags(self, 'full', 'teach')
         if self.lr is not None: _share('lr', self.lr, lo=False)
         _share('eps', self.eps, lo=False)
-        if self.target: one_of('what subnets learn from in this phase', 'target', self.target, 'hard', 'distill')
+        if self.target is not None: one_of('what subnets learn from in this phase', 'target', self.target, 'hard', 'distill')
         _share('warmup', self.warmup, hi=False)
         Space(width={}).restrict(**dict(self.subspace))
 
@@ -342,6 +365,7 @@ def ends(self:Phases,
     n:int, # Steps of this fit
 ) -> list: # As many numbers of steps as there are phases
     "Steps after which each phase ends"
+    whole_from(1, n=n)
     done = [*accumulate(p.length for p in self.phases)]
     return [round(d/done[-1]*n) for d in done]
 
@@ -360,6 +384,7 @@ def at(self:Phases,
     lr=lambda pct: 1., # Not used: a phase has its own learning rate, or leaves that of the fit alone
 ) -> StepPlan:
     "What this schedule trains in a step"
+    check_step(step, n, lr)
     ends = self.ends(n)
     i = min(bisect(ends, step), len(ends)-1)
     phase, begin = self.phases[i], ends[i-1] if i else 0

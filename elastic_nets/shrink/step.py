@@ -19,6 +19,7 @@ from numbers import Integral
 from random import Random
 from torch import nn
 from torch.utils._pytree import tree_map
+from ..channels.trace import check_batch
 from ..subnets.batches import at_size
 from ..subnets.subnet import Space, Subnet, number_in, of_kind, whole_from
 from ..subnets.supernet import check_supernet
@@ -69,6 +70,7 @@ def look(
 ): # The output, detached
     "What a network says of a batch, without a trace: no gradient, no dropout, statistics as they were"
     check_supernet(sn)
+    check_batch(xb)
     with torch.no_grad(), sn.active(net), dropout_off(sn.model), as_it_was(sn): return forward(sn, net, xb)
 
 # %% ../../nbs/shrink/22_step.ipynb #eee59896
@@ -82,6 +84,12 @@ def scalar(what, loss):
 def detached(pred):
     "An output of one or several tensors, out of its graph"
     return tree_map(lambda t: t.detach() if isinstance(t, torch.Tensor) else t, pred)
+
+# %% ../../nbs/shrink/22_step.ipynb #69bd900d
+def _nobody():
+    "In place of a teacher: `ValueError`"
+    raise ValueError('top: subnets learn from what the largest network says of a batch; ask for its loss first, or '
+                     'give a teacher')
 
 # %% ../../nbs/shrink/22_step.ipynb #b5925e4c
 def _check_losses(top, loss_func, target, distill, teacher):
@@ -105,7 +113,7 @@ class Losses:
         _check_losses(top, loss_func, target, distill, teacher)
         self.yb, self.top, self.loss_func, self.target = yb if isinstance(yb, tuple) else (yb,), top, loss_func, target
         self.distill = distill_loss(loss_func) if distill is None and target!='hard' else distill
-        self.teacher, self.soft, self.before = teacher, None, None
+        self.teacher, self.soft, self.before = teacher or _nobody, None, None
 
     def hear(self,
         net, # A network of the step
@@ -143,6 +151,7 @@ def backwards(
     of_kind((Subnet,type(None)), 'a Subnet', top=top)
     of_kind(Callable, 'a function (net, output) -> scalar, such as Losses(...),', loss_of=loss_of)
     number_in('[0, inf)', eps=eps)
+    check_batch(xb)
     for net in nets:
         with sn.active(net), dropout_off(sn.model, not dropout and net!=top):
             loss = scalar('the loss of a subnet', loss_of(net, forward(sn, net, xb)))
@@ -245,6 +254,7 @@ def space_of(self:Timetable,
     plan:StepPlan, # Of a step
 ) -> Space: # Made once, and kept
     "The part of the space that a plan trains"
+    of_kind(StepPlan, 'a StepPlan, as `at` gives it,', plan=plan)
     if plan.subspace not in self._spaces: self._spaces[plan.subspace] = self.space.restrict(**dict(plan.subspace))
     return self._spaces[plan.subspace]
 
@@ -254,6 +264,7 @@ def k_of(self:Timetable,
     plan:StepPlan, # Of a step
 ) -> int: # 1 where there is nothing to choose, or subnets have no weight yet
     "Networks of a step"
+    of_kind(StepPlan, 'a StepPlan, as `at` gives it,', plan=plan)
     if plan.subspace not in self._fixed: self._fixed[plan.subspace] = nothing_to_choose(self.space_of(plan))
     return 1 if plan.eps==0 or self._fixed[plan.subspace] else plan.k or self.recipe.construct.k
 
@@ -271,6 +282,7 @@ def trains_full(self:Timetable,
     plan:StepPlan, # Of a step
 ) -> bool:
     "Is the full network, as far as it is there, trained in every step like this?"
+    of_kind(StepPlan, 'a StepPlan, as `at` gives it,', plan=plan)
     return plan.full and self.space_of(plan).max==self.whole(plan)
 
 # %% ../../nbs/shrink/22_step.ipynb #03c0a93c

@@ -71,8 +71,8 @@ def _check_arguments(recipe, seed, distill, watch):
     if not isinstance(recipe, Recipe): raise TypeError(f'recipe: a Recipe is expected, such as delayed_shrinking(), '
                                                        f'got {recipe!r}')
     of_kind(Integral, 'a whole number', seed=seed)
-    if bad := {*L(watch)}-{'min','mid'}:
-        raise ValueError(f"watch: some of 'min' and 'mid', got {', '.join(map(repr, sorted(bad)))}")
+    if bad := [w for w in L(watch) if w not in ('min','mid')]:
+        raise ValueError(f"watch: some of 'min' and 'mid', got {', '.join(sorted(map(repr, bad)))}")
     if distill is not None and not callable(distill):
         raise TypeError(f'distill: a function (pred, teacher) -> scalar is expected, got {distill!r}')
     if distill is not None and targets_of(recipe)=={'hard'}:

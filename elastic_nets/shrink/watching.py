@@ -11,6 +11,7 @@ __all__ = ['GradientProbe', 'plot_gradients']
 
 # %% ../../nbs/shrink/23_watching.ipynb #976708c0
 import time, torch
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from copy import copy, deepcopy
 from fastai.callback.core import Callback, CancelFitException
@@ -22,10 +23,10 @@ from fastai.metrics import ValueMetric
 from fastai.torch_core import find_bs, to_float
 from fastcore.basics import first, patch, risinstance
 from itertools import takewhile
-from matplotlib import pyplot as plt
 from random import Random
 from torch.nn import functional as F
 from warnings import warn
+from ..channels.graph import axes_for
 from ..subnets.subnet import of_kind
 from ..subnets.batches import at_size, calibrate_bn, quiet
 from ..subnets.learner import MadeBatches
@@ -402,13 +403,14 @@ def plot_gradients(
 ): # The three axes
     "Per layer the norms and cosines of a step, and the norms over all steps (DepS, figs. 3 and 4)"
     of_kind(GradientProbe, 'a GradientProbe', probe=probe)
+    of_kind(Callable, 'a function of a name', weights=weights)
     rows = [r for r in probe.rows if weights(r['layer'])]
     if not rows: raise ValueError('probe: it has kept nothing; was there a step with subnets in the fit?')
     step = rows[0]['step'] if step is None else step
     at, steps = [r for r in rows if r['step']==step], sorted({r['step'] for r in rows})
     if not at: raise ValueError(f'step: {step} was not kept; these were: {steps[:12]}')
     def size(s, k): return sum(r[k]**2 for r in rows if r['step']==s)**.5
-    axs = plt.subplots(1, 3, figsize=(8,2.4))[1] if ax is None else ax
+    axs = axes_for(ax, 3, figsize=(8,2.4))
     for k,label,c in (('full','full network','.75'), ('shrink','shrinking','C1'), ('used','with epsilon','C0')):
         axs[0].semilogy([r[k] for r in at], '.-', lw=3 if k=='full' else .8, c=c, label=label)
         if k=='full': continue

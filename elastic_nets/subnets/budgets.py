@@ -10,7 +10,7 @@ only what a device can hold, or to compare networks of equal cost. A budget that
 __all__ = ['profile_space']
 
 # %% ../../nbs/subnets/18_budgets.ipynb #44f76736
-import math, matplotlib.pyplot as plt, random
+import math, random
 from collections import Counter
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
@@ -18,7 +18,8 @@ from itertools import accumulate
 from math import prod
 from numbers import Real
 from pandas import DataFrame
-from .subnet import Space, Subnet, dice, number_in, of_kind
+from ..channels.graph import axes_for
+from .subnet import Space, Subnet, dice, number_in, of_kind, whole_from
 from .supernet import Supernet, check_supernet, supernets, work_at
 
 # %% ../../nbs/subnets/18_budgets.ipynb #0b41a471
@@ -446,6 +447,7 @@ def profile_space(
     "What the subnets cost, and what each choice is worth"
     check_supernet(sn)
     if type(n) is not int or n<1: raise ValueError(f'n: a number of subnets from 1, got {n!r}')
+    whole_from(0, seed=seed)
     space, costs, rng = part_of(sn, space), known_costs(sn), random.Random(seed)
     whole = getattr(space, 'space', space)
     def _table(subnets, **kw): return DataFrame([{k:f(s) for k,f in costs.items()} for s in subnets], **kw)
@@ -470,8 +472,10 @@ def plot(self:SpaceProfile,
     ax=None, # Two axes to draw on; default: new ones
 ): # The two axes
     "Where random subnets lie between the smallest and the largest, and what each choice saves"
+    of_kind(str, 'the name of a cost', cost=cost)
+    whole_from(1, n=n)
     if cost not in self.extremes: raise ValueError(f'cost: {cost!r} is unknown; {", ".join(self.extremes)} are there')
-    left,right = plt.subplots(1, 2, figsize=(8,3), layout='constrained')[1] if ax is None else ax
+    left,right = axes_for(ax, 2, figsize=(8,3), layout='constrained')
     unit, word = dict(macs=(1e6,'million MACs'), params=(1e6,'million parameters')).get(cost, (1e-3,'milliseconds'))
     left.hist(self.draws[cost]/unit, bins=20, color='steelblue')
     for end in ('smallest','largest'): left.axvline(self.extremes[cost][end]/unit, color='orange', ls='--')

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from warnings import warn
 from ..channels.place import take
 from ..channels.surgery import own_tensors
-from .subnet import Subnet
+from .subnet import Subnet, of_kind
 from .batches import calibrate_bn, is_norm
 from .elastic import model_hooks
 from elastic_nets.subnets.supernet import (Supernet, drop_stale, new_matrices, supernets, switch,
@@ -75,6 +75,8 @@ def private_bn(self:Supernet,
     affine:bool=True, # Weight and bias of its own (slimmable networks); False: only statistics
 ):
     "Give each subnet batch norms of its own, which it trains and which `active` and `extract` use; see `held_params`"
+    if not hasattr(subnets, '__iter__'): of_kind(Subnet, 'a Subnet, or a list of them,', subnets=subnets)
+    of_kind(bool, 'True or False', affine=affine)
     subnets = [subnets] if isinstance(subnets, Subnet) else [*subnets]
     if not any(map(is_norm, self.layers.values())): raise ValueError('private_bn: the model has no batch norm')
     for s in subnets:

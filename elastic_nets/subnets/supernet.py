@@ -28,7 +28,7 @@ from ..channels.surgery import (check_state, checksum, copy_model, cut_copy, dro
     own_tensors, permute_tensors, set_attrs)
 from ..channels.products import count_work
 from ..channels.trace import (as_inputs, corners, difference, in_order, observe, one_sample,
-    random_copy, trace_mode, trace_part)
+    random_copy, seeded, trace_mode, trace_part)
 from .subnet import Space, Subnet
 from .choices import fit_space, make_space, tiers_of
 from ..channels.blocks import empty_place
@@ -478,7 +478,7 @@ def check_subnets(
     seed:int=0, # Of weights and subnets
 ):
     "Raise `NotElasticError` unless subnets are, active, what they are taken out, forward and backward"
-    twin, rng, xb = _twin(sn, torch.Generator().manual_seed(seed)), Random(seed), one_sample(sn.xb, torch.float64)
+    twin, rng, xb = _twin(sn, seeded(seed)), Random(seed), one_sample(sn.xb, torch.float64)
     xb, _ = corners(twin.model, xb, {}, sn.graph.positions)
     if n is None: n = 1 if sum(p.numel() for p in twin.model.parameters())>3e7 else 2
     space = twin.space

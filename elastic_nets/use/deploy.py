@@ -42,6 +42,7 @@ class OnnxNet(nn.Module):
         **report, # What is known of it, for print: see `to_onnx` and `to_int8`
     ):
         super().__init__()
+        of_kind((str,os.PathLike), 'a file', path=path)
         ort, = needed('onnxruntime')
         self.on_cpu = nn.Parameter(torch.empty(0), requires_grad=False) # by which a learner sees where the model is
         self.path, self.report = Path(path), {'bytes': Path(path).stat().st_size, **report}

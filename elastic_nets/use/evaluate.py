@@ -11,7 +11,8 @@ __all__ = ['evaluate_subnets', 'read_table', 'pareto', 'flops_buckets', 'sample_
            'mean_pareto_accuracy', 'SupernetScore', 'score_supernet', 'plot_pareto']
 
 # %% ../../nbs/use/40_evaluate.ipynb #0ddcf371
-import ast, json, math, matplotlib.pyplot as plt, numpy as np, pandas as pd, random, re, torch
+import ast, json, math, numpy as np, os, pandas as pd, random, re, torch
+from collections.abc import Hashable
 from contextlib import ExitStack
 from copy import copy, deepcopy
 from dataclasses import dataclass
@@ -24,8 +25,8 @@ from torch.utils._pytree import tree_leaves
 from types import SimpleNamespace
 from warnings import warn
 from weakref import WeakKeyDictionary
-from ..subnets.budgets import part_of
-from ..subnets.subnet import Subnet, named, number_in, of_kind
+from ..channels.graph import axes_for
+from ..subnets.subnet import Subnet, named, number_in, of_kind, whole_from
 from ..subnets.supernet import checksum
 from ..subnets.batches import at_size, calibrate_together, quiet
 from ..subnets.supernet import check_supernet
@@ -124,7 +125,9 @@ def own_file(
     begins:bytes, # How such a file begins
 ) -> Path:
     "The path; `ValueError` where a file of something else is there, which stays as it is"
+    of_kind((str,os.PathLike), 'a file', **{name:path})
     path = with_folder(path)
+    if path.is_dir(): raise ValueError(f'{name}: {str(path)!r} is a folder; name a file in it')
     if path.exists():
         with path.open('rb') as f: data = f.read(len(begins))
         if data!=begins[:len(data)]:
@@ -136,7 +139,7 @@ class _Results:
     "Figures that are known: in memory for the very same loaders and metrics, and in a file if there is one"
     known = WeakKeyDictionary() # loader -> {what else matters: values}
     def __init__(self, learn, metrics, dl, calibrate, path):
-        self.file = own_file(path, 'cache', b'{"weights": ') if path else None
+        self.file = None if path is None or path is False else own_file(path, 'cache', b'{"weights": ')
         self.names = [m.name for m in metrics]
         funcs = tuple((type(m), getattr(m, 'func', None), m.name) for m in metrics)
         cbs = tuple(cb for cb in learn.cbs if isinstance(cb, MixedPrecision) or makes_data(cb))
@@ -163,11 +166,11 @@ class _Results:
         with self.file.open('a') as f: f.write(f'{line}\n')
 
 # %% ../../nbs/use/40_evaluate.ipynb #bc9e8158
-def _loader(learn, dl):
+def _loader(learn, dl, name='dl'):
     "`dl`, or the learner's validation loader"
     if dl is None: return learn.dls.valid
-    if hasattr(dl, '__iter__'): return dl
-    raise TypeError(f'dl: a loader is expected, such as learn.dls.valid, got {named(dl)}')
+    if hasattr(dl, '__iter__') and not isinstance(dl, (str,dict,list,tuple,torch.Tensor)): return dl
+    raise TypeError(f'{name}: a loader is expected, such as learn.dls.valid, got {named(dl)}')
 
 # %% ../../nbs/use/40_evaluate.ipynb #64bf35b1
 def evaluate_subnets(
@@ -183,7 +186,7 @@ def evaluate_subnets(
     if hasattr(subnets, 'subnet'): # a table, or a row of one
         raise TypeError('subnets: a list of Subnet is expected, got a table or a row of one; take its column, '
                         'table.subnet')
-    if subnets is None: raise TypeError('subnets: a Subnet, or a list of them, is expected, got None')
+    if not hasattr(subnets, '__iter__'): of_kind(Subnet, 'a Subnet, or a list of them,', subnets=subnets)
     subnets = list(dict.fromkeys([subnets] if isinstance(subnets, Subnet) else subnets))
     if not subnets:
         raise ValueError('subnets: none given; take some, such as [learn.supernet.space.min, learn.supernet.space.max]')
@@ -220,6 +223,7 @@ def read_table(
     **kwargs, # Of `pandas.read_csv`
 ) -> pd.DataFrame: # As `evaluate_subnets` gives it
     "A table of subnets out of a file"
+    if not hasattr(path, 'read'): of_kind((str,os.PathLike), 'a file', path=path)
     try: table = pd.read_csv(path, **kwargs)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
         raise ValueError(f'path: {path} is no CSV file: {e}') from e
@@ -242,6 +246,7 @@ def less_is_better(
     lower:bool=None, # What the user says
 ) -> bool:
     "Is less of it better? The name decides where nobody says it, and where the name does not, there is a warning"
+    of_kind((bool, type(None)), 'True, False or None', lower=lower)
     if lower is not None: return lower
     words = re.findall('[a-z]+[0-9]*', str(metric).lower())
     def _has(w, k): return k in w if len(k)>3 else w.startswith(k) or w.endswith(k) # 'fid' is not in 'confidence'
@@ -261,6 +266,7 @@ def quality_of(
     "Which column of a table says how good a subnet is; an error where there is none, or no such cost"
     if not hasattr(table, 'columns'):
         raise TypeError(f'table: a DataFrame is expected, as evaluate_subnets returns it, got a {type(table).__name__}')
+    of_kind(Hashable, 'the name of a column', cost=cost, metric=metric)
     known = 'subnet', 'macs', 'params', 'latency', cost
     if metric is None: metric = next((c for c in table.columns if c not in known), None)
     for k,c in dict(cost=cost, metric=metric).items():
@@ -352,6 +358,7 @@ def sample_buckets(
     "Random subnets for every bucket of MACs, the smallest and the largest subnet among them"
     check_supernet(sn)
     if type(per) is not int or per<1: raise ValueError(f'per: a number of subnets from 1, got {per!r}')
+    whole_from(0, seed=seed)
     space, buckets, rng = part_of(sn, space), flops_buckets(sn, n, space), random.Random(seed)
     return [_fill(sn, space, buckets, i, per, rng) for i in range(n)]
 
@@ -366,6 +373,7 @@ def best_of_buckets(
     "The best row of every bucket; of equally good ones, the cheapest"
     metric, lower, t = ranked(table, cost, metric, lower)
     of_kind((list,tuple), 'a list of (lo, hi), as flops_buckets gives it,', buckets=buckets)
+    if not buckets: raise ValueError('buckets: none given; take some, such as flops_buckets(sn)')
     t = t.sort_values([metric, cost], ascending=[lower, True], kind='stable')
     places = [_bucket(c, buckets) for c in t[cost]]
     t = t.assign(bucket=[None if i is None else i+1 for i in places]).dropna(subset='bucket')
@@ -419,6 +427,7 @@ def _check_test(learn, test):
     if test is None:
         raise ValueError('test: None is not possible, subnets are chosen on the validation data already; '
                          'give a loader of other data, such as `learn.dls.test_dl(items, with_labels=True)`')
+    test = _loader(learn, test, 'test')
     def data(dl): return getattr(dl, 'dataset', dl)
     for k in ('train','valid'):
         if data(test) is data(getattr(learn.dls, k)):
@@ -440,8 +449,11 @@ def score_supernet(
     "Choose subnets on validation, report them on `test`: smallest, best of each bucket, largest, mean Pareto accuracy"
     sn, ms = supernet_of(learn), one_metric(learn, metric)
     _check_test(learn, test)
+    whole_from(0, seed=seed)
     if subnets is None: subnets = sum(sample_buckets(sn, per, n, seed), [])
     smallest, largest = sn.space.min, sn.space.max
+    if not hasattr(subnets, '__iter__'): of_kind(Subnet, 'a list of Subnets', subnets=subnets)
+    subnets = [subnets] if isinstance(subnets, Subnet) else subnets
     table = evaluate_subnets(learn, [smallest, largest, *subnets], ms, calibrate=calibrate)
     name, lower, _ = ranked(table, 'macs', None, lower)
     tables = _choose(sn, table.rename(columns={name:'valid'}), n, lower)
@@ -464,8 +476,9 @@ def plot_pareto(
     "The best network within each budget, and the others as faint dots"
     if isinstance(tables, pd.DataFrame): tables = {'':tables}
     of_kind(dict, 'a table, or {label: table},', tables=tables)
+    if not tables: raise ValueError('tables: none given; take some, such as {label: table}')
     for t in tables.values(): ranked(t, cost, metric, lower)
-    if ax is None: ax = plt.subplots(figsize=(6,3))[1]
+    ax = axes_for(ax, figsize=(6,3))
     unit, name = {'macs':(1e6,'million MACs'), 'params':(1e6,'million parameters')}.get(cost, (1,cost))
     end = max(t[cost].max() for t in tables.values())/unit
     for label,t in tables.items():

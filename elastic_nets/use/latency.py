@@ -21,7 +21,7 @@ from random import Random
 from time import perf_counter, thread_time
 from warnings import warn
 from ..channels.trace import as_inputs
-from ..subnets.subnet import Subnet, number_in, of_kind
+from ..subnets.subnet import Subnet, number_in, of_kind, whole_from
 from ..subnets.batches import at_size
 from ..subnets.supernet import Supernet, check_supernet
 from ..subnets.cost import synchronize
@@ -177,6 +177,7 @@ def latency_table(
     check_device(device)
     for name,x,least in (('n', n, 4), ('held_out', held_out, 2), ('batch', batch, 1)):
         if type(x) is not int or x<least: raise ValueError(f'{name}: a whole number from {least}, got {x!r}')
+    whole_from(0, seed=seed)
     costs = Costs(sn)
     seen, unseen = _some_subnets(sn.space, n, held_out, seed)
     about = dict(batch=batch, device=_device_name(device), channels_last=channels_last, threads=torch.get_num_threads(),

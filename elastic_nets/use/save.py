@@ -11,7 +11,9 @@ __all__ = ['save_subnet', 'load_subnet', 'subnet_in', 'finetune']
 
 # %% ../../nbs/use/43_save.ipynb #38e2c8bd
 import json, os, re
+from fastai.callback.core import Callback
 from fastai.learner import Learner
+from fastcore.foundation import L
 from hashlib import sha256
 from importlib import import_module
 from inspect import signature
@@ -263,6 +265,7 @@ def finetune(
     "Take a subnet out and train it on, by one cycle at a low rate"
     if type(epochs) is not int or epochs<1: raise ValueError(f'epochs: a whole number from 1, got {epochs!r}')
     if lr is not None: number_in('(0, inf)', lr=lr)
+    of_kind(Callback, 'a callback', **{f'cbs[{i}]':cb for i,cb in enumerate(L(cbs))})
     supernet_of(learn)
     small = learn.subnet(subnet, calibrate)
     small.fit_one_cycle(epochs, small.lr/10 if lr is None else lr, cbs=cbs)

@@ -18,7 +18,7 @@ from fastprogress.fastprogress import progress_bar
 from pandas import DataFrame
 from typing import NamedTuple
 from warnings import catch_warnings, simplefilter, warn
-from ..subnets.subnet import Subnet, number_in, of_kind
+from ..subnets.subnet import Subnet, named, number_in, of_kind, whole_from
 from ..subnets.budgets import at_ranks, budget_words, choice_counts, known_costs, within_limits
 from ..subnets.learner import supernet_of
 from .evaluate import evaluate_subnets, fingerprint, less_is_better, one_metric, own_file, pareto
@@ -111,7 +111,8 @@ def open_study(
     from optuna.storages.journal import JournalFileBackend
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
-    kept = JournalStorage(JournalFileBackend(str(own_file(storage, 'storage', b'{"op_code"')))) if storage else None
+    def journal(): return JournalStorage(JournalFileBackend(str(own_file(storage, 'storage', b'{"op_code"'))))
+    kept = None if storage is None else journal()
     study = optuna.create_study(storage=kept, study_name='search_subnet', sampler=sampler, load_if_exists=True,
                                 direction='minimize' if lower else 'maximize')
     for k,v in about.items():
@@ -210,6 +211,12 @@ def fit_model(
         simplefilter('ignore', ConvergenceWarning)
         return clone(model).fit(encode_subnets(sn, table.subnet), table.iloc[:,-1].to_numpy(float))
 
+# %% ../../nbs/use/41_search.ipynb #110f3352
+def _check_regressor(model):
+    "`TypeError` where something else was given"
+    if model is None or hasattr(model, 'fit') and hasattr(model, 'predict'): return
+    raise TypeError(f'model: a regressor as scikit-learn has them is expected, got {named(model)}')
+
 # %% ../../nbs/use/41_search.ipynb #00440d5f
 @patch
 def accuracy_predictor(self:Learner,
@@ -225,7 +232,9 @@ def accuracy_predictor(self:Learner,
 ) -> AccuracyPredictor: # Prints how good it is
     "Evaluate some subnets, and predict all others"
     if type(n) is not int or n<8: raise ValueError(f'n: a number of evaluations from 8, got {n!r}')
+    whole_from(0, seed=seed)
     number_in('(0, 1)', held_out=held_out)
+    _check_regressor(model)
     sn, ms = supernet_of(self), one_metric(self, metric)
     space, rng = _limits(sn, macs, params, latency)[0], random.Random(seed)
     subnets = first_guesses(space, sn.macs, n, seed)
@@ -278,6 +287,7 @@ def search_subnet(self:Learner,
 ) -> Found: # best (a `Subnet`), front and table
     "The best subnet within a budget, by its metric on the validation set"
     if type(n) is not int or n<1: raise ValueError(f'n: a number of evaluations from 1, got {n!r}')
+    whole_from(0, seed=seed)
     sn, ms = supernet_of(self), one_metric(self, metric)
     space, cost = _limits(sn, macs, params, latency)
     lower = less_is_better(ms[0].name, lower)

@@ -16,6 +16,7 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 from torch import nn
 from ..channels.place import take
+from ..channels.trace import check_batch
 from ..channels.surgery import tensors_of
 from ..subnets.subnet import Subnet, number_in, of_kind
 from ..subnets.batches import at_size
@@ -137,6 +138,7 @@ def timed(self:Switcher,
 ) -> Switcher: # Itself
     "From now on costs are seconds on this machine"
     if type(rounds) is not int or rounds<1: raise ValueError(f'rounds: a number of timed calls from 1, got {rounds!r}')
+    check_batch(xb)
     calls = [lambda s=s, net=net: net(*at_size(xb, s.resolution)) for s,net in self.nets.items()]
     seconds = time_in_turn(calls, lambda: synchronize(next(iter(self.nets.values()))), rounds=rounds)
     self._rank(dict(zip(self.nets, seconds)))

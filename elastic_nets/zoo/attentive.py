@@ -12,8 +12,9 @@ __all__ = ['attentive_nas']
 # %% ../../nbs/zoo/63_attentive.ipynb #90bb073d
 from collections import OrderedDict
 from torch import nn
-from ..subnets.subnet import Space
+from ..subnets.subnet import Space, number_in, whole_from
 from .models import InvertedResidual, conv_bn, init_he, make_stages, round8
+from .spaces import sides
 
 # %% ../../nbs/zoo/63_attentive.ipynb #7a6c0014
 _stages = ( # channels, fewest and most blocks, expand ratios, squeeze-and-excitation, stride
@@ -78,7 +79,7 @@ def _attentive_space(resolutions):
         source = out
     width |= {'head.expand.conv':tuple(6*w for w in width[source]), 'head.mix':(1792,1984)}
     given['width','head.expand.conv'] = ('width',source), {w:(6*w,) for w in width[source]}
-    return Space(width, depth, kernel, tuple(sorted(resolutions)), inside, given=given)
+    return Space(width, depth, kernel, resolutions, inside, given=given)
 
 # %% ../../nbs/zoo/63_attentive.ipynb #edb86fee
 def attentive_nas(
@@ -87,6 +88,9 @@ def attentive_nas(
     dropout:float=0., # Before the linear layer; .2 in the paper's ImageNet training
 ) -> tuple: # The largest network, and its `Space`
     "AttentiveNAS's space (Wang et al. 2021), its first two layers of equal width"
+    whole_from(1, n_classes=n_classes)
+    number_in('[0, 1)', dropout=dropout)
+    resolutions = sides(resolutions)
     rows = [(widths[-1],most,stride) for widths,_,most,_,_,stride in _stages]
     kws = [dict(k=5, expand=expands[-1], act=nn.SiLU, se=se) for *_,expands,se,_ in _stages]
     stages, before = make_stages(SkipResidual, 24, rows, kws), 6*rows[-1][0]

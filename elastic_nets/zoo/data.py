@@ -32,7 +32,7 @@ from sklearn.datasets import load_digits
 from torch.nn import functional as F
 from torchvision.datasets import Cityscapes
 from zipfile import BadZipFile
-from ..subnets.subnet import whole_from
+from ..subnets.subnet import of_kind, whole_from
 
 # %% ../../nbs/zoo/62_data.ipynb #d5a6d892
 class MemoryData:
@@ -303,6 +303,8 @@ def cifar_dls(
 ) -> SplitLoaders: # Test is CIFAR's own
     "CIFAR-10 or CIFAR-100 in memory; training pictures are shifted by up to 4 pixels and flipped"
     if n not in (10,100): raise ValueError(f'n must be 10 or 100, got {n}')
+    whole_from(0, seed=seed)
+    of_kind((str,os.PathLike,type(None)), 'a folder', path=path)
     path = Path(path) if path else _cifar_path(n)
     d = _read_cifar(path)
     x,y,vocab = torch.from_numpy(d['x']),torch.from_numpy(d['y']),d['vocab'].tolist()
@@ -333,6 +335,8 @@ def imagefolder_dls(
     device=None, # Default: fastai's
 ) -> SplitLoaders:
     "Folders as ImageNet's: random resized crops and flips for training, the middle of the picture otherwise"
+    whole_from(0, seed=seed)
+    of_kind((str,os.PathLike), 'a folder', path=path)
     path = Path(path)
     train,val = [_pictures(path/s) for s in ('train',valid)]
     vocab = sorted({f.parent.name for f in train})
@@ -439,6 +443,9 @@ def cityscapes_dls(
     device=None, # Default: fastai's
 ) -> SplitLoaders: # Test is Cityscapes' val
     "Cityscapes' street scenes and masks of 19 classes; random crops, colours and flips for training"
+    whole_from(0, seed=seed)
+    of_kind((str,os.PathLike), 'a folder', path=path)
+    of_kind((str,list,tuple), 'a tuple of cities', valid=valid)
     path,valid = Path(path),tuple([valid] if isinstance(valid, str) else valid)
     files,test = [_cityscapes_files(path, s) for s in ('train','val')]
     train,held = _split_cities(files, valid, size)

@@ -35,7 +35,9 @@ def _block_choices(
     return {**choices, gate:gates},{gate:(middle,gate_of)}
 
 # %% ../../nbs/zoo/61_spaces.ipynb #4344b0c2
-def _sides(resolutions):
+def sides(
+    resolutions, # In pixels
+) -> tuple:
     "Sides in pixels, ascending"
     of_kind((tuple,list,range), 'a tuple of pixels, such as range(128, 225, 4),', resolutions=resolutions)
     for side in resolutions: whole_from(1, resolutions=side)
@@ -61,7 +63,7 @@ def _mobile_space(
             given.update(follows)
             if position>=0 and len(blocks)>1: inside.update(dict.fromkeys(of_block, (stage,position)))
     width,kernel = [{name:v for (dim,name),v in choices.items() if dim==which} for which in ('width','kernel')]
-    return Space(width, depth, kernel, _sides(resolutions), inside, given=given)
+    return Space(width, depth, kernel, sides(resolutions), inside, given=given)
 
 # %% ../../nbs/zoo/61_spaces.ipynb #5d112606
 def _kernels(
@@ -207,7 +209,7 @@ def _bottleneck_space(
             given['width',conv1] = ('width',out), hidden_of
             given['width',conv2] = ('width',conv1), {h:(h,) for h in hidden} # it follows conv1
             if position: inside['width',conv1] = inside['width',conv2] = (stage,position-1)
-    return Space(width, depth, {}, _sides(resolutions), inside, given=given)
+    return Space(width, depth, {}, sides(resolutions), inside, given=given)
 
 # %% ../../nbs/zoo/61_spaces.ipynb #0819eeac
 def ofa_resnet50(
