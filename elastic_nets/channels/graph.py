@@ -323,11 +323,7 @@ def plot(self:ChannelGraph,
         ax.scatter(made, [y]*len(made), color=color, s=18)
         ax.scatter(read, [y]*len(read), facecolors='white', edgecolors=[color], s=18, zorder=3)
     _explain(ax, layers, groups)
-<<<<<<< HEAD
     ax.set_title(self.summary().replace('; ', ';\n'), fontsize=9, loc='left')
-=======
-    ax.set_title(self.summary().replace('; ', ';\n'), fontsize=8, loc='left')
->>>>>>> any
     return ax
 
 # %% ../../nbs/channels/02_graph.ipynb #538f6fc7
