@@ -4,9 +4,9 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 # notebooks, packaging and benchmarks need tools that no user installs; the zoo is the part that takes long
-left_out = {'test_project', 'test_house', 'test_benchmarks', 'test_evidence', 'test_reports', 'test_verdicts', 'test_trust',
-            'test_site', 'test_course', 'test_course_on_cifar', 'test_properties', 'test_coverage', 'test_inside',
-            'test_demo'}
+left_out = {'test_project', 'test_house', 'test_benchmarks', 'test_evidence', 'test_reports', 'test_verdicts',
+            'test_trust', 'test_site', 'test_course', 'test_course_on_cifar', 'test_properties', 'test_coverage',
+            'test_inside', 'test_demo'}
 
 def floors():
     "From `torch>=2.8` to `torch==2.8`; what has no floor fits what has one"

@@ -183,7 +183,8 @@ def init_by_name(
 ):
     "A function, also by its name"
     if callable(init): return init
-    if not isinstance(init, str) or init not in INITS: raise ValueError(f'init is one of {", ".join(map(repr, INITS))} or a function, got {init!r}')
+    if not isinstance(init, str) or init not in INITS:
+        raise ValueError(f'init is one of {", ".join(map(repr, INITS))} or a function, got {init!r}')
     return INITS[init]
 
 # %% ../../nbs/grow/30_widen.ipynb #274c7ae6

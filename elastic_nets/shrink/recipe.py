@@ -110,7 +110,8 @@ class Construct:
         if type(self.levels) is not int or self.levels==1 or self.levels<0:
             raise ValueError(f'levels: 0, or a number of networks from 2, got {self.levels!r}')
         object.__setattr__(self, 'dims', tuple(L(self.dims)))
-        if not self.dims or any(d not in DIMS for d in self.dims): raise ValueError(f'dims: some of {DIMS}, got {self.dims!r}')
+        if not self.dims or any(d not in DIMS for d in self.dims):
+            raise ValueError(f'dims: some of {DIMS}, got {self.dims!r}')
         one_of('when channels are sorted', 'sort', self.sort, 'never', 'once', 'phases')
         one_of('what is private in batch norm', 'bn', self.bn, 'shared', 'private', 'statistics')
         _check_levels(self)
@@ -335,7 +336,8 @@ class Phase:
         _flags(self, 'full', 'teach')
         if self.lr is not None: _share('lr', self.lr, lo=False)
         _share('eps', self.eps, lo=False)
-        if self.target is not None: one_of('what subnets learn from in this phase', 'target', self.target, 'hard', 'distill')
+        if self.target is not None:
+            one_of('what subnets learn from in this phase', 'target', self.target, 'hard', 'distill')
         _share('warmup', self.warmup, hi=False)
         Space(width={}).restrict(**dict(self.subspace))
 

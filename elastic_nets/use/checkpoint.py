@@ -531,8 +531,7 @@ def load(self:Learner,
     **kwargs, # As fastai's: with_opt, strict
 ) -> Learner: # This one
     "As fastai's; a file that was saved when the network was smaller is refused in words (`ValueError`)"
-    if not isinstance(file, (str,os.PathLike)) and not hasattr(file, 'read'):
-        raise TypeError(f'file: a name is expected, such as "trained", got a {type(file).__name__}')
+    if not hasattr(file, 'read') and not isinstance(file, (str,Path)): raise TypeError(f'file: a name, got {file!r}')
     try: return _load(self, file, device=device, **kwargs)
     except RuntimeError as e:
         why = grown_since(str(e))
