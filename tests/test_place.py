@@ -125,7 +125,7 @@ def test_one_growth_stays_in_its_rooms(dls):
     assert seen.most.moves<=100, seen.most
 
 def test_one_step_stays_in_its_rooms(dls):
-    "A step of two networks: fewer calls and changes of room than the 756 and 189 of before"
+    "A step of two networks: fewer calls and changes of room than the 756 and 189 of before, argument checks included"
     learn = Learner(dls, resnet_cifar(8, n_in=1), loss_func=CrossEntropyLossFlat())
     learn.to_supernet()
     counts = []
@@ -138,4 +138,4 @@ def test_one_step_stays_in_its_rooms(dls):
     with learn.no_bar(), learn.no_logging():
         learn.fit(1, 1e-2, cbs=[OnionTraining(us_net(k=2, levels=4), watch=(), estimate=False), Each()])
     last = counts[-1]
-    assert sum(last.calls.values())<=500 and last.moves<=160, last
+    assert sum(last.calls.values())<=500 and last.moves<=180, last
