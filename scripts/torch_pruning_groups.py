@@ -1,4 +1,4 @@
-"""Which layers Torch-Pruning cuts together, for torchvision's classifiers in the tests' zoo; writes tests/torch_pruning.json
+"""Which layers Torch-Pruning cuts together, for torchvision's classifiers in the zoo; writes tests/torch_pruning.json
 
 pip install --target /tmp/tp --no-deps torch-pruning==1.6.1
 python scripts/torch_pruning_groups.py [--packages /tmp/tp] [model ...]
