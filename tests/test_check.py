@@ -85,3 +85,18 @@ def test_the_model_is_not_changed():
     check_subnets(sn)
     assert all(torch.equal(t, before[n]) for n,t in sn.model.state_dict().items()) and sn.subnet==sn.space.min
     assert [m.training for m in sn.model.modules()]==training and all(p.grad is None for p in sn.model.parameters())
+
+class Counts(nn.Linear):
+    "It writes into a buffer whenever it runs"
+    def __init__(self, n_in, n_out):
+        super().__init__(n_in, n_out)
+        self.register_buffer('runs', torch.zeros(2,8)) # of a shape that could be a part of a weight
+    def forward(self, x):
+        y = super().forward(x)
+        self.runs += 1
+        return y
+
+def test_a_forward_may_write_into_buffers():
+    net = nn.Sequential(nn.Linear(4,8), nn.ReLU(), Counts(8,8), nn.ReLU(), nn.Linear(8,3))
+    Supernet(net, torch.randn(2,4))
+    assert not net[2].runs.any()

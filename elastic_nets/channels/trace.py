@@ -76,6 +76,7 @@ def random_copy(
 ) -> nn.Module: # In float64, on the CPU
     "A copy with random numbers of a sensible size in every floating point tensor"
     tensors = [(n,p) for n,p in [*model.named_parameters(), *model.named_buffers()] if p.is_floating_point()]
+    buffers = {id(b) for b in model.buffers()}
     def fan_in(p): return max(1, p[0].numel()) if p.ndim>1 else 4
     largest = {}
     for _,p in tensors: largest[fan_in(p)] = max(largest.get(fan_in(p), 0), p.numel())
@@ -85,7 +86,8 @@ def random_copy(
         start = torch.randint(65537, (1,), generator=gen).item()
         r = tables[fan_in(p)][start:start+p.numel()].view(p.shape)
         if p.ndim==1 and name.endswith('weight'): return 1+.5*r # the gammas of norms
-        return .5+r.abs() if name.endswith('var') else r
+        if name.endswith('var'): return .5+r.abs()
+        return r.clone() if id(p) in buffers else r # a forward may write into buffers
     return copy_model(model, {id(p): like(p, random(n, p)) for n,p in tensors}).cpu().double()
 
 # %% ../../nbs/channels/08_trace.ipynb #e9ed13cb
