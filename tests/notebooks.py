@@ -1,5 +1,5 @@
 "The notebooks, modules and classes of this repository as the tests of its rules see them"
-import ast, functools, json, multiprocessing, os, re, subprocess, sys
+import ast, functools, json, os, re, subprocess, sys
 from pathlib import Path
 import pytest
 
@@ -14,25 +14,16 @@ def run(*args, cwd=root, **env):
     if r.returncode: pytest.fail(f'{" ".join(map(str, args))}\n{(r.stdout+r.stderr)[-5000:]}', pytrace=False)
     return r.stdout
 
-fresh = multiprocessing.get_context('forkserver')
-# what nearly every notebook waits for; neither fastai, which patches tensors, nor this package: lessons import these
-fresh.set_forkserver_preload(['nbdev.test', 'torch', 'torchvision', 'pandas', 'matplotlib.pyplot', 'scipy.stats'])
-
-def _execute(path, log):
-    "In a process of its own; all that is said goes into the file `log`"
-    from nbdev.test import nbdev_test
-    with open(log, 'w') as f:
-        for out in (1,2): os.dup2(f.fileno(), out)
-        nbdev_test(str(path))
-        sys.stdout.flush()
+@functools.cache
+def warm_process(): return subprocess.Popen([sys.executable, root/'tests'/'warm.py'], stdin=subprocess.PIPE,
+                                            stdout=subprocess.PIPE, cwd=root, text=True)
 
 def execute(path, log):
     "`nbdev-test` of one notebook, in a process where the heavy imports are done; a failure shows its end"
-    child = fresh.Process(target=_execute, args=(path,log))
-    child.start()
-    child.join()
-    said = log.read_text()
-    if child.exitcode or 'Success' not in said: pytest.fail(f'nbdev-test {path}\n{said[-5000:]}', pytrace=False)
+    warm = warm_process()
+    print(path, log, sep='\t', file=warm.stdin, flush=True)
+    code, said = warm.stdout.readline(), log.read_text()
+    if code!='0\n' or 'Success' not in said: pytest.fail(f'nbdev-test {path}\n{said[-5000:]}', pytrace=False)
 
 def nothing(found, rule):
     "Fail with every place in `found`, a line each"
