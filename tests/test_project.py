@@ -4,7 +4,7 @@ import pytest
 from notebooks import execute, handmade, imports, modules, nothing, notebooks, package, root, run
 
 @pytest.mark.parametrize('nb', notebooks, ids=repr)
-def test_notebook_runs(nb, tmp_path): execute(nb.path, tmp_path/'log')
+def test_notebook_runs(nb, tmp_path): execute(nb, tmp_path/'log')
 
 def test_each_module_can_be_the_first():
     "Imported alone, nothing of the package being there yet"

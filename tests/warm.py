@@ -1,11 +1,11 @@
 """Tests each notebook that stdin names, in a fork of this process, and prints its exit code; its words go to its log
 
-Imported is what nearly every notebook waits for, seconds each: neither fastai, which patches tensors, nor this package,
-which lessons import."""
-import os, sys
+Imported before is what nearly every notebook waits for, seconds each, and what the arguments name."""
+import importlib, os, sys
 import matplotlib.pyplot, pandas, scipy.stats, torch, torchvision # noqa: E401, F401
 from nbdev.test import nbdev_test
 
+for name in sys.argv[1:]: importlib.import_module(name)
 for line in sys.stdin:
     notebook, log = line.rstrip('\n').split('\t')
     child = os.fork()
