@@ -43,7 +43,8 @@ ZOO = { # name -> (model, its inputs, whether its blocks add to what came in)
 }
 
 def timm_model(name, size, **options):
-    ZOO[name] = lambda: timm.create_model(name, num_classes=4, img_size=size, **options).eval(), pictures(size)
+    if timm.is_model(name): # older ones do not know DINOv3
+        ZOO[name] = lambda: timm.create_model(name, num_classes=4, img_size=size, **options).eval(), pictures(size)
 
 timm_model('swinv2_tiny_window8_256', 64, window_size=4, embed_dim=48, depths=(2,2), num_heads=(4,4))
 timm_model('vit_small_patch16_dinov3', 32, embed_dim=96, depth=3, num_heads=4)
