@@ -60,7 +60,7 @@ course: $(READY) # every chapter to its end with the cell for a GPU, pictures be
 coverage: $(READY) # docs/coverage.md, by the tests that hold it: its first table
 	COVERAGE=write $(BIN)/python -m pytest -q tests/test_properties.py
 
-onnx: $(READY) # every model of docs/coverage.md as ONNX, five subnets each, compared with PyTorch: a row for each, docs/using.md
+onnx: $(READY) # every model of the first table of docs/coverage.md as ONNX, five subnets each, compared with PyTorch: a row for each, docs/using.md
 	$(BIN)/python -W ignore benchmarks/onnx_files.py $(ARGS)
 	$(BIN)/python benchmarks/using_report.py
 

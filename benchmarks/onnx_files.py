@@ -1,4 +1,4 @@
-"""Every model of docs/coverage.md as ONNX, five subnets each, compared with PyTorch
+"""Every model of the first table of docs/coverage.md as ONNX, five subnets each, compared with PyTorch
 
 python benchmarks/onnx_files.py [--only MODEL ...] (about a quarter of an hour on an idle machine)
 

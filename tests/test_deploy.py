@@ -65,8 +65,8 @@ def test_models_of_the_coverage_answer_as_pytorch_does():
     "Rows of `make onnx`: the largest, the smallest and three random ones; a small model is tried again"
     onnx_files, common = [pytest.importorskip(name) for name in ('onnx_files','common')]
     found = {r['config']['model']:r for r in common.rows(onnx_files.path)}
-    assert found and {*found}<={*zoo}
-    for name,r in found.items(): assert 'refused' in r or r['difference']<=1e-4, name
+    assert {*found}=={*zoo}
+    for name,r in found.items(): assert 'refused' not in r and r['difference']<=1e-4, name
     again = onnx_files.train(dict(model='timm mobilenetv3_small_050', random=0))
     assert 'refused' not in again and again['difference']<=1e-4
 
