@@ -166,7 +166,7 @@ def configs(seeds):
     "(kind, name, configuration) of each run, in order"
     def of(kind, runs): return ((kind, name, c) for name,c in runs)
     yield from of('steps', steps())
-    yield from small.configs(small.GROWN, small.FAMILIES) # cheap: an hour or two
+    yield from small.configs(small.GROWN, small.FAMILIES) # cheap: some hours
     yield from of('growth', growth_search())
     for s in seeds: yield from of('growth', growth_runs(s))
     for s in seeds: yield from of('onion', onion_runs('vgg', onion.FRESH[s]))

@@ -95,7 +95,7 @@ LENGTHS = dict(full=30, smallest=30, delayed_shrinking=30, seeded_onion=30, bign
 RECIPES = dict(full={}, delayed_shrinking={}, bignas={}, progressive_shrinking={}, seeded_onion={})
 MORE = dict(hard_delayed_shrinking=dict(target='hard'), hard_bignas=dict(target='hard'), smallest={}, compofa={})
 
-SMALL = dict(small.BASE, bs=512, epochs=30, opt='fused', wd=5e-4) # seconds
+SMALL = dict(small.BASE, bs=512, epochs=30, opt='fused', wd=5e-4, fmt=BF16) # seconds
 
 def small_runs(a):
     "A ResNet-8 with many seeds: how new channels begin, and what a high rate does"
