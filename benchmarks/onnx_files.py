@@ -1,6 +1,6 @@
 """Every model of the first table of docs/coverage.md as ONNX, five subnets each, compared with PyTorch
 
-python benchmarks/onnx_files.py [--only MODEL ...] (about a quarter of an hour on an idle machine)
+python benchmarks/onnx_files.py [--only MODEL ...] (15 minutes on a fast idle machine, 40 on a slow one)
 
 A file is refused by `to_onnx` unless it answers as PyTorch does for 1, 3 and 8 samples; here a fourth batch, of 5,
 is compared with the supernet itself.

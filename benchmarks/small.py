@@ -11,7 +11,7 @@ GROWN, FAMILIES = (results/f'evidence_{kind}.jsonl' for kind in ('small','small_
 
 # Growth of a ResNet-8, from base width 8 to 16
 
-BASE = dict(GROWTH, net=8, width=16, n_train=10_000, epochs=10, fmt='fp32 channels_last') # not all have bf16
+BASE = dict(GROWTH, net=8, width=16, n_train=10_000, epochs=10, fmt='fp32 channels_last') # many processors lack bf16
 RATES = dict(cycle=(.2,.4,.8), flat=(.1,.2,.4))
 SEEDS, SOME, FEW = range(8), range(5), range(3) # for the init, for other options, for a look
 

@@ -1,7 +1,7 @@
 """Which layers Torch-Pruning cuts together, for the tests' classifiers of torchvision; writes tests/torch_pruning.json
 
-pip install --target /tmp/tp --no-deps torch-pruning==1.6.1
-python scripts/torch_pruning_groups.py [--packages /tmp/tp] [model ...]
+pip install --target build/torch_pruning --no-deps torch-pruning==1.6.1
+python scripts/torch_pruning_groups.py [--packages build/torch_pruning] [model ...]
 """
 import argparse, json, sys
 from pathlib import Path
@@ -39,7 +39,7 @@ def write(tp, groups):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--packages', default='/tmp/tp', help='folder that it was installed into')
+    p.add_argument('--packages', default='build/torch_pruning', help='folder that it was installed into')
     p.add_argument('models', nargs='*', help='of tests/zoo.py; none: all classifiers of torchvision')
     a = p.parse_args()
     sys.path += [str(root/'tests'), a.packages]
